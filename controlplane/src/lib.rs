@@ -1,0 +1,2 @@
+//! IKEv2 for Spillway: a sans-IO protocol core, and the one control thread that drives it.
+#![forbid(unsafe_code)]

@@ -1,0 +1,431 @@
+//! Packet buffers: fixed frames in one region a worker, handed out and taken back without allocation.
+//!
+//! A [`Pool`] belongs to one worker thread and is neither `Send` nor `Sync`. Its region is never unmapped:
+//! the kernel (AF_XDP) or a NIC may write into it for as long as the process lives, so a pool is a part of
+//! the process, not of a scope. A [`Packet`] owns one frame and gives it back when dropped. A driver that
+//! brings its own buffers (DPDK mbufs) lends them as packets through [`Lender`].
+#![allow(unsafe_code)]
+
+use std::cell::UnsafeCell;
+use std::io;
+use std::ptr::NonNull;
+
+/// Bytes kept free in front of a received packet: an outer IPv6 header, UDP, ESP with a 16-byte IV and an
+/// Ethernet header with two VLAN tags need 94.
+pub const HEADROOM: usize = 128;
+
+/// The most packets that a worker handles in one go.
+pub const BURST: usize = 64;
+
+/// Packets on their way through one worker, at most [`BURST`].
+pub type Burst = arrayvec::ArrayVec<Packet, BURST>;
+
+/// The frames of one worker.
+#[derive(Clone, Copy)]
+pub struct Pool {
+    owner: &'static Owner,
+}
+
+/// Where a frame goes when its packet is dropped.
+struct Owner {
+    kind: Kind,
+}
+
+enum Kind {
+    Frames(Frames),
+    Lent(Box<dyn Lender>),
+}
+
+struct Frames {
+    base: NonNull<u8>,
+    frame_size: usize,
+    count: usize,
+    /// Indices of free frames, used as a stack so that warm frames are reused first.
+    free: UnsafeCell<Vec<u32>>,
+}
+
+/// A driver that owns buffers outside of any [`Pool`].
+pub trait Lender {
+    /// Takes back the buffer that was lent with this token.
+    fn release(&self, token: usize);
+}
+
+impl Pool {
+    /// Maps `frames` frames of `frame_size` bytes (a multiple of 64), in huge pages where there are any.
+    ///
+    /// # Errors
+    /// The error of `mmap`, or `InvalidInput` for a size of zero or one that is not a multiple of 64.
+    pub fn new(frames: usize, frame_size: usize) -> io::Result<Self> {
+        if frames == 0
+            || frame_size < 2 * HEADROOM
+            || !frame_size.is_multiple_of(64)
+            || u32::try_from(frames).is_err()
+        {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("a pool of {frames} frames of {frame_size} bytes: the size must be a multiple of 64"),
+            ));
+        }
+        let bytes = (frames * frame_size).next_multiple_of(HUGE_PAGE);
+        let base = map_region(bytes)?;
+        // Highest index first in the stack, so that frames are handed out from the start of the region.
+        let free = (0..frames as u32).rev().collect();
+        let frames = Frames { base, frame_size, count: frames, free: UnsafeCell::new(free) };
+        Ok(Self { owner: Box::leak(Box::new(Owner { kind: Kind::Frames(frames) })) })
+    }
+
+    /// An empty packet with [`HEADROOM`] bytes in front, or `None` when every frame is in use.
+    pub fn alloc(&self) -> Option<Packet> {
+        let frames = self.frames();
+        // SAFETY: the pool is not Sync and no reference into the cell outlives a call, so this is the only one.
+        let index = unsafe { (*frames.free.get()).pop() }?;
+        Some(Packet {
+            // SAFETY: indices in the free list are below `count`, so the frame lies within the region.
+            buf: unsafe { frames.base.add(index as usize * frames.frame_size) },
+            token: index as usize,
+            owner: self.owner,
+            start: HEADROOM as u32,
+            len: 0,
+            capacity: frames.frame_size as u32,
+            rx_port: 0,
+        })
+    }
+
+    /// An empty packet filled with `bytes`, or `None` when every frame is in use or `bytes` does not fit.
+    pub fn alloc_from(&self, bytes: &[u8]) -> Option<Packet> {
+        let mut packet = self.alloc()?;
+        packet.append(bytes.len())?.copy_from_slice(bytes);
+        Some(packet)
+    }
+
+    /// Frames that are free now.
+    pub fn available(&self) -> usize {
+        // SAFETY: as in `alloc`.
+        unsafe { (*self.frames().free.get()).len() }
+    }
+
+    /// Frames in all.
+    pub fn capacity(&self) -> usize {
+        self.frames().count
+    }
+
+    /// Bytes in a frame, headroom included.
+    pub fn frame_size(&self) -> usize {
+        self.frames().frame_size
+    }
+
+    /// Start and length in bytes of the region, for a driver that registers it with the kernel or a NIC.
+    pub fn region(&self) -> (NonNull<u8>, usize) {
+        let frames = self.frames();
+        (frames.base, frames.count * frames.frame_size)
+    }
+
+    /// Turns a packet of this pool into the offset of its data within the region, and its length. The frame
+    /// stays taken until [`Pool::adopt`] makes it a packet again. A packet of another owner comes back.
+    ///
+    /// # Errors
+    /// The packet itself when its frame is not of this pool.
+    pub fn surrender(&self, packet: Packet) -> Result<(usize, usize), Packet> {
+        if !std::ptr::eq(packet.owner, self.owner) {
+            return Err(packet);
+        }
+        let packet = std::mem::ManuallyDrop::new(packet);
+        let frames = self.frames();
+        Ok((packet.token * frames.frame_size + packet.start as usize, packet.len as usize))
+    }
+
+    /// Makes a packet of a surrendered frame again, with the `len` bytes at `offset` of the region as data.
+    ///
+    /// Returns `None`, and leaves the frame taken, when the bytes do not lie within one frame.
+    ///
+    /// # Safety
+    /// The frame that `offset` lies in was surrendered, has not been adopted since, and neither the kernel
+    /// nor a device writes to it any more.
+    pub unsafe fn adopt(&self, offset: usize, len: usize) -> Option<Packet> {
+        let frames = self.frames();
+        let index = offset / frames.frame_size;
+        let start = offset % frames.frame_size;
+        if index >= frames.count || start + len > frames.frame_size {
+            return None;
+        }
+        Some(Packet {
+            // SAFETY: `index` is below `count`, so the frame lies within the region.
+            buf: unsafe { frames.base.add(index * frames.frame_size) },
+            token: index,
+            owner: self.owner,
+            start: start as u32,
+            len: len as u32,
+            capacity: frames.frame_size as u32,
+            rx_port: 0,
+        })
+    }
+
+    fn frames(&self) -> &Frames {
+        match &self.owner.kind {
+            Kind::Frames(frames) => frames,
+            Kind::Lent(_) => unreachable!("a Pool is only ever made around frames"),
+        }
+    }
+}
+
+/// The owner of a driver's own buffers; makes packets of them. It lives as long as the process.
+#[derive(Clone, Copy)]
+pub struct Lending {
+    owner: &'static Owner,
+}
+
+impl Lending {
+    /// Registers a driver that lends buffers.
+    pub fn new(lender: Box<dyn Lender>) -> Self {
+        Self { owner: Box::leak(Box::new(Owner { kind: Kind::Lent(lender) })) }
+    }
+
+    /// Makes a packet of a lent buffer of `capacity` bytes whose data are the `len` bytes from `start`.
+    ///
+    /// # Safety
+    /// `buf` is valid for reads and writes of `capacity` bytes, `start + len <= capacity`, and nothing else
+    /// uses the buffer until it is released with `token`.
+    pub unsafe fn lend(
+        &self,
+        buf: NonNull<u8>,
+        token: usize,
+        capacity: usize,
+        start: usize,
+        len: usize,
+    ) -> Packet {
+        Packet {
+            buf,
+            token,
+            owner: self.owner,
+            start: start as u32,
+            len: len as u32,
+            capacity: capacity as u32,
+            rx_port: 0,
+        }
+    }
+
+    /// Takes a packet back from the data plane: its token, start and length. Another owner's packet comes back.
+    ///
+    /// # Errors
+    /// The packet itself when it was not lent by this driver.
+    pub fn reclaim(&self, packet: Packet) -> Result<(usize, usize, usize), Packet> {
+        if !std::ptr::eq(packet.owner, self.owner) {
+            return Err(packet);
+        }
+        let packet = std::mem::ManuallyDrop::new(packet);
+        Ok((packet.token, packet.start as usize, packet.len as usize))
+    }
+}
+
+/// One packet in one frame: headroom, data, tailroom. Dropping it gives the frame back.
+pub struct Packet {
+    buf: NonNull<u8>,
+    token: usize,
+    owner: &'static Owner,
+    start: u32,
+    len: u32,
+    capacity: u32,
+    /// Index of the port that it came in by.
+    pub rx_port: u16,
+}
+
+impl Packet {
+    /// Bytes of data.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    /// Whether there is no data.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Free bytes in front of the data.
+    #[inline]
+    pub fn headroom(&self) -> usize {
+        self.start as usize
+    }
+
+    /// Free bytes behind the data.
+    #[inline]
+    pub fn tailroom(&self) -> usize {
+        (self.capacity - self.start - self.len) as usize
+    }
+
+    /// The data.
+    #[inline]
+    pub fn data(&self) -> &[u8] {
+        // SAFETY: start + len <= capacity always holds, the frame is valid for capacity bytes and is ours alone.
+        unsafe { std::slice::from_raw_parts(self.buf.as_ptr().add(self.start as usize), self.len as usize) }
+    }
+
+    /// The data, to change in place.
+    #[inline]
+    pub fn data_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `data`; `&mut self` makes this the only reference.
+        unsafe {
+            std::slice::from_raw_parts_mut(self.buf.as_ptr().add(self.start as usize), self.len as usize)
+        }
+    }
+
+    /// Grows the data by `n` bytes at the front and returns them, or `None` when the headroom is too small.
+    /// The bytes hold whatever the frame held.
+    #[inline]
+    pub fn prepend(&mut self, n: usize) -> Option<&mut [u8]> {
+        if n > self.headroom() {
+            return None;
+        }
+        self.start -= n as u32;
+        self.len += n as u32;
+        self.data_mut().get_mut(..n)
+    }
+
+    /// Grows the data by `n` bytes at the end and returns them, or `None` when the tailroom is too small.
+    /// The bytes hold whatever the frame held.
+    #[inline]
+    pub fn append(&mut self, n: usize) -> Option<&mut [u8]> {
+        if n > self.tailroom() {
+            return None;
+        }
+        let old = self.len();
+        self.len += n as u32;
+        self.data_mut().get_mut(old..)
+    }
+
+    /// Drops the first `n` bytes of the data (all of it when there are fewer).
+    #[inline]
+    pub fn trim_front(&mut self, n: usize) {
+        let n = n.min(self.len()) as u32;
+        self.start += n;
+        self.len -= n;
+    }
+
+    /// Keeps only the first `n` bytes of the data.
+    #[inline]
+    pub fn truncate(&mut self, n: usize) {
+        self.len = self.len.min(n.min(u32::MAX as usize) as u32);
+    }
+}
+
+impl Drop for Packet {
+    #[inline]
+    fn drop(&mut self) {
+        match &self.owner.kind {
+            // SAFETY: a Packet is !Send, as its pool is, so this is the pool's own thread; no other reference
+            // into the cell is live (see `Pool::alloc`). The vector was made with room for every frame.
+            Kind::Frames(frames) => unsafe { (*frames.free.get()).push(self.token as u32) },
+            Kind::Lent(lender) => lender.release(self.token),
+        }
+    }
+}
+
+impl std::fmt::Debug for Packet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Packet")
+            .field("rx_port", &self.rx_port)
+            .field("len", &self.len)
+            .finish_non_exhaustive()
+    }
+}
+
+const HUGE_PAGE: usize = 2 << 20;
+
+fn map_region(bytes: usize) -> io::Result<NonNull<u8>> {
+    let map = |flags: libc::c_int| {
+        // SAFETY: an anonymous mapping at an address of the kernel's choice touches no memory of ours.
+        unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                bytes,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | flags,
+                -1,
+                0,
+            )
+        }
+    };
+    let mut region = map(libc::MAP_HUGETLB | libc::MAP_POPULATE);
+    if region == libc::MAP_FAILED {
+        region = map(0);
+        if region == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the range is the mapping just made. A refusal only costs speed.
+        unsafe { libc::madvise(region, bytes, libc::MADV_HUGEPAGE) };
+    }
+    NonNull::new(region.cast()).ok_or_else(|| io::Error::other("mmap returned address zero"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_come_back_when_dropped() {
+        let pool = Pool::new(2, 2048).unwrap();
+        let first = pool.alloc().unwrap();
+        let second = pool.alloc().unwrap();
+        assert!(pool.alloc().is_none());
+        drop(first);
+        drop(second);
+        assert_eq!(pool.available(), 2);
+    }
+
+    #[test]
+    fn data_grows_and_shrinks_at_both_ends_and_never_past_the_frame() {
+        let pool = Pool::new(1, 2048).unwrap();
+        let mut packet = pool.alloc_from(b"abcdef").unwrap();
+        packet.prepend(2).unwrap().copy_from_slice(b"xy");
+        packet.append(1).unwrap().copy_from_slice(b"z");
+        assert_eq!(packet.data(), b"xyabcdefz");
+        packet.trim_front(3);
+        packet.truncate(4);
+        assert_eq!(packet.data(), b"bcde");
+        assert!(packet.prepend(HEADROOM + 2).is_none());
+        assert!(packet.append(2048).is_none());
+        assert_eq!(packet.data(), b"bcde");
+        packet.trim_front(99);
+        assert!(packet.is_empty());
+    }
+
+    #[test]
+    fn a_surrendered_frame_is_taken_until_it_is_adopted() {
+        let pool = Pool::new(1, 2048).unwrap();
+        let (offset, len) = pool.surrender(pool.alloc_from(b"hello").unwrap()).unwrap();
+        assert_eq!(pool.available(), 0);
+        // SAFETY: just surrendered, and nobody writes to it.
+        let packet = unsafe { pool.adopt(offset, len) }.unwrap();
+        assert_eq!(packet.data(), b"hello");
+        drop(packet);
+        assert_eq!(pool.available(), 1);
+    }
+
+    #[test]
+    fn a_frame_of_another_pool_is_not_surrendered() {
+        let (ours, theirs) = (Pool::new(1, 2048).unwrap(), Pool::new(1, 2048).unwrap());
+        let packet = ours.surrender(theirs.alloc().unwrap()).unwrap_err();
+        drop(packet);
+        assert_eq!(theirs.available(), 1);
+    }
+
+    #[test]
+    fn lent_buffers_are_released_to_their_driver() {
+        use std::{cell::RefCell, rc::Rc};
+        struct Log(Rc<RefCell<Vec<usize>>>);
+        impl Lender for Log {
+            fn release(&self, token: usize) {
+                self.0.borrow_mut().push(token);
+            }
+        }
+        let log = Rc::new(RefCell::new(Vec::new()));
+        let lending = Lending::new(Box::new(Log(Rc::clone(&log))));
+        let memory: &'static mut [u8] = Box::leak(vec![7u8; 512].into_boxed_slice());
+        // SAFETY: the memory is leaked, 512 bytes long, and lent once.
+        let packet = unsafe { lending.lend(NonNull::from(memory).cast(), 42, 512, 100, 10) };
+        assert_eq!(packet.data(), &[7u8; 10]);
+        drop(packet);
+        assert_eq!(*log.borrow(), [42]);
+    }
+}

@@ -1,0 +1,10 @@
+//! The Spillway data plane: poll-mode workers that carry ESP and AH.
+
+pub mod buffer;
+pub mod crypto;
+pub mod drops;
+pub mod message;
+pub mod policy;
+pub mod port;
+pub mod sa;
+mod sync;

@@ -1,0 +1,57 @@
+//! The Security Policy Database (RFC 4301 s4.4.1): which traffic is protected, bypassed or discarded.
+
+use std::ops::RangeInclusive;
+
+use ipnet::IpNet;
+
+use crate::sa::TunnelId;
+
+/// Traffic between two prefixes (RFC 4301 s4.4.1.1). `local` is our side: the source of outbound packets
+/// and the destination of inbound ones.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Selector {
+    /// Addresses on our side.
+    pub local: IpNet,
+    /// Addresses on the peer's side, of the same family.
+    pub remote: IpNet,
+    /// IP protocol number, `None` for any.
+    pub protocol: Option<u8>,
+    /// Ports on our side. A restriction matches only packets that show their ports: no later fragments.
+    pub local_ports: RangeInclusive<u16>,
+    /// Ports on the peer's side.
+    pub remote_ports: RangeInclusive<u16>,
+}
+
+impl Selector {
+    /// All protocols and ports between two prefixes.
+    pub fn between(local: IpNet, remote: IpNet) -> Self {
+        Self { local, remote, protocol: None, local_ports: 0..=u16::MAX, remote_ports: 0..=u16::MAX }
+    }
+}
+
+/// Names a policy for as long as it exists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PolicyId(pub u32);
+
+/// What happens to packets that match.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// They go through this tunnel, or are dropped when it has no SA.
+    Protect(TunnelId),
+    /// They are forwarded in the clear.
+    Bypass,
+    /// They are dropped.
+    Discard,
+}
+
+/// One entry of the SPD.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Its name.
+    pub id: PolicyId,
+    /// What it matches. Of several matches the longest remote prefix wins, then the longest local prefix,
+    /// then a named protocol, then the narrower ports, then the lower id.
+    pub selector: Selector,
+    /// What happens then.
+    pub action: Action,
+}

@@ -1,0 +1,5 @@
+//! The anti-replay window.
+
+/// x
+#[derive(Debug)]
+pub struct ReplayWindow;

@@ -1,0 +1,2 @@
+//! The Spillway appliance: configuration, command line, control socket and wiring. No protocol logic.
+#![forbid(unsafe_code)]

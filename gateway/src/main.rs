@@ -1,0 +1,3 @@
+//! `spillway`: the command line of the appliance.
+#![forbid(unsafe_code)]
+fn main() {}
