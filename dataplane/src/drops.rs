@@ -36,9 +36,11 @@ drop_reasons! {
     IpMalformed = "ip_malformed",
     /// Wrong IPv4 header checksum.
     IpChecksum = "ip_checksum",
+    /// An IPv4 source route, which is not followed (RFC 7126), or IPv4 options that do not parse.
+    IpOptions = "ip_options",
     /// A source or destination address that must not be forwarded (loopback, multicast source, ...).
     AddressInvalid = "address_invalid",
-    /// More IPv6 extension headers, or longer ones, than are parsed.
+    /// More IPv6 extension headers, or longer ones, than are parsed; or a routing header of type 0 (RFC 5095).
     ExtensionHeaders = "extension_headers",
     /// TTL or hop limit ran out; the source was told.
     TtlExceeded = "ttl_exceeded",

@@ -4,6 +4,7 @@ pub mod buffer;
 pub mod crypto;
 pub mod drops;
 pub mod message;
+pub mod packet;
 pub mod policy;
 pub mod port;
 pub mod sa;
