@@ -5,6 +5,8 @@
 //! memory with the kernel or a NIC and receive straight into the worker's frames.
 #![allow(unsafe_code)]
 
+pub mod memory;
+
 use std::io;
 use std::os::fd::RawFd;
 
