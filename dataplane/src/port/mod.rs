@@ -5,6 +5,13 @@
 //! memory with the kernel or a NIC and receive straight into the worker's frames.
 #![allow(unsafe_code)]
 
+pub mod af_packet;
+pub mod memory;
+
+mod netdev;
+mod offload;
+mod sys;
+
 use std::io;
 use std::os::fd::RawFd;
 
