@@ -3,10 +3,24 @@
 //! An engine sees an ESP packet in its final layout, `SPI | sequence | IV | ciphertext | ICV`, in one slice.
 //! That is what lets a vectorised engine treat header and ciphertext as one stream, and what keeps the nonce
 //! and AAD rules (RFC 4106, 4543, 7634, 8750) in one place. Padding and headers are the business of `esp`.
+//!
+//! [`Crypto`] is what the rest of the data plane uses: it picks the engine of each suite, makes keys, and
+//! splits bursts into runs of jobs of one engine.
 
+use std::fmt;
+use std::str::FromStr;
+
+pub mod aws_lc;
+pub mod engine;
+pub mod keyword;
+mod self_test;
 pub mod suite;
 
+pub use keyword::SuiteError;
 pub use suite::Suite;
+
+use aws_lc::{AwsLc, AwsLcKey};
+use engine::Engine;
 
 /// Raw key of one direction of an SA as RFC 4303 users lay it out: encryption key, then salt (AEAD) or
 /// integrity key. Zeroised when dropped, never printed.
@@ -25,8 +39,8 @@ impl KeyMaterial {
     }
 }
 
-impl std::fmt::Debug for KeyMaterial {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for KeyMaterial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "KeyMaterial({} bytes)", self.0.len())
     }
 }
@@ -41,11 +55,215 @@ pub struct Job<'a> {
     pub packet: &'a mut [u8],
     /// The 64-bit sequence number. With ESN its upper half is authenticated though not sent (RFC 4303 s2.2.1).
     pub seq: u64,
-    /// Set by the engine: it was sealed, or the ICV was good.
+    /// Set by the engine: it was sealed, or the ICV was good. Not so when the packet is shorter than header, IV
+    /// and ICV or, with a block cipher, its payload is not whole blocks.
     pub ok: bool,
 }
 
 /// An engine's key of one SA direction. Immutable and shared by all workers.
 pub struct Key {
-    _todo: (),
+    suite: Suite,
+    esn: bool,
+    engine: EngineKey,
+}
+
+/// The part of a [`Key`] that belongs to an engine.
+pub enum EngineKey {
+    /// Of [`AwsLc`].
+    AwsLc(AwsLcKey),
+}
+
+impl Key {
+    /// Makes a key with a given engine. [`Crypto::key`] picks the engine by itself.
+    ///
+    /// # Errors
+    /// [`KeyError::Length`] unless `material` has [`Suite::key_len`] bytes; what [`Engine::key`] refuses.
+    pub fn with_engine<E: Engine>(
+        engine: &E,
+        suite: Suite,
+        esn: bool,
+        material: &KeyMaterial,
+    ) -> Result<Self, KeyError> {
+        let (found, expected) = (material.expose().len(), suite.key_len());
+        if found != expected {
+            return Err(KeyError::Length { suite, found, expected });
+        }
+        Ok(Self { suite, esn, engine: engine.key(suite, esn, material)? })
+    }
+
+    /// Its algorithms.
+    #[inline]
+    pub fn suite(&self) -> Suite {
+        self.suite
+    }
+
+    /// Whether sequence numbers have 64 bits.
+    #[inline]
+    pub fn esn(&self) -> bool {
+        self.esn
+    }
+
+    /// [`Suite::iv_len`].
+    #[inline]
+    pub fn iv_len(&self) -> usize {
+        self.suite.iv_len()
+    }
+
+    /// [`Suite::icv_len`].
+    #[inline]
+    pub fn icv_len(&self) -> usize {
+        self.suite.icv_len()
+    }
+
+    /// [`Suite::pad_align`].
+    #[inline]
+    pub fn pad_align(&self) -> usize {
+        self.suite.pad_align()
+    }
+
+    /// The engine's part.
+    #[inline]
+    pub fn engine(&self) -> &EngineKey {
+        &self.engine
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Key({}{})", self.suite, if self.esn { ", ESN" } else { "" })
+    }
+}
+
+/// Which engines may be used (`workers.crypto` of the configuration).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum EngineChoice {
+    /// The fastest that the CPU has.
+    #[default]
+    Auto,
+    /// aws-lc-rs alone.
+    AwsLc,
+    /// The AVX-512 engine for what it carries; an error on a CPU without it.
+    Vaes,
+}
+
+impl FromStr for EngineChoice {
+    type Err = EngineError;
+
+    fn from_str(word: &str) -> Result<Self, EngineError> {
+        match word {
+            "auto" => Ok(Self::Auto),
+            "aws-lc" => Ok(Self::AwsLc),
+            "vaes" => Ok(Self::Vaes),
+            _ => Err(EngineError::Unknown(word.to_owned())),
+        }
+    }
+}
+
+/// Why there is no engine.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EngineError {
+    /// No engine has this name.
+    #[error("unknown crypto engine \"{0}\"; use auto, aws-lc or vaes")]
+    Unknown(String),
+    /// The engine was asked for by name, and cannot run here.
+    #[error("crypto engine {engine} cannot run on this machine: {reason}; use auto or aws-lc")]
+    Unavailable {
+        /// The engine.
+        engine: &'static str,
+        /// What it misses.
+        reason: String,
+    },
+    /// An engine gave a wrong answer to a known question. It must not carry traffic.
+    #[error("crypto engine {engine} failed its self-test of {suite}: {step}")]
+    SelfTest {
+        /// The engine.
+        engine: &'static str,
+        /// What it was asked.
+        suite: Suite,
+        /// What went wrong.
+        step: &'static str,
+    },
+}
+
+/// Why a key was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    /// Too short or too long.
+    #[error("the key of {suite} has {expected} bytes, not {found}")]
+    Length {
+        /// The algorithms.
+        suite: Suite,
+        /// Bytes given.
+        found: usize,
+        /// Bytes needed.
+        expected: usize,
+    },
+    /// The engine refused it, as 3DES does with weak and repeated keys (RFC 2451 s2.3).
+    #[error("the algorithm refuses this key of {suite}")]
+    Rejected {
+        /// The algorithms.
+        suite: Suite,
+    },
+}
+
+/// The crypto engines of this process.
+#[derive(Debug)]
+pub struct Crypto {
+    aws_lc: AwsLc,
+}
+
+impl Crypto {
+    /// Starts the engines, and lets each prove itself by known answers.
+    ///
+    /// # Errors
+    /// [`EngineError::Unavailable`] for an engine that the CPU cannot run, [`EngineError::SelfTest`] for one that
+    /// gives a wrong answer.
+    pub fn new(choice: EngineChoice) -> Result<Self, EngineError> {
+        if choice == EngineChoice::Vaes {
+            return Err(EngineError::Unavailable { engine: "vaes", reason: "it is not built in".to_owned() });
+        }
+        let aws_lc = AwsLc::new();
+        self_test::run(&aws_lc)?;
+        Ok(Self { aws_lc })
+    }
+
+    /// Name of the engine that carries `suite`.
+    pub fn engine_name(&self, _suite: Suite) -> &'static str {
+        AwsLc::NAME
+    }
+
+    /// Makes the key of one SA direction.
+    ///
+    /// # Errors
+    /// See [`KeyError`].
+    pub fn key(&self, suite: Suite, esn: bool, material: &KeyMaterial) -> Result<Key, KeyError> {
+        Key::with_engine(&self.aws_lc, suite, esn, material)
+    }
+
+    /// Seals a burst; SAs and suites may be mixed. Sets [`Job::ok`] of each.
+    #[inline]
+    pub fn seal(&self, jobs: &mut [Job<'_>]) {
+        for run in jobs.chunk_by_mut(same_engine) {
+            match run.first().map(|job| job.key.engine()) {
+                Some(EngineKey::AwsLc(_)) => self.aws_lc.seal(run),
+                None => {}
+            }
+        }
+    }
+
+    /// Opens a burst; SAs and suites may be mixed. Sets [`Job::ok`] of each.
+    #[inline]
+    pub fn open(&self, jobs: &mut [Job<'_>]) {
+        for run in jobs.chunk_by_mut(same_engine) {
+            match run.first().map(|job| job.key.engine()) {
+                Some(EngineKey::AwsLc(_)) => self.aws_lc.open(run),
+                None => {}
+            }
+        }
+    }
+}
+
+#[inline]
+fn same_engine(a: &Job<'_>, b: &Job<'_>) -> bool {
+    std::mem::discriminant(a.key.engine()) == std::mem::discriminant(b.key.engine())
 }
