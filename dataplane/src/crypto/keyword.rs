@@ -94,7 +94,7 @@ impl fmt::Display for Suite {
 impl fmt::Display for Encryption {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::AesGcm(key, icv) => write!(f, "aes{}gcm{}", key.bits(), icv.len()),
+            Self::AesGcm(key, icv) => write!(f, "aes{}gcm{}", key.bits(), icv.bytes()),
             Self::AesGcmImplicitIv(key) => write!(f, "aes{}gcm16iiv", key.bits()),
             Self::ChaCha20Poly1305 => f.write_str("chacha20poly1305"),
             Self::ChaCha20Poly1305ImplicitIv => f.write_str("chacha20poly1305iiv"),

@@ -22,8 +22,8 @@ pub use suite::Suite;
 use aws_lc::{AwsLc, AwsLcKey};
 use engine::Engine;
 
-/// Raw key of one direction of an SA as RFC 4303 users lay it out: encryption key, then salt (AEAD) or
-/// integrity key. Zeroised when dropped, never printed.
+/// Raw key of one direction of an SA: encryption key, then salt (AEAD) or integrity key, as IKEv2 takes them from
+/// KEYMAT (RFC 7296 s2.17, RFC 4106 s8.1). Zeroised when dropped, never printed.
 #[derive(Clone, zeroize::ZeroizeOnDrop)]
 pub struct KeyMaterial(Box<[u8]>);
 
@@ -57,6 +57,23 @@ pub struct Job<'a> {
     pub seq: u64,
     /// Set by the engine: it was sealed, or the ICV was good. Not so when the packet is shorter than header, IV
     /// and ICV or, with a block cipher, its payload is not whole blocks.
+    pub ok: bool,
+}
+
+/// One IP packet whose AH to write or verify (RFC 4302).
+pub struct AhJob<'a> {
+    /// Key of the SA.
+    pub key: &'a Key,
+    /// From the outer IP header to the end of the payload, with the fields zero that may change in transit
+    /// (RFC 4302 s3.3.3.1). With ESN four bytes more, whatever they hold, for the upper half of the sequence
+    /// number.
+    pub packet: &'a mut [u8],
+    /// Where AH's ICV field begins in `packet`. To seal, [`Key::iv_len`] and [`Key::icv_len`] bytes are written
+    /// there. Padding behind them is authenticated as it is (RFC 4302 s3.3.3.2.1).
+    pub icv_at: usize,
+    /// The 64-bit sequence number.
+    pub seq: u64,
+    /// Set by the engine: the ICV was written, or was good. Not so when it does not fit the packet.
     pub ok: bool,
 }
 
@@ -249,6 +266,16 @@ impl Crypto {
                 None => {}
             }
         }
+    }
+
+    /// Writes the ICVs of a burst of AH packets. Sets [`AhJob::ok`] of each.
+    pub fn seal_ah(&self, jobs: &mut [AhJob<'_>]) {
+        self.aws_lc.seal_ah(jobs);
+    }
+
+    /// Verifies the ICVs of a burst of AH packets, in constant time. Sets [`AhJob::ok`] of each.
+    pub fn open_ah(&self, jobs: &mut [AhJob<'_>]) {
+        self.aws_lc.open_ah(jobs);
     }
 
     /// Opens a burst; SAs and suites may be mixed. Sets [`Job::ok`] of each.

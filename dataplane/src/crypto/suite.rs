@@ -22,7 +22,7 @@ impl AesKey {
     pub const ALL: [Self; 3] = [Self::Aes128, Self::Aes192, Self::Aes256];
 
     /// In bytes.
-    pub const fn len(self) -> usize {
+    pub const fn bytes(self) -> usize {
         self.bits() / 8
     }
 
@@ -52,7 +52,7 @@ impl GcmIcv {
     pub const ALL: [Self; 3] = [Self::Icv8, Self::Icv12, Self::Icv16];
 
     /// In bytes.
-    pub const fn len(self) -> usize {
+    pub const fn bytes(self) -> usize {
         match self {
             Self::Icv8 => 8,
             Self::Icv12 => 12,
@@ -115,7 +115,7 @@ impl Integrity {
             Self::HmacSha384 => 48,
             Self::HmacSha512 => 64,
             Self::AesCmac => 16,
-            Self::AesGmac(key) => key.len(),
+            Self::AesGmac(key) => key.bytes(),
         }
     }
 
@@ -290,11 +290,11 @@ impl Suite {
     const fn new(algorithms: Algorithms) -> Self {
         let (encryption_key_len, salt_len, iv_len, pad_align) = match algorithms {
             Algorithms::Combined(encryption) | Algorithms::Separate(encryption, _) => match encryption {
-                Encryption::AesGcm(key, _) | Encryption::AesGmac(key) => (key.len(), 4, 8, 4),
-                Encryption::AesGcmImplicitIv(key) => (key.len(), 4, 0, 4),
+                Encryption::AesGcm(key, _) | Encryption::AesGmac(key) => (key.bytes(), 4, 8, 4),
+                Encryption::AesGcmImplicitIv(key) => (key.bytes(), 4, 0, 4),
                 Encryption::ChaCha20Poly1305 => (32, 4, 8, 4),
                 Encryption::ChaCha20Poly1305ImplicitIv => (32, 4, 0, 4),
-                Encryption::AesCbc(key) => (key.len(), 0, 16, 16),
+                Encryption::AesCbc(key) => (key.bytes(), 0, 16, 16),
                 Encryption::TripleDesCbc => (24, 0, 8, 8),
                 Encryption::Null => (0, 0, 0, 4),
             },
@@ -302,7 +302,7 @@ impl Suite {
             Algorithms::Ah(_) => (0, 0, 0, 1),
         };
         let (integrity_key_len, icv_len) = match algorithms {
-            Algorithms::Combined(Encryption::AesGcm(_, icv)) => (0, icv.len()),
+            Algorithms::Combined(Encryption::AesGcm(_, icv)) => (0, icv.bytes()),
             Algorithms::Combined(_) => (0, 16),
             Algorithms::Separate(_, integrity) | Algorithms::Ah(integrity) => {
                 (integrity.key_len(), integrity.icv_len())
