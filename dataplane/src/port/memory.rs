@@ -7,7 +7,7 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -178,7 +178,7 @@ impl Port for MemoryPort {
         }
     }
 
-    fn poll_fd(&self) -> Option<RawFd> {
+    fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
         None
     }
 
@@ -277,8 +277,8 @@ impl Port for LinkPort {
         burst.drain(..taken);
     }
 
-    fn poll_fd(&self) -> Option<RawFd> {
-        Some(self.wire.bell.as_fd().as_raw_fd())
+    fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.wire.bell.as_fd())
     }
 
     fn before_sleep(&mut self) {
@@ -298,7 +298,6 @@ impl Port for LinkPort {
 mod tests {
     use super::*;
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-    use std::os::fd::BorrowedFd;
 
     const MAC: Mac = [2, 0, 0, 0, 0, 1];
 
@@ -392,23 +391,20 @@ mod tests {
         let (device, remote) = link(Config::new("wan", Some(MAC))).unwrap();
         let pool = Pool::new(4, 2048).unwrap();
         let mut port = open(device, &pool).remove(0);
-        let fd = port.poll_fd().unwrap();
-        // SAFETY: the port owns the descriptor and outlives the closure.
-        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-        let readable = || {
-            let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
+        fn readable(port: &dyn Port) -> bool {
+            let mut fds = [PollFd::new(port.poll_fd().unwrap(), PollFlags::POLLIN)];
             poll(&mut fds, PollTimeout::ZERO).unwrap() == 1
-        };
-        assert!(!readable());
+        }
+        assert!(!readable(&*port));
         assert!(remote.send(0, vec![0; 60]));
         port.before_sleep();
-        assert!(readable(), "a frame still waits");
+        assert!(readable(&*port), "a frame still waits");
         let mut burst = Burst::new();
         port.rx(&pool, &mut burst);
         port.before_sleep();
-        assert!(!readable());
+        assert!(!readable(&*port));
         assert!(remote.send(0, vec![0; 60]));
-        assert!(readable());
+        assert!(readable(&*port));
     }
 
     #[test]

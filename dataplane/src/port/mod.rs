@@ -13,7 +13,7 @@ mod offload;
 mod sys;
 
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::BorrowedFd;
 
 use crate::buffer::{Burst, Pool};
 
@@ -72,7 +72,7 @@ pub trait Port {
 
     /// Descriptor that becomes readable when packets wait, for a worker that sleeps; `None` when the driver
     /// can only be polled.
-    fn poll_fd(&self) -> Option<RawFd>;
+    fn poll_fd(&self) -> Option<BorrowedFd<'_>>;
 
     /// Called before the worker sleeps on [`Port::poll_fd`], for drivers that must ask for a wake-up.
     fn before_sleep(&mut self) {}

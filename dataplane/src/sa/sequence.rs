@@ -17,18 +17,23 @@ impl Sequence {
         Self::starting_at(1, esn)
     }
 
-    /// Starts at `first`, for an SA taken over from elsewhere.
+    /// Starts at `first`, for an SA taken over from elsewhere. 0 is never sent, so it counts as 1.
     pub fn starting_at(first: u64, esn: bool) -> Self {
         let last = if esn { u64::MAX >> 1 } else { u64::from(u32::MAX) };
-        Self { next: AtomicU64::new(first), last }
+        Self { next: AtomicU64::new(first.max(1)), last }
     }
 
     /// Takes `count` consecutive numbers and returns the first, or `None` when fewer than `count` are left.
-    /// A number is handed out once at most, whatever the workers do at the same time.
+    /// A number is handed out once at most, whatever the workers do at the same time. A block that is refused
+    /// ends the SA: the numbers that were left are lost, and every later call is refused too.
     #[inline]
     pub fn reserve(&self, count: u64) -> Option<u64> {
-        // Relaxed: a number needs to be unique, not ordered with other memory. A refused block is lost, which
-        // cannot make `next` overflow: `last` leaves room for 2^63 refusals.
+        // The load keeps `next` from growing once the numbers are used up, the bound on `count` keeps it from
+        // wrapping until then: every thread passes `last` once at most, and by less than 2^32.
+        if count > u64::from(u32::MAX) || self.next.load(Ordering::Relaxed) > self.last {
+            return None;
+        }
+        // Relaxed: a number needs to be unique, not ordered with other memory.
         let first = self.next.fetch_add(count, Ordering::Relaxed);
         (first <= self.last && count <= self.last - first + 1).then_some(first)
     }
@@ -66,5 +71,81 @@ mod tests {
         let sequence = Sequence::starting_at(u64::from(u32::MAX), true);
         assert_eq!(sequence.reserve(2), Some(u64::from(u32::MAX)));
         assert_eq!(sequence.reserve(1), Some(u64::from(u32::MAX) + 2));
+    }
+    #[test]
+    fn refusals_never_make_the_numbers_wrap() {
+        let sequence = Sequence::starting_at(u64::MAX >> 1, true);
+        assert_eq!(sequence.reserve(u64::MAX), None, "too many at once");
+        assert_eq!(sequence.reserve(1), Some(u64::MAX >> 1));
+        for _ in 0..1000 {
+            assert_eq!(sequence.reserve(u64::from(u32::MAX)), None);
+        }
+        assert_eq!(sequence.peek(), (u64::MAX >> 1) + 1);
+    }
+
+    #[test]
+    fn zero_is_never_sent() {
+        assert_eq!(Sequence::starting_at(0, true).reserve(1), Some(1));
+    }
+
+    #[test]
+    fn threads_never_get_the_same_number() {
+        let sequence = Sequence::new(false);
+        let mut blocks: Vec<(u64, u64)> = std::thread::scope(|scope| {
+            let take = |size: u64| (0..20_000).map(|_| (sequence.reserve(size).unwrap(), size)).collect();
+            let threads: Vec<_> = [1, 3, 64].map(|size| scope.spawn(move || -> Vec<_> { take(size) })).into();
+            threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+        });
+        blocks.sort_unstable();
+        let end = blocks.iter().fold(1, |next, &(first, size)| {
+            assert_eq!(first, next);
+            first + size
+        });
+        assert_eq!(end, sequence.peek());
+    }
+}
+
+/// Every interleaving of a few threads, under the C11 memory model.
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use loom::sync::Arc;
+    use loom::thread;
+
+    use super::*;
+
+    /// Blocks that threads with these counts got from a 32-bit sequence with four numbers left, sorted.
+    fn race(counts: &'static [&'static [u64]]) -> Vec<(u64, u64)> {
+        let sequence = Arc::new(Sequence::starting_at(u64::from(u32::MAX) - 3, false));
+        let threads: Vec<_> = counts
+            .iter()
+            .map(|&counts| {
+                let sequence = Arc::clone(&sequence);
+                let take = move |&count: &u64| Some((sequence.reserve(count)?, count));
+                thread::spawn(move || counts.iter().filter_map(take).collect::<Vec<_>>())
+            })
+            .collect();
+        let mut blocks: Vec<_> = threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
+        blocks.sort_unstable();
+        blocks
+    }
+
+    fn check(blocks: &[(u64, u64)]) {
+        assert!(blocks.windows(2).all(|pair| pair[0].0 + pair[0].1 <= pair[1].0), "overlap: {blocks:?}");
+        assert!(blocks.iter().all(|&(first, count)| first + count - 1 <= u64::from(u32::MAX)), "{blocks:?}");
+        assert!(blocks.first().is_none_or(|&(first, _)| first == u64::from(u32::MAX) - 3));
+    }
+
+    #[test]
+    fn loom_blocks_never_overlap() {
+        loom::model(|| {
+            let blocks = race(&[&[2], &[1, 1]]);
+            check(&blocks);
+            assert_eq!(blocks.len(), 3, "all four numbers fit");
+        });
+    }
+
+    #[test]
+    fn loom_nothing_is_handed_out_past_the_last_number() {
+        loom::model(|| check(&race(&[&[3, 1], &[2, 1]])));
     }
 }

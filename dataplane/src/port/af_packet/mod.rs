@@ -22,7 +22,7 @@ mod ring;
 mod send;
 
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use self::ring::{Arrival, Ring};
 use self::send::Sender;
@@ -209,8 +209,8 @@ impl Port for AfPacketPort {
         self.sender.send(burst, &mut self.counters);
     }
 
-    fn poll_fd(&self) -> Option<RawFd> {
-        Some(self.ring.as_raw_fd())
+    fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.ring.as_fd())
     }
 
     fn before_sleep(&mut self) {
