@@ -92,6 +92,8 @@ drop_reasons! {
     SaExpired = "sa_expired",
     /// The engine refused to seal; only a defect can cause it.
     SealFailed = "seal_failed",
+    /// A fragment, which transport mode does not carry (RFC 4303 s3.1.1).
+    TransportFragment = "transport_fragment",
     /// The frame has no room for the headers or the trailer.
     NoRoom = "no_room",
     // Inbound SA

@@ -1,11 +1,18 @@
 //! The Spillway data plane: poll-mode workers that carry ESP and AH.
 
+pub mod ah;
 pub mod buffer;
+pub mod clock;
 pub mod crypto;
 pub mod drops;
+pub mod esp;
 pub mod message;
+pub mod outer;
 pub mod packet;
 pub mod policy;
 pub mod port;
 pub mod sa;
+pub mod prefix_table;
+pub mod route;
 mod sync;
+mod transport;

@@ -11,10 +11,12 @@ use ipnet::IpNet;
 
 use crate::policy::{Policy, PolicyId};
 use crate::port::{Mac, PortId};
-use crate::sa::{Endpoints, InboundSa, OutboundSa, Spi, TunnelId};
+use crate::sa::counters::SaCounters;
+use crate::sa::lifetime::Reached;
+// use crate::snapshot::{SaPage, Snapshot};
+use crate::sa::{Endpoints, InboundSa, OutboundSa, SaParams, Spi, TunnelId};
 
-/// A change that every worker applies.
-#[derive(Clone)]
+/// What the control side tells a worker.
 pub enum Update {
     /// To the SAs.
     Sa(SaUpdate),
@@ -26,6 +28,10 @@ pub enum Update {
     Neighbour(Neighbour),
     /// A packet of the control plane to send; goes to one worker only.
     Inject(Inject),
+    /// Fill this in and send it back as [`Event::Snapshot`].
+    Snapshot(()),
+    /// Fill this in and send it back as [`Event::SaPage`].
+    SaPage(()),
     /// Answered by [`Event::Barrier`] once everything sent before it is in force.
     Barrier(u64),
     /// Stop receiving, send what is in hand, and return.
@@ -139,8 +145,14 @@ pub enum Event {
     },
     /// A neighbour answered.
     Neighbour(Neighbour),
-    /// A worker no longer uses this SA.
-    Retired(Retired),
+    /// A worker's table had no room for this SA; it carries no traffic there.
+    Refused(Retired),
+    /// A worker no longer uses this SA, and counted this.
+    Retired(Retired, SaCounters),
+    /// The answer to [`Update::Snapshot`].
+    Snapshot(()),
+    /// The answer to [`Update::SaPage`].
+    SaPage(()),
     /// Everything sent to this worker before the barrier is in force.
     Barrier {
         /// Index of the worker.
@@ -165,4 +177,11 @@ pub enum Retired {
     Inbound(Arc<InboundSa>),
     /// Of a tunnel's outbound slot.
     Outbound(Arc<OutboundSa>),
+}
+
+impl Event {
+    /// That an SA reached a limit.
+    pub(crate) fn expired(params: &SaParams, spi: Spi, direction: Direction, reached: Reached) -> Self {
+        Self::Expired { tunnel: params.tunnel, spi, direction, hard: reached == Reached::Hard }
+    }
 }

@@ -149,6 +149,12 @@ pub fn options(options: &[u8]) -> impl Iterator<Item = Result<&[u8], DropReason>
     })
 }
 
+/// Sets the protocol of the payload and mends the checksum.
+#[inline]
+pub fn set_protocol(header: &mut [u8; HEADER_LEN], protocol: u8) {
+    put_checked::<{ field::TTL }>(header, u16::from_be_bytes([header[field::TTL], protocol]));
+}
+
 /// Clears the DF bit and mends the checksum.
 #[inline]
 pub fn clear_dont_fragment(header: &mut [u8; HEADER_LEN]) {

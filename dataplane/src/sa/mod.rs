@@ -9,9 +9,14 @@ use std::time::Duration;
 use crate::crypto::{Key, Suite};
 use crate::policy::Selector;
 
+pub mod counters;
+pub mod lifetime;
+pub mod path_mtu;
 pub mod replay;
 pub mod sequence;
 
+use lifetime::Usage;
+use path_mtu::PathMtu;
 use replay::ReplayWindow;
 use sequence::Sequence;
 
@@ -169,6 +174,10 @@ pub struct OutboundSa {
     pub options: OutboundOptions,
     /// Next sequence number; on a cache line of its own, since every worker writes it.
     pub sequence: Sequence,
+    /// How much of its lifetime is used up.
+    pub usage: Usage,
+    /// The largest packet that the path to the peer carries.
+    pub path_mtu: PathMtu,
     /// The engine's key.
     pub key: Key,
 }
@@ -186,6 +195,8 @@ pub struct InboundSa {
     pub endpoints: Endpoints,
     /// Replay window; `None` when the operator turned it off.
     pub replay: Option<ReplayWindow>,
+    /// How much of its lifetime is used up.
+    pub usage: Usage,
     /// The engine's key.
     pub key: Key,
 }

@@ -1,0 +1,145 @@
+//! Outbound ESP (RFC 4303 s3.3): everything around the payload but IV and ICV, which the engine writes.
+
+use crate::buffer::Packet;
+use crate::crypto::Key;
+use crate::drops::DropReason;
+use crate::esp::padding::{self, TRAILER_LEN};
+use crate::outer::{Outer, Stamp};
+use crate::packet::esp::HEADER_LEN;
+use crate::packet::ip::{IpInfo, Version, protocol};
+use crate::packet::udp;
+use crate::sa::Spi;
+use crate::transport;
+
+/// The ESP header of one packet.
+#[derive(Clone, Copy, Debug)]
+pub struct Header {
+    /// SPI that the peer chose.
+    pub spi: Spi,
+    /// 64-bit sequence number, of which the lower half is sent.
+    pub seq: u64,
+}
+
+/// Length of the outer packet that `inner` bytes become in tunnel mode.
+#[inline]
+pub fn tunnel_len(key: &Key, outer: &Outer, inner: usize) -> usize {
+    let body = inner + padding::pad_len(inner, key.pad_align()) + TRAILER_LEN;
+    outer.len() + HEADER_LEN + key.iv_len() + body + key.icv_len()
+}
+
+/// The largest inner packet whose outer packet is at most `mtu` bytes.
+pub fn tunnel_capacity(key: &Key, outer: &Outer, mtu: usize) -> usize {
+    let around = outer.len() + HEADER_LEN + key.iv_len() + key.icv_len();
+    let body = mtu.saturating_sub(around) & !(key.pad_align() - 1);
+    body.saturating_sub(TRAILER_LEN)
+}
+
+/// Wraps the IP packet in `packet` in tunnel mode (RFC 4303 s3.1.2). `tfc_pad` is the length to which a shorter
+/// payload is filled up (RFC 4303 s2.7). Returns the offset of the ESP header, from which on the engine seals.
+///
+/// # Errors
+/// [`DropReason::NoRoom`] when the frame is too small; the packet is then no longer usable.
+#[inline]
+pub fn tunnel(
+    packet: &mut Packet,
+    key: &Key,
+    outer: &Outer,
+    stamp: Stamp,
+    header: Header,
+    version: Version,
+    tfc_pad: usize,
+) -> Result<usize, DropReason> {
+    let next_header = match version {
+        Version::V4 => protocol::IPV4,
+        Version::V6 => protocol::IPV6,
+    };
+    if tfc_pad > packet.len() {
+        packet.append(tfc_pad - packet.len()).ok_or(DropReason::NoRoom)?.fill(0);
+    }
+    wrap(packet, key, outer, stamp, header, next_header)
+}
+
+/// Fills an empty `packet` with a dummy of `payload` zero bytes (RFC 4303 s2.6); see [`tunnel`].
+///
+/// # Errors
+/// [`DropReason::NoRoom`] when the frame is too small.
+pub fn dummy(
+    packet: &mut Packet,
+    key: &Key,
+    outer: &Outer,
+    stamp: Stamp,
+    header: Header,
+    payload: usize,
+) -> Result<usize, DropReason> {
+    packet.append(payload).ok_or(DropReason::NoRoom)?.fill(0);
+    wrap(packet, key, outer, stamp, header, protocol::NO_NEXT_HEADER)
+}
+
+/// Protects the payload of the IP packet in `packet` in transport mode (RFC 4303 s3.1.1): ESP goes between the
+/// IP header with its extensions and the upper-layer header. With UDP encapsulation a UDP header goes before it
+/// (RFC 3948 s3.1). Returns the offset of the ESP header.
+///
+/// # Errors
+/// [`DropReason::NoRoom`] when the frame is too small or the packet would exceed 65,535 bytes.
+pub fn transport(
+    packet: &mut Packet,
+    key: &Key,
+    outer: &Outer,
+    header: Header,
+    info: &IpInfo,
+) -> Result<usize, DropReason> {
+    let ip_len = usize::from(info.header_len);
+    let udp_len = if outer.is_udp() { udp::HEADER_LEN } else { 0 };
+    append_trailer(packet, key, packet.len() - ip_len, info.protocol)?;
+    let protocol = if outer.is_udp() { protocol::UDP } else { protocol::ESP };
+    transport::open(packet, ip_len, udp_len + HEADER_LEN + key.iv_len(), protocol).ok_or(DropReason::NoRoom)?;
+    let data = packet.data_mut();
+    outer.write_udp(&mut data[ip_len..]);
+    write_header(&mut data[ip_len + udp_len..], header);
+    Ok(ip_len + udp_len)
+}
+
+/// The largest IP packet with `ip_len` bytes of headers that transport mode brings to at most `mtu` bytes.
+pub fn transport_capacity(key: &Key, outer: &Outer, mtu: usize, ip_len: usize) -> usize {
+    let udp_len = if outer.is_udp() { udp::HEADER_LEN } else { 0 };
+    let around = ip_len + udp_len + HEADER_LEN + key.iv_len() + key.icv_len();
+    let body = mtu.saturating_sub(around) & !(key.pad_align() - 1);
+    ip_len + body.saturating_sub(TRAILER_LEN)
+}
+
+#[inline]
+fn wrap(
+    packet: &mut Packet,
+    key: &Key,
+    outer: &Outer,
+    stamp: Stamp,
+    header: Header,
+    next_header: u8,
+) -> Result<usize, DropReason> {
+    append_trailer(packet, key, packet.len(), next_header)?;
+    let front = outer.len() + HEADER_LEN + key.iv_len();
+    packet.prepend(front).ok_or(DropReason::NoRoom)?;
+    if packet.len() > usize::from(u16::MAX) {
+        return Err(DropReason::NoRoom);
+    }
+    let data = packet.data_mut();
+    outer.write(data, stamp);
+    write_header(&mut data[outer.len()..], header);
+    Ok(outer.len())
+}
+
+#[inline]
+fn append_trailer(packet: &mut Packet, key: &Key, payload: usize, next_header: u8) -> Result<(), DropReason> {
+    let trailer = padding::pad_len(payload, key.pad_align()) + TRAILER_LEN;
+    let end = packet.append(trailer + key.icv_len()).ok_or(DropReason::NoRoom)?;
+    padding::write(&mut end[..trailer], next_header);
+    Ok(())
+}
+
+#[inline]
+fn write_header(esp: &mut [u8], header: Header) {
+    if let Some(bytes) = esp.first_chunk_mut::<HEADER_LEN>() {
+        let value = u64::from(header.spi) << 32 | header.seq & 0xffff_ffff;
+        *bytes = value.to_be_bytes();
+    }
+}

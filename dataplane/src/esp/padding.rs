@@ -1,0 +1,77 @@
+//! Padding and trailer (RFC 4303 s2.4 to 2.6).
+
+/// Pad length and next header.
+pub(super) const TRAILER_LEN: usize = 2;
+
+const MONOTONIC: [u8; 255] = {
+    let mut bytes = [0; 255];
+    let mut i = 0;
+    while i < 255 {
+        bytes[i] = i as u8 + 1;
+        i += 1;
+    }
+    bytes
+};
+
+/// Bytes of padding that bring `payload` and the trailer to a multiple of `align`, a power of two up to 256.
+#[inline]
+pub(super) fn pad_len(payload: usize, align: usize) -> usize {
+    (payload + TRAILER_LEN).wrapping_neg() & (align - 1)
+}
+
+/// Fills `trailer`, which is padding and the two trailer bytes.
+#[inline]
+pub(super) fn write(trailer: &mut [u8], next_header: u8) {
+    let pad = trailer.len() - TRAILER_LEN;
+    if let (Some(padding), Some(pattern)) = (trailer.get_mut(..pad), MONOTONIC.get(..pad)) {
+        padding.copy_from_slice(pattern);
+    }
+    if let Some([length, next]) = trailer.get_mut(pad..) {
+        *length = pad as u8;
+        *next = next_header;
+    }
+}
+
+/// Splits decrypted bytes into the length of the payload and the next header, or `None` when the padding is
+/// not 1, 2, 3, ... or does not fit (RFC 4303 s2.4: the receiver should inspect it).
+#[inline]
+pub(super) fn strip(plaintext: &[u8]) -> Option<(usize, u8)> {
+    let (body, &[pad, next_header]) = plaintext.split_last_chunk::<TRAILER_LEN>()?;
+    let payload = body.len().checked_sub(usize::from(pad))?;
+    (body.get(payload..)? == MONOTONIC.get(..usize::from(pad))?).then_some((payload, next_header))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn padding_reaches_the_alignment_and_strips_again() {
+        for align in [4, 8, 16] {
+            for payload in 0..200 {
+                let pad = pad_len(payload, align);
+                assert!(pad < align);
+                assert_eq!((payload + pad + 2) % align, 0);
+                let mut bytes = vec![0xaa; payload + pad + 2];
+                write(&mut bytes[payload..], NEXT);
+                assert_eq!(strip(&bytes), Some((payload, NEXT)));
+            }
+        }
+    }
+
+    #[test]
+    fn padding_that_is_wrong_or_too_long_is_refused() {
+        assert_eq!(strip(&[]), None);
+        assert_eq!(strip(&[4]), None);
+        assert_eq!(strip(&[0, 4]), Some((0, 4)));
+        assert_eq!(strip(&[1, 4]), None);
+        assert_eq!(strip(&[1, 1, 4]), Some((0, 4)));
+        assert_eq!(strip(&[2, 1, 4]), None);
+        assert_eq!(strip(&[1, 2, 3, 255, 4]), None);
+        let mut longest: Vec<u8> = (1..=255).collect();
+        longest.extend([255, 4]);
+        assert_eq!(strip(&longest), Some((0, 4)));
+    }
+
+    const NEXT: u8 = 4;
+}

@@ -1,0 +1,163 @@
+//! Outer headers of a tunnel: IPv4 or IPv6, and UDP when encapsulated (RFC 3948), made once and stamped onto
+//! every packet.
+
+use std::net::IpAddr;
+
+use crate::packet::checksum::Checksum;
+use crate::packet::ip::{self, Version};
+use crate::packet::{ipv4, ipv6, udp};
+use crate::sa::Endpoints;
+
+const IPV4_LEN: usize = ipv4::HEADER_LEN;
+const IPV6_LEN: usize = ipv6::HEADER_LEN;
+const UDP_LEN: usize = udp::HEADER_LEN;
+
+/// The outer headers of one tunnel's outbound packets.
+#[derive(Clone, Copy, Debug)]
+pub struct Outer {
+    bytes: [u8; IPV6_LEN + UDP_LEN],
+    len: u8,
+    ip_len: u8,
+    source: IpAddr,
+    destination: IpAddr,
+    /// Sum over what is constant of the IPv4 header.
+    sum: Checksum,
+}
+
+/// What differs from packet to packet.
+#[derive(Clone, Copy, Debug)]
+pub struct Stamp {
+    /// DSCP and ECN of the outer header.
+    pub tos: u8,
+    /// DF bit; IPv4 only.
+    pub dont_fragment: bool,
+    /// Identification; IPv4 only.
+    pub id: u16,
+}
+
+impl Outer {
+    /// Headers between `endpoints` for `protocol` (50 or 51), with this TTL or hop limit.
+    pub fn new(endpoints: &Endpoints, protocol: u8, ttl: u8) -> Self {
+        let mut bytes = [0; IPV6_LEN + UDP_LEN];
+        let protocol = if endpoints.udp.is_some() { ip::protocol::UDP } else { protocol };
+        let ip_len = match (endpoints.local, endpoints.remote) {
+            (IpAddr::V4(local), IpAddr::V4(remote)) => {
+                bytes[0] = 0x45;
+                bytes[8] = ttl;
+                bytes[9] = protocol;
+                bytes[12..16].copy_from_slice(&local.octets());
+                bytes[16..20].copy_from_slice(&remote.octets());
+                IPV4_LEN
+            }
+            (local, remote) => {
+                bytes[0] = 0x60;
+                bytes[6] = protocol;
+                bytes[7] = ttl;
+                bytes[8..24].copy_from_slice(&v6(local));
+                bytes[24..40].copy_from_slice(&v6(remote));
+                IPV6_LEN
+            }
+        };
+        let mut len = ip_len;
+        if let Some(ports) = endpoints.udp {
+            bytes[len..len + 2].copy_from_slice(&ports.local.to_be_bytes());
+            bytes[len + 2..len + 4].copy_from_slice(&ports.remote.to_be_bytes());
+            len += UDP_LEN;
+        }
+        let sum = Checksum::default().bytes(&bytes[..IPV4_LEN]);
+        Self { bytes, len: len as u8, ip_len: ip_len as u8, source: endpoints.local, destination: endpoints.remote, sum }
+    }
+
+    /// Length of all outer headers in bytes.
+    #[inline]
+    #[allow(clippy::len_without_is_empty)]
+    pub fn len(&self) -> usize {
+        usize::from(self.len)
+    }
+
+    #[inline]
+    fn ip_len(&self) -> usize {
+        usize::from(self.ip_len)
+    }
+
+    /// Version of the outer header.
+    #[inline]
+    pub fn version(&self) -> Version {
+        if self.is_ipv6() { Version::V6 } else { Version::V4 }
+    }
+
+    #[inline]
+    fn is_ipv6(&self) -> bool {
+        self.ip_len() == IPV6_LEN
+    }
+
+    /// Whether there is a UDP header.
+    #[inline]
+    pub fn is_udp(&self) -> bool {
+        self.len != self.ip_len
+    }
+
+    /// Writes the headers to the front of `packet`, which is the whole outer packet. The UDP checksum is left
+    /// zero, as RFC 3948 s2.1 wants for IPv4; for IPv6 see [`Outer::finish_udp6`].
+    #[inline]
+    pub fn write(&self, packet: &mut [u8], stamp: Stamp) {
+        let total = packet.len();
+        if self.is_ipv6() {
+            let Some(header) = packet.first_chunk_mut::<IPV6_LEN>() else { return };
+            header.copy_from_slice(&self.bytes[..IPV6_LEN]);
+            header[0] |= stamp.tos >> 4;
+            header[1] = stamp.tos << 4;
+            header[4..6].copy_from_slice(&((total - IPV6_LEN) as u16).to_be_bytes());
+        } else {
+            let Some(header) = packet.first_chunk_mut::<IPV4_LEN>() else { return };
+            header.copy_from_slice(&self.bytes[..IPV4_LEN]);
+            let flags: u16 = if stamp.dont_fragment { 0x4000 } else { 0 };
+            header[1] = stamp.tos;
+            header[2..4].copy_from_slice(&(total as u16).to_be_bytes());
+            header[4..6].copy_from_slice(&stamp.id.to_be_bytes());
+            header[6..8].copy_from_slice(&flags.to_be_bytes());
+            let sum = self.sum.u16(stamp.tos.into()).u16(total as u16).u16(stamp.id).u16(flags);
+            header[10..12].copy_from_slice(&sum.finish().to_be_bytes());
+        }
+        let ip_len = self.ip_len();
+        if let Some(datagram) = packet.get_mut(ip_len..) {
+            self.write_udp(datagram);
+        }
+    }
+
+    /// Writes the UDP header, if there is one, to the front of `datagram`, which is all of the UDP packet.
+    #[inline]
+    pub fn write_udp(&self, datagram: &mut [u8]) {
+        let len = datagram.len() as u16;
+        if self.is_udp()
+            && let Some(header) = datagram.first_chunk_mut::<UDP_LEN>()
+        {
+            let ip_len = self.ip_len();
+            header.copy_from_slice(&self.bytes[ip_len..ip_len + UDP_LEN]);
+            header[4..6].copy_from_slice(&len.to_be_bytes());
+        }
+    }
+
+    /// Writes the UDP checksum of a finished tunnel packet over IPv6: RFC 8200 s8.1 lets receivers discard a zero
+    /// one, and Linux does.
+    #[inline]
+    pub fn finish_udp6(&self, packet: &mut [u8]) {
+        if !(self.is_udp() && self.is_ipv6()) {
+            return;
+        }
+        let (IpAddr::V6(source), IpAddr::V6(destination)) = (self.source, self.destination) else { return };
+        if let Some(datagram) = packet.get_mut(IPV6_LEN..) {
+            let checksum = udp::checksum(source.into(), destination.into(), datagram);
+            if let Some(header) = datagram.first_chunk_mut::<UDP_LEN>() {
+                header[6..8].copy_from_slice(&checksum.to_be_bytes());
+            }
+        }
+    }
+}
+
+fn v6(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
