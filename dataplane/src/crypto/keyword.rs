@@ -114,6 +114,7 @@ impl fmt::Display for Integrity {
             Self::HmacSha384 => f.write_str("sha384"),
             Self::HmacSha512 => f.write_str("sha512"),
             Self::AesCmac => f.write_str("aescmac"),
+            Self::AesXcbc => f.write_str("aesxcbc"),
             Self::AesGmac(key) => write!(f, "aes{}gmac", key.bits()),
         }
     }
@@ -150,6 +151,7 @@ fn integrity(word: &str) -> Option<Integrity> {
         "sha384" | "sha2_384" => Some(Integrity::HmacSha384),
         "sha512" | "sha2_512" => Some(Integrity::HmacSha512),
         "aescmac" => Some(Integrity::AesCmac),
+        "aesxcbc" => Some(Integrity::AesXcbc),
         _ => gmac(word).map(Integrity::AesGmac),
     }
 }
