@@ -120,8 +120,11 @@ mod tests {
     use super::*;
     use crate::crypto::{EngineKey, KeyError, KeyMaterial, Suite};
 
+    /// What an engine does wrong after it opened a packet.
+    type Defect = fn(&mut Job<'_>);
+
     /// aws-lc with one defect.
-    struct Broken(fn(&mut Job<'_>));
+    struct Broken(Defect);
 
     impl Engine for Broken {
         const NAME: &'static str = "broken";
@@ -157,7 +160,7 @@ mod tests {
 
     #[test]
     fn a_defect_is_found_and_named() {
-        let defects: [(fn(&mut Job<'_>), &str); 3] = [
+        let defects: [(Defect, &str); 3] = [
             (|job| job.packet[16] ^= 1, "aes128gcm16, open"),
             (|job| job.ok = true, "aes128gcm16, refuse a changed packet"),
             (|job| job.ok = false, "aes128gcm16, open"),

