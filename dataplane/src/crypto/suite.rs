@@ -102,6 +102,8 @@ pub enum Integrity {
     HmacSha512,
     /// AES-CMAC-96 (RFC 4494).
     AesCmac,
+    /// AES-XCBC-MAC-96 (RFC 3566).
+    AesXcbc,
     /// AES-GMAC, in AH only (RFC 4543 s4); in ESP it is [`Encryption::AesGmac`].
     AesGmac(AesKey),
 }
@@ -114,7 +116,7 @@ impl Integrity {
             Self::HmacSha256 => 32,
             Self::HmacSha384 => 48,
             Self::HmacSha512 => 64,
-            Self::AesCmac => 16,
+            Self::AesCmac | Self::AesXcbc => 16,
             Self::AesGmac(key) => key.bytes(),
         }
     }
@@ -122,7 +124,7 @@ impl Integrity {
     /// Length of the ICV in bytes, without the IV that GMAC carries in AH.
     const fn icv_len(self) -> usize {
         match self {
-            Self::HmacSha1 | Self::AesCmac => 12,
+            Self::HmacSha1 | Self::AesCmac | Self::AesXcbc => 12,
             Self::HmacSha256 | Self::AesGmac(_) => 16,
             Self::HmacSha384 => 24,
             Self::HmacSha512 => 32,
@@ -327,10 +329,11 @@ impl fmt::Debug for Suite {
 }
 
 /// Integrity algorithms that go with NULL and CBC, and alone in AH.
-const ESP_INTEGRITY: [Integrity; 5] = [
+const ESP_INTEGRITY: [Integrity; 6] = [
     Integrity::HmacSha256,
     Integrity::HmacSha384,
     Integrity::HmacSha512,
     Integrity::AesCmac,
+    Integrity::AesXcbc,
     Integrity::HmacSha1,
 ];
