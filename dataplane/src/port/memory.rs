@@ -15,7 +15,7 @@ use std::time::Duration;
 use crossbeam::channel::{Receiver, Sender, bounded};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use super::{Device, DeviceInfo, Mac, Port, PortCounters, QueueOpener};
+use super::{Device, DeviceInfo, LINK_OVERHEAD, Mac, Port, PortCounters, QueueOpener};
 use crate::buffer::{Burst, Packet, Pool};
 
 /// A device in memory.
@@ -217,7 +217,7 @@ impl Device for Link {
     }
 
     fn queues(self: Box<Self>) -> Vec<QueueOpener> {
-        let longest = self.info.mtu as usize + if self.info.mac.is_some() { 14 + 8 } else { 0 };
+        let longest = self.info.mtu as usize + if self.info.mac.is_some() { LINK_OVERHEAD } else { 0 };
         let open = |(queue, wire)| -> QueueOpener {
             Box::new(move |_pool| {
                 Ok(Box::new(LinkPort { wire, queue, longest, counters: PortCounters::default() }))

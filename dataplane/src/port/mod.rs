@@ -7,6 +7,7 @@
 
 pub mod af_packet;
 pub mod memory;
+pub mod tap;
 
 mod netdev;
 mod offload;
@@ -15,7 +16,7 @@ mod sys;
 use std::io;
 use std::os::fd::BorrowedFd;
 
-use crate::buffer::{Burst, Pool};
+use crate::buffer::{Burst, HEADROOM, Pool};
 
 /// Index of a port in the configuration's order; the same on every worker.
 pub type PortId = u16;
@@ -91,4 +92,22 @@ pub trait Device: Send {
 
     /// The opener of each queue, in order: `info().queues` of them.
     fn queues(self: Box<Self>) -> Vec<QueueOpener>;
+}
+
+/// Bytes that the link layer adds to an IP packet: an Ethernet header and two VLAN tags.
+const LINK_OVERHEAD: usize = 14 + 2 * 4;
+
+/// Checks that a frame of the pool holds the largest packet of a device.
+fn check_room(pool: &Pool, mtu: u32) -> io::Result<()> {
+    let needed = HEADROOM + LINK_OVERHEAD + mtu as usize;
+    if pool.frame_size() < needed {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!(
+                "an MTU of {mtu} needs frames of {needed} bytes; those of the pool have {}",
+                pool.frame_size()
+            ),
+        ));
+    }
+    Ok(())
 }

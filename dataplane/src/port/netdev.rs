@@ -131,6 +131,11 @@ impl Interface {
                 self.name
             );
         }
+        self.warn_of_forwarding();
+    }
+
+    /// Warns when the kernel forwards packets that come in by the interface.
+    pub(super) fn warn_of_forwarding(&self) {
         for family in ["ipv4", "ipv6"] {
             let path = format!("/proc/sys/net/{family}/conf/{}/forwarding", self.name);
             if std::fs::read_to_string(&path).is_ok_and(|value| value.trim() != "0") {

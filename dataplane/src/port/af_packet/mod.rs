@@ -29,7 +29,7 @@ use self::send::Sender;
 use super::netdev::{Interface, ReceiveMode};
 use super::offload::{Gso, Segment, Segmenter};
 use super::sys::context;
-use super::{Device, DeviceInfo, Port, PortCounters, QueueOpener};
+use super::{Device, DeviceInfo, Port, PortCounters, QueueOpener, check_room};
 use crate::buffer::{BURST, Burst, HEADROOM, Packet, Pool};
 
 /// How the kernel spreads packets over the queues.
@@ -145,8 +145,10 @@ impl Device for AfPacket {
     }
 
     fn queues(self: Box<Self>) -> Vec<QueueOpener> {
+        let mtu = self.info.mtu;
         let open = |queue: Queue| -> QueueOpener {
-            Box::new(move |_pool| {
+            Box::new(move |pool| {
+                check_room(pool, mtu)?;
                 queue.ring.start()?;
                 Ok(Box::new(AfPacketPort {
                     ring: queue.ring,
