@@ -9,8 +9,11 @@ use std::time::Duration;
 use crate::crypto::{Key, Suite};
 use crate::policy::Selector;
 
+pub mod allocator;
 pub mod replay;
 pub mod sequence;
+pub mod slot_table;
+pub mod spi_table;
 
 use replay::ReplayWindow;
 use sequence::Sequence;
