@@ -12,8 +12,11 @@ use crate::policy::Selector;
 pub mod counters;
 pub mod lifetime;
 pub mod path_mtu;
+pub mod allocator;
 pub mod replay;
 pub mod sequence;
+pub mod slot_table;
+pub mod spi_table;
 
 use lifetime::Usage;
 use path_mtu::PathMtu;

@@ -451,13 +451,30 @@ mod loom_tests {
         threads.into_iter().flat_map(|thread| -> Vec<(u64, bool)> { thread.join().unwrap() }).collect()
     }
 
+    /// Checks `model` with at most two preemptions: three threads have too many interleavings for all of them.
+    fn bounded_model(model: impl Fn() + Sync + Send + 'static) {
+        let mut builder = loom::model::Builder::new();
+        builder.preemption_bound = Some(2);
+        builder.check(model);
+    }
+
     fn times(results: &[(u64, bool)], seq: u64) -> usize {
         results.iter().filter(|&&result| result == (seq, true)).count()
     }
 
     #[test]
-    fn loom_one_of_three_claims_a_number() {
+    fn loom_one_of_two_claims_a_number() {
         loom::model(|| {
+            let window = Arc::new(ReplayWindow::new(64, true));
+            let results = accept_all(&window, &[&[40], &[40]]);
+            assert_eq!(times(&results, 40), 1);
+            assert_eq!(window.high_water(), 40);
+        });
+    }
+
+    #[test]
+    fn loom_one_of_three_claims_a_number() {
+        bounded_model(|| {
             let window = Arc::new(ReplayWindow::new(64, true));
             let results = accept_all(&window, &[&[40], &[40], &[40]]);
             assert_eq!(times(&results, 40), 1);
@@ -475,17 +492,26 @@ mod loom_tests {
         });
     }
 
+    /// Number 5 races with itself and with the number that takes over its slot.
+    fn take_over_a_slot(lists: &[&'static [u64]]) {
+        let window = Arc::new(ReplayWindow::new(64, true));
+        let results = accept_all(&window, lists);
+        assert_eq!(times(&results, 5 + RING), 1);
+        assert!(times(&results, 5) <= 1);
+        assert!(window.accept(5).is_err());
+        assert!(window.accept(5 + RING).is_err());
+        assert_eq!(window.high_water(), 5 + RING);
+    }
+
     #[test]
-    fn loom_a_number_whose_slot_is_taken_by_the_next_round_is_claimed_once_at_most() {
-        loom::model(|| {
-            let window = Arc::new(ReplayWindow::new(64, true));
-            let results = accept_all(&window, &[&[5, 5], &[5 + RING], &[5]]);
-            assert_eq!(times(&results, 5 + RING), 1);
-            assert!(times(&results, 5) <= 1);
-            assert!(window.accept(5).is_err());
-            assert!(window.accept(5 + RING).is_err());
-            assert_eq!(window.high_water(), 5 + RING);
-        });
+    fn loom_a_slot_that_is_taken_over_gives_no_second_chance() {
+        loom::model(|| take_over_a_slot(&[&[5, 5], &[5 + RING]]));
+        loom::model(|| take_over_a_slot(&[&[5], &[5, 5 + RING]]));
+    }
+
+    #[test]
+    fn loom_three_threads_take_over_a_slot() {
+        bounded_model(|| take_over_a_slot(&[&[5], &[5], &[5 + RING]]));
     }
 
     #[test]
