@@ -3,6 +3,7 @@
 pub mod buffer;
 pub mod crypto;
 pub mod drops;
+pub mod host;
 pub mod message;
 pub mod packet;
 pub mod policy;
