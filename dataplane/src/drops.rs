@@ -29,8 +29,10 @@ drop_reasons! {
     NotOurMac = "not_our_mac",
     /// A VLAN that is not configured on the port.
     VlanUnknown = "vlan_unknown",
-    /// An ARP packet that does not parse.
+    /// An ARP packet that does not parse, or whose sender cannot be a station.
     ArpMalformed = "arp_malformed",
+    /// ARP or ND from another station that claims one of our addresses.
+    AddressConflict = "address_conflict",
     // IP
     /// The IP header does not parse: version, length fields, or shorter than the header says.
     IpMalformed = "ip_malformed",
@@ -54,6 +56,8 @@ drop_reasons! {
     NeighbourUnresolved = "neighbour_unresolved",
     /// Too many packets were waiting for the same next hop.
     NeighbourQueueFull = "neighbour_queue_full",
+    /// No room for another neighbour: all entries are in use or being resolved.
+    NeighbourTableFull = "neighbour_table_full",
     // To the gateway itself
     /// Addressed to us, with a protocol or port that we do not serve.
     NoService = "no_service",

@@ -1,0 +1,57 @@
+//! What the tests of host code share.
+
+use super::{Context, Output};
+use crate::buffer::{Packet, Pool};
+use crate::drops::{DropCounters, DropReason};
+use crate::message::Neighbour;
+use crate::port::PortId;
+
+/// A pool, a clock, and what was put out.
+pub(super) struct Bench {
+    pub pool: Pool,
+    pub now: u64,
+    pub drops: DropCounters,
+    pub out: Vec<Output>,
+}
+
+impl Bench {
+    pub fn new() -> Self {
+        let pool = Pool::new(64, 2048).unwrap();
+        Self { pool, now: 0, drops: DropCounters::default(), out: Vec::new() }
+    }
+
+    /// Calls host code.
+    pub fn with<T>(&mut self, call: impl FnOnce(&mut Context<'_>) -> T) -> T {
+        call(&mut Context { now: self.now, pool: &self.pool, drops: &mut self.drops, out: &mut self.out })
+    }
+
+    /// The frames put out on a port since the last time.
+    pub fn frames(&mut self, port: PortId) -> Vec<Packet> {
+        let take = |output: &mut Output| matches!(output, Output::Frame(of, _) if *of == port);
+        let taken = self.out.extract_if(.., take);
+        taken
+            .filter_map(|output| if let Output::Frame(_, packet) = output { Some(packet) } else { None })
+            .collect()
+    }
+
+    /// The packets given up since the last time.
+    pub fn unreachable(&mut self) -> Vec<Packet> {
+        let taken = self.out.extract_if(.., |output| matches!(output, Output::Unreachable(_)));
+        taken
+            .filter_map(|output| if let Output::Unreachable(packet) = output { Some(packet) } else { None })
+            .collect()
+    }
+
+    /// The neighbours learned since the last time.
+    pub fn learned(&mut self) -> Vec<Neighbour> {
+        let taken = self.out.extract_if(.., |output| matches!(output, Output::Learned(_)));
+        taken
+            .filter_map(|output| if let Output::Learned(neighbour) = output { Some(neighbour) } else { None })
+            .collect()
+    }
+
+    /// Drops of all reasons so far.
+    pub fn dropped(&self) -> Vec<(DropReason, u64)> {
+        self.drops.nonzero().collect()
+    }
+}
