@@ -11,6 +11,8 @@ use crate::message::Neighbour;
 use crate::port::PortId;
 
 pub mod arp;
+pub mod feedback;
+pub mod icmp;
 mod interface;
 pub mod nd;
 pub mod neighbour;

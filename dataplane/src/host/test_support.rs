@@ -4,6 +4,7 @@ use super::{Context, Output};
 use crate::buffer::{Packet, Pool};
 use crate::drops::{DropCounters, DropReason};
 use crate::message::Neighbour;
+use crate::packet::{ipv4, ipv6};
 use crate::port::PortId;
 
 /// A pool, a clock, and what was put out.
@@ -54,4 +55,37 @@ impl Bench {
     pub fn dropped(&self) -> Vec<(DropReason, u64)> {
         self.drops.nonzero().collect()
     }
+}
+
+/// An IPv4 packet with identification 7 and without DF.
+pub(super) fn packet_v4(source: &str, destination: &str, protocol: u8, payload: &[u8]) -> Vec<u8> {
+    let mut header = [0; ipv4::HEADER_LEN];
+    let repr = ipv4::Repr {
+        source: source.parse().unwrap(),
+        destination: destination.parse().unwrap(),
+        protocol,
+        total_len: (ipv4::HEADER_LEN + payload.len()) as u16,
+        identification: 7,
+        dont_fragment: false,
+        ttl: 17,
+        tos: 0,
+    };
+    repr.emit(&mut header);
+    [&header[..], payload].concat()
+}
+
+/// An IPv6 packet.
+pub(super) fn packet_v6(source: &str, destination: &str, next_header: u8, payload: &[u8]) -> Vec<u8> {
+    let mut header = [0; ipv6::HEADER_LEN];
+    let repr = ipv6::Repr {
+        source: source.parse().unwrap(),
+        destination: destination.parse().unwrap(),
+        next_header,
+        payload_len: payload.len() as u16,
+        hop_limit: 17,
+        traffic_class: 0,
+        flow_label: 0,
+    };
+    repr.emit(&mut header);
+    [&header[..], payload].concat()
 }

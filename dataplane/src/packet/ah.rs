@@ -14,6 +14,8 @@ mod field {
 
 /// Bytes in front of the ICV.
 pub const FIXED_LEN: usize = 12;
+/// Where the SPI is.
+pub const SPI_OFFSET: usize = field::SPI;
 
 /// A header without its ICV.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,6 +11,8 @@ mod field {
 
 /// Bytes of SPI and sequence number.
 pub const HEADER_LEN: usize = 8;
+/// Where the SPI is.
+pub const SPI_OFFSET: usize = field::SPI;
 /// The four zero bytes in front of an IKE message on port 4500 (RFC 3948 s2.2).
 pub const NON_ESP_MARKER: [u8; 4] = [0; 4];
 /// The payload of a NAT keepalive (RFC 3948 s2.3).

@@ -84,6 +84,39 @@ impl Repr {
     }
 }
 
+/// The fixed fields of a header, as they are. Nothing is checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Fixed {
+    pub version: u8,
+    pub header_len: usize,
+    pub total_len: u16,
+    /// In bytes.
+    pub offset: u16,
+    pub protocol: u8,
+    pub source: Ipv4Addr,
+    pub destination: Ipv4Addr,
+}
+
+impl Fixed {
+    pub fn read(header: &[u8; HEADER_LEN]) -> Self {
+        Self {
+            version: header[field::VERSION_IHL] >> 4,
+            header_len: usize::from(header[field::VERSION_IHL] & 0x0f) * 4,
+            total_len: be16::<{ field::TOTAL_LEN }, _>(header),
+            offset: (be16::<{ field::FRAGMENT }, _>(header) & OFFSET) << 3,
+            protocol: header[field::PROTOCOL],
+            source: array::<{ field::SOURCE }, 4, _>(header).into(),
+            destination: array::<{ field::DESTINATION }, 4, _>(header).into(),
+        }
+    }
+}
+
+/// The identification field.
+#[inline]
+pub fn identification(header: &[u8; HEADER_LEN]) -> u16 {
+    be16::<{ field::IDENTIFICATION }, _>(header)
+}
+
 /// [`ip::parse`] for IPv4.
 #[inline]
 pub(super) fn parse(packet: &[u8]) -> Result<IpInfo, DropReason> {
@@ -184,7 +217,7 @@ pub(super) fn set_total_len(header: &mut [u8; HEADER_LEN], total_len: u16) {
 
 /// Not "this network", loopback, link-local, multicast or reserved (RFC 6890, RFC 1812 s5.3.7).
 #[inline]
-pub(super) fn is_forwardable(address: Ipv4Addr) -> bool {
+pub(crate) fn is_forwardable(address: Ipv4Addr) -> bool {
     let [first, ..] = address.octets();
     first != 0 && first != 127 && first < 224 && !address.is_link_local()
 }

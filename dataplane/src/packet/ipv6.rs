@@ -74,6 +74,26 @@ impl Repr {
     }
 }
 
+/// The fields of a fixed header, as they are. Nothing is checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Fixed {
+    pub version: u8,
+    pub payload_len: u16,
+    pub source: Ipv6Addr,
+    pub destination: Ipv6Addr,
+}
+
+impl Fixed {
+    pub fn read(header: &[u8; HEADER_LEN]) -> Self {
+        Self {
+            version: header[field::VERSION] >> 4,
+            payload_len: be16::<{ field::PAYLOAD_LEN }, _>(header),
+            source: array::<{ field::SOURCE }, 16, _>(header).into(),
+            destination: array::<{ field::DESTINATION }, 16, _>(header).into(),
+        }
+    }
+}
+
 /// A fragment header (RFC 8200 s4.5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FragmentHeader {
@@ -118,6 +138,10 @@ pub struct Chain {
     pub upper: usize,
     /// The byte that names the header at `upper` or, when there is one, the fragment header.
     pub next_header_at: usize,
+    /// Where a fragment header goes: behind hop-by-hop options and routing header (RFC 8200 s4.5).
+    pub fragmentable: usize,
+    /// The byte that names the header there.
+    pub fragmentable_next_at: usize,
     /// The fragment header and where it is.
     pub fragment: Option<(usize, FragmentHeader)>,
 }
@@ -135,6 +159,8 @@ pub fn walk(packet: &[u8]) -> Result<Chain, DropReason> {
         protocol: header[field::NEXT_HEADER],
         upper: HEADER_LEN,
         next_header_at: field::NEXT_HEADER,
+        fragmentable: HEADER_LEN,
+        fragmentable_next_at: field::NEXT_HEADER,
         fragment: None,
     };
     let mut count = 0;
@@ -169,6 +195,10 @@ pub fn walk(packet: &[u8]) -> Result<Chain, DropReason> {
         }
         if chain.fragment.is_none() {
             chain.next_header_at = chain.upper + extension::NEXT_HEADER;
+            if matches!(chain.protocol, protocol::HOP_BY_HOP | protocol::ROUTING) {
+                chain.fragmentable = chain.upper + len;
+                chain.fragmentable_next_at = chain.next_header_at;
+            }
         }
         chain.protocol = header[extension::NEXT_HEADER];
         chain.upper += len;
@@ -233,7 +263,7 @@ pub(super) fn set_payload_len(header: &mut [u8; HEADER_LEN], payload_len: u16) {
 
 /// Not unspecified, loopback, IPv4-mapped, link-local or multicast (RFC 4291 s2.5, RFC 6890).
 #[inline]
-pub(super) fn is_forwardable(address: Ipv6Addr) -> bool {
+pub(crate) fn is_forwardable(address: Ipv6Addr) -> bool {
     let [first, ..] = address.segments();
     let zeros = first == 0
         && (address.is_unspecified() || address.is_loopback() || address.to_ipv4_mapped().is_some());
@@ -330,7 +360,8 @@ mod tests {
         let bytes = packet(0, &payload);
         let info = parse(&bytes).unwrap();
         assert_eq!((info.protocol, info.header_len, info.ports), (6, 80, Some((80, 81))));
-        assert_eq!(walk(&bytes).unwrap().next_header_at, 72);
+        let chain = walk(&bytes).unwrap();
+        assert_eq!((chain.next_header_at, chain.fragmentable, chain.fragmentable_next_at), (72, 72, 48));
         for last in [protocol::ESP, protocol::AH, protocol::NO_NEXT_HEADER, protocol::MOBILITY] {
             let info = parse(&packet(60, &[options(last), options(60)].concat())).unwrap();
             assert_eq!((info.protocol, info.header_len), (last, 48));

@@ -7,7 +7,7 @@
 
 pub mod ah;
 pub mod arp;
-mod bytes;
+pub(crate) mod bytes;
 pub mod checksum;
 pub mod ecn;
 pub mod esp;

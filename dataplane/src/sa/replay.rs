@@ -22,9 +22,10 @@
 //!
 //! A number is refused as too old only when a number at least `W` higher is claimed, or is being claimed by
 //! a thread that has verified its ICV. It is refused as a duplicate only when its bit is set in a slot with
-//! its tag. That bit was set in its own round, unless the slot had not been written for 2^32 rounds, which is
-//! at least 2^39 numbers. One packet moves the window by less than 2^32 numbers ([`ReplayWindow::infer`]), so
-//! a peer would have to jump more than a hundred times, past this slot each time, and would lose its own packets.
+//! its tag. That bit was set in its own round, unless the slot had not been written for 2^32 rounds, which are
+//! 96 times 2^32 numbers in the smallest ring. One packet moves the window by less than 2^32 numbers
+//! ([`ReplayWindow::infer`]). So the peer itself would have to leap 96 times and spare this slot each time,
+//! to have one of its own packets refused.
 //!
 //! The proofs are checked: models of every interleaving under loom, and a comparison with a naive window.
 
@@ -116,28 +117,60 @@ impl ReplayWindow {
     /// `ReplayTooOld` left of the window, `ReplayDuplicate` when it was claimed before.
     #[inline]
     pub fn accept(&self, seq: u64) -> Result<(), DropReason> {
-        let word = seq / WORD;
+        let claim = self.claim(seq / WORD, bit(seq));
+        claim.verdict(bit(seq))
+    }
+
+    /// As [`Self::accept`] for a run of packets of one SA, in order: `verdict` gets the index in `seqs` and
+    /// the result of each. Numbers of one word that follow each other are claimed by one atomic operation,
+    /// so that the workers that share an SA seldom wait for its cache line.
+    #[inline]
+    pub fn accept_run(&self, seqs: &[u64], mut verdict: impl FnMut(usize, Result<(), DropReason>)) {
+        let mut start = 0;
+        while let Some(&first) = seqs.get(start) {
+            let word = first / WORD;
+            let mut wanted = 0;
+            let run = seqs[start..].iter().take_while(|&&seq| {
+                let fits = seq / WORD == word && wanted & bit(seq) == 0;
+                wanted |= if fits { bit(seq) } else { 0 };
+                fits
+            });
+            let end = start + run.count();
+            let claim = self.claim(word, wanted);
+            for (index, &seq) in (start..end).zip(&seqs[start..end]) {
+                verdict(index, claim.verdict(bit(seq)));
+            }
+            start = end;
+        }
+    }
+
+    /// Claims those of the `wanted` numbers of a word that are in the window and were not claimed before.
+    #[inline]
+    fn claim(&self, word: u64, wanted: u64) -> Claim {
         let (slot, tag) = locate(word, self.slots);
         let slot = &self.ring[slot];
         let mut seen = slot.load(Ordering::Acquire);
         loop {
             // After the load of the slot: see the module's first argument.
             let head = self.head.load(Ordering::Relaxed);
+            let mut left = 0;
             if word > head {
                 self.head.fetch_max(word, Ordering::Relaxed);
-            } else if self.is_left_of(seq, head * WORD + (WORD - 1)) && self.is_left_of(seq, self.top(head)) {
-                return Err(DropReason::ReplayTooOld);
+            } else if self.is_left_of(word * WORD, head * WORD + (WORD - 1)) {
+                left = self.left_in(word, self.top(head));
             }
-            let claimed = if seen & !BITMAP == tag {
-                if seen & bit(seq) != 0 {
-                    return Err(DropReason::ReplayDuplicate);
-                }
-                seen | bit(seq)
-            } else {
-                tag | bit(seq)
-            };
-            match slot.compare_exchange_weak(seen, claimed, Ordering::Release, Ordering::Acquire) {
-                Ok(_) => return Ok(()),
+            let before = if seen & !BITMAP == tag { seen & BITMAP } else { 0 };
+            let granted = wanted & !before & !left;
+            if granted == 0 {
+                return Claim { granted, left };
+            }
+            match slot.compare_exchange_weak(
+                seen,
+                tag | before | granted,
+                Ordering::Release,
+                Ordering::Acquire,
+            ) {
+                Ok(_) => return Claim { granted, left },
                 Err(now) => seen = now,
             }
         }
@@ -163,9 +196,39 @@ impl ReplayWindow {
         head * WORD + u64::from((bitmap | 1).ilog2())
     }
 
+    /// Those numbers of a word that are left of the window below `top`.
+    #[cold]
+    fn left_in(&self, word: u64, top: u64) -> u64 {
+        let edge = top.saturating_sub(self.size - 1);
+        match edge.saturating_sub(word * WORD) {
+            count @ 0..WORD => (1 << count) - 1,
+            _ => BITMAP,
+        }
+    }
+
     #[inline]
     fn is_left_of(&self, seq: u64, top: u64) -> bool {
         top.saturating_sub(seq) >= self.size
+    }
+}
+
+/// What became of the numbers of a word that were wanted.
+#[derive(Clone, Copy)]
+struct Claim {
+    granted: u64,
+    left: u64,
+}
+
+impl Claim {
+    #[inline]
+    fn verdict(self, bit: u64) -> Result<(), DropReason> {
+        if self.granted & bit != 0 {
+            Ok(())
+        } else if self.left & bit != 0 {
+            Err(DropReason::ReplayTooOld)
+        } else {
+            Err(DropReason::ReplayDuplicate)
+        }
     }
 }
 
@@ -181,374 +244,7 @@ fn bit(seq: u64) -> u64 {
     1 << (seq % WORD)
 }
 
-#[cfg(all(test, not(loom)))]
-mod tests {
-    use std::collections::HashSet;
-    use std::sync::atomic::{AtomicU8, AtomicUsize};
-
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::drops::DropReason::{ReplayDuplicate, ReplayTooOld};
-
-    #[test]
-    fn zero_is_never_accepted() {
-        for esn in [false, true] {
-            let window = ReplayWindow::new(64, esn);
-            assert_eq!(window.infer(0), Err(ReplayDuplicate));
-            assert_eq!(window.accept(0), Err(ReplayDuplicate));
-            assert_eq!(window.high_water(), 0);
-            window.accept(5000).unwrap();
-            assert_eq!(window.accept(0), Err(ReplayTooOld));
-        }
-        let window = ReplayWindow::new(64, false);
-        window.accept(5000).unwrap();
-        assert_eq!(window.infer(0), Err(ReplayTooOld));
-    }
-
-    #[test]
-    fn window_has_exactly_its_size() {
-        for size in [64, 65, 100, 4096, 65_536] {
-            let window = ReplayWindow::new(size, true);
-            let top = 1_000_000;
-            window.accept(top).unwrap();
-            assert_eq!(window.accept(top - u64::from(size)), Err(ReplayTooOld), "{size}");
-            assert_eq!(window.accept(top - u64::from(size) + 1), Ok(()), "{size}");
-            assert_eq!(window.accept(top - u64::from(size) + 1), Err(ReplayDuplicate), "{size}");
-            assert_eq!(window.high_water(), top);
-        }
-    }
-
-    #[test]
-    fn sizes_are_clamped() {
-        assert_eq!(ReplayWindow::new(0, true).size(), ReplayWindow::MIN_SIZE);
-        assert_eq!(ReplayWindow::new(u32::MAX, true).size(), ReplayWindow::MAX_SIZE);
-    }
-
-    #[test]
-    fn scalars_share_one_cache_line() {
-        assert_eq!(size_of::<ReplayWindow>(), 64);
-    }
-
-    #[test]
-    fn a_window_that_was_taken_over_holds_everything_up_to_its_top() {
-        for top in [0, 1, 31, 32, 63, 64, 95, 96, 1_000_003, u64::from(u32::MAX) + 7] {
-            let window = ReplayWindow::starting_at(top, 64, true);
-            assert_eq!(window.high_water(), top);
-            for seq in top.saturating_sub(200)..=top {
-                assert!(window.accept(seq).is_err(), "{seq} below {top}");
-            }
-            assert_eq!(window.infer((top + 1) as u32), Ok(top + 1));
-            assert_eq!(window.accept(top + 1), Ok(()));
-        }
-    }
-
-    #[test]
-    fn esn_carries_into_the_upper_half_and_back() {
-        let window = ReplayWindow::starting_at((7 << 32) - 3, 4096, true);
-        assert_eq!(window.infer(u32::MAX - 1), Ok((7 << 32) - 2));
-        assert_eq!(window.infer(2), Ok((7 << 32) + 2));
-        window.accept((7 << 32) + 2).unwrap();
-        // Late, from the subspace below.
-        assert_eq!(window.infer(u32::MAX), Ok((7 << 32) - 1));
-        assert_eq!(window.accept((7 << 32) - 1), Ok(()));
-        assert_eq!(window.infer(u32::MAX), Err(ReplayDuplicate));
-    }
-
-    #[test]
-    fn numbers_end_without_overflow() {
-        let window = ReplayWindow::starting_at(u64::MAX - 1, 64, true);
-        assert_eq!(window.infer(u32::MAX), Ok(u64::MAX));
-        window.accept(u64::MAX).unwrap();
-        assert_eq!(window.infer(u32::MAX), Err(ReplayDuplicate));
-        assert_eq!(window.infer(0), Err(ReplayTooOld));
-        assert_eq!(window.accept(u64::MAX), Err(ReplayDuplicate));
-        assert_eq!(window.accept(u64::MAX - 64), Err(ReplayTooOld));
-    }
-
-    #[test]
-    fn a_tag_that_wraps_is_not_taken_for_an_old_one() {
-        let wrap = (3 * WORD) << 32;
-        let window = ReplayWindow::starting_at(wrap - 200, 64, true);
-        for seq in (wrap - 199..wrap + 200).step_by(3) {
-            assert_eq!(window.accept(seq), Ok(()), "{seq}");
-            assert_eq!(window.accept(seq), Err(ReplayDuplicate), "{seq}");
-            assert_eq!(window.accept(seq - 64), Err(ReplayTooOld), "{seq}");
-            assert_eq!(window.high_water(), seq);
-        }
-    }
-
-    /// RFC 4303 appendix A2.3 as it stands, without the replay check.
-    fn appendix_a2(top: u64, size: u32, low: u32) -> u64 {
-        let (th, tl) = ((top >> 32) as u32, top as u32);
-        let bottom = tl.wrapping_sub(size - 1);
-        let high = if tl >= size - 1 {
-            if low >= bottom { th } else { th.wrapping_add(1) }
-        } else if low >= bottom {
-            th.wrapping_sub(1)
-        } else {
-            th
-        };
-        u64::from(high) << 32 | u64::from(low)
-    }
-
-    /// The window as RFC 4303 s3.4.3 describes it.
-    #[derive(Default)]
-    struct Naive {
-        top: u64,
-        accepted: HashSet<u64>,
-    }
-
-    impl Naive {
-        fn accept(&mut self, seq: u64, size: u64) -> Result<(), DropReason> {
-            if seq + size <= self.top {
-                return Err(ReplayTooOld);
-            }
-            if seq == 0 || !self.accepted.insert(seq) {
-                return Err(ReplayDuplicate);
-            }
-            self.top = self.top.max(seq);
-            Ok(())
-        }
-    }
-
-    /// Where the next number lies relative to the highest.
-    fn steps() -> impl Strategy<Value = Vec<i64>> {
-        let step = prop_oneof![
-            4 => Just(1i64),
-            4 => -100i64..100,
-            2 => -5000i64..5000,
-            1 => -70_000i64..70_000,
-            1 => 1i64..1 << 32,
-        ];
-        prop::collection::vec(step, 1..400)
-    }
-
-    proptest! {
-        #[test]
-        fn agrees_with_a_naive_window(size in prop_oneof![64u32..200, Just(4096), Just(65_536)], steps in steps()) {
-            let window = ReplayWindow::new(size, true);
-            let mut naive = Naive::default();
-            for step in steps {
-                let seq = naive.top.saturating_add_signed(step);
-                let expected = naive.accept(seq, u64::from(size));
-                let inferred = window.infer(seq as u32);
-                if expected.is_ok() {
-                    // A jump of nearly 2^32 shows the low half of a number that is still in the window.
-                    if step < (1 << 32) - i64::from(size) {
-                        prop_assert_eq!(inferred, Ok(seq));
-                    }
-                } else if expected == Err(ReplayDuplicate) {
-                    prop_assert_eq!(inferred, Err(ReplayDuplicate));
-                }
-                prop_assert_eq!(window.accept(seq), expected);
-                prop_assert_eq!(window.high_water(), naive.top);
-            }
-        }
-
-        #[test]
-        fn infers_what_appendix_a2_says(
-            top in prop_oneof![(1u64 << 32)..(1 << 40), (9u64 << 32) - 70_000..(9 << 32) + 70_000],
-            size in 64u32..=65_536,
-            low in prop_oneof![any::<u32>(), 0..140_000u32, (u32::MAX - 140_000)..=u32::MAX],
-        ) {
-            // Nothing but the top was received, so that no bit hides the answer.
-            let window = ReplayWindow::new(size, true);
-            window.accept(top).unwrap();
-            let expected = appendix_a2(top, size, low);
-            if expected == top {
-                prop_assert_eq!(window.infer(low), Err(ReplayDuplicate));
-            } else {
-                prop_assert_eq!(window.infer(low), Ok(expected));
-            }
-        }
-
-        #[test]
-        fn without_esn_the_number_is_what_the_packet_shows(top in 1u32.., size in 64u32..=65_536, low in 1u32..) {
-            let window = ReplayWindow::new(size, false);
-            window.accept(u64::from(top)).unwrap();
-            let expected = match () {
-                () if low == top => Err(ReplayDuplicate),
-                () if u64::from(low) + u64::from(size) <= u64::from(top) => Err(ReplayTooOld),
-                () => Ok(u64::from(low)),
-            };
-            prop_assert_eq!(window.infer(low), expected);
-        }
-    }
-
-    /// Runs `work` on four threads at once.
-    fn on_threads(work: impl Fn(usize) + Sync) {
-        std::thread::scope(|scope| {
-            for index in 0..4 {
-                let work = &work;
-                scope.spawn(move || work(index));
-            }
-        });
-    }
-
-    #[test]
-    fn threads_that_replay_each_other_accept_every_number_once() {
-        const COUNT: u64 = 60_000;
-        let window = ReplayWindow::new(65_536, true);
-        let accepted: Vec<AtomicU8> = (0..=COUNT).map(|_| AtomicU8::new(0)).collect();
-        on_threads(|thread| {
-            // Each thread goes through all numbers in an order of its own, with strides prime to COUNT.
-            let stride = [1, 7, 11, 59_999][thread];
-            for i in 0..COUNT {
-                let seq = 1 + i * stride % COUNT;
-                if window.accept(seq).is_ok() {
-                    accepted[seq as usize].fetch_add(1, Ordering::Relaxed);
-                }
-            }
-        });
-        assert!(accepted[1..].iter().all(|count| count.load(Ordering::Relaxed) == 1));
-        assert_eq!(window.high_water(), COUNT);
-    }
-
-    #[test]
-    fn threads_that_outrun_a_small_window_accept_no_number_twice() {
-        const COUNT: u64 = 300_000;
-        let window = ReplayWindow::new(64, true);
-        let accepted: Vec<AtomicU8> = (0..=COUNT).map(|_| AtomicU8::new(0)).collect();
-        let total = AtomicUsize::new(0);
-        on_threads(|_| {
-            for seq in 1..=COUNT {
-                for seq in [seq, (seq ^ 37).clamp(1, COUNT), seq.saturating_sub(60).max(1)] {
-                    if window.accept(seq).is_ok() {
-                        accepted[seq as usize].fetch_add(1, Ordering::Relaxed);
-                        total.fetch_add(1, Ordering::Relaxed);
-                    }
-                }
-            }
-        });
-        assert!(accepted.iter().all(|count| count.load(Ordering::Relaxed) <= 1));
-        // The leading thread is never too old.
-        assert!(total.load(Ordering::Relaxed) > COUNT as usize / 2);
-        assert_eq!(window.high_water(), COUNT);
-    }
-}
-
-/// Every interleaving of a few threads, under the C11 memory model.
 #[cfg(all(test, loom))]
-mod loom_tests {
-    use loom::sync::Arc;
-    use loom::thread;
-
-    use super::*;
-
-    /// Numbers from one to the next use of a slot: the smallest window has three slots.
-    const RING: u64 = 3 * WORD;
-
-    /// Runs `accept` of each list on a thread of its own and returns how often each number was accepted.
-    fn accept_all(window: &Arc<ReplayWindow>, lists: &[&'static [u64]]) -> Vec<(u64, bool)> {
-        let threads: Vec<_> = lists
-            .iter()
-            .map(|&list| {
-                let window = Arc::clone(window);
-                thread::spawn(move || list.iter().map(|&seq| (seq, window.accept(seq).is_ok())).collect())
-            })
-            .collect();
-        threads.into_iter().flat_map(|thread| -> Vec<(u64, bool)> { thread.join().unwrap() }).collect()
-    }
-
-    /// Checks `model` with at most two preemptions: three threads have too many interleavings for all of them.
-    fn bounded_model(model: impl Fn() + Sync + Send + 'static) {
-        let mut builder = loom::model::Builder::new();
-        builder.preemption_bound = Some(2);
-        builder.check(model);
-    }
-
-    fn times(results: &[(u64, bool)], seq: u64) -> usize {
-        results.iter().filter(|&&result| result == (seq, true)).count()
-    }
-
-    #[test]
-    fn loom_one_of_two_claims_a_number() {
-        loom::model(|| {
-            let window = Arc::new(ReplayWindow::new(64, true));
-            let results = accept_all(&window, &[&[40], &[40]]);
-            assert_eq!(times(&results, 40), 1);
-            assert_eq!(window.high_water(), 40);
-        });
-    }
-
-    #[test]
-    fn loom_one_of_three_claims_a_number() {
-        bounded_model(|| {
-            let window = Arc::new(ReplayWindow::new(64, true));
-            let results = accept_all(&window, &[&[40], &[40], &[40]]);
-            assert_eq!(times(&results, 40), 1);
-            assert_eq!(window.high_water(), 40);
-        });
-    }
-
-    #[test]
-    fn loom_neighbours_in_a_word_do_not_lose_each_other() {
-        loom::model(|| {
-            let window = Arc::new(ReplayWindow::new(64, true));
-            let results = accept_all(&window, &[&[40, 42], &[41, 42]]);
-            assert_eq!([times(&results, 40), times(&results, 41), times(&results, 42)], [1, 1, 1]);
-            assert_eq!(window.high_water(), 42);
-        });
-    }
-
-    /// Number 5 races with itself and with the number that takes over its slot.
-    fn take_over_a_slot(lists: &[&'static [u64]]) {
-        let window = Arc::new(ReplayWindow::new(64, true));
-        let results = accept_all(&window, lists);
-        assert_eq!(times(&results, 5 + RING), 1);
-        assert!(times(&results, 5) <= 1);
-        assert!(window.accept(5).is_err());
-        assert!(window.accept(5 + RING).is_err());
-        assert_eq!(window.high_water(), 5 + RING);
-    }
-
-    #[test]
-    fn loom_a_slot_that_is_taken_over_gives_no_second_chance() {
-        loom::model(|| take_over_a_slot(&[&[5, 5], &[5 + RING]]));
-        loom::model(|| take_over_a_slot(&[&[5], &[5, 5 + RING]]));
-    }
-
-    #[test]
-    fn loom_three_threads_take_over_a_slot() {
-        bounded_model(|| take_over_a_slot(&[&[5], &[5], &[5 + RING]]));
-    }
-
-    #[test]
-    fn loom_nothing_inside_the_window_is_refused() {
-        loom::model(|| {
-            let window = Arc::new(ReplayWindow::new(64, true));
-            // 33 is the lowest number in the window once 96 is the highest.
-            let results = accept_all(&window, &[&[96, 34], &[33, 95]]);
-            assert!(results.iter().all(|&(_, accepted)| accepted), "{results:?}");
-            assert_eq!(window.high_water(), 96);
-        });
-    }
-
-    #[test]
-    fn loom_a_round_never_goes_back() {
-        loom::model(|| {
-            let window = Arc::new(ReplayWindow::new(64, true));
-            let results = accept_all(&window, &[&[1 + RING, 1 + 2 * RING], &[1, 1 + RING]]);
-            assert_eq!(times(&results, 1 + 2 * RING), 1);
-            assert_eq!(times(&results, 1 + RING), 1);
-            for seq in [1, 1 + RING, 1 + 2 * RING] {
-                assert!(window.accept(seq).is_err());
-            }
-        });
-    }
-
-    #[test]
-    fn loom_inference_holds_while_the_window_moves_into_the_next_subspace() {
-        loom::model(|| {
-            let window = Arc::new(ReplayWindow::starting_at((1 << 32) - 10, 64, true));
-            let mover = {
-                let window = Arc::clone(&window);
-                thread::spawn(move || window.accept((1 << 32) + 30))
-            };
-            assert_eq!(window.infer(u32::MAX), Ok((1 << 32) - 1));
-            assert_eq!(window.infer(31), Ok((1 << 32) + 31));
-            assert_eq!(mover.join().unwrap(), Ok(()));
-        });
-    }
-}
+mod loom_tests;
+#[cfg(all(test, not(loom)))]
+mod tests;
