@@ -1,6 +1,7 @@
 //! Vectors and properties that hold for every engine. An engine is put to all of them by one line of
 //! [`engine_tests!`] at the end of this file.
 
+mod dispatch;
 mod peer;
 mod properties;
 mod published;
