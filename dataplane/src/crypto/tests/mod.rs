@@ -5,6 +5,7 @@ mod dispatch;
 mod peer;
 mod properties;
 mod published;
+mod wycheproof_aead;
 
 use super::aws_lc::AwsLc;
 use super::engine::{ESP_HEADER_LEN, Engine};
@@ -63,6 +64,11 @@ macro_rules! engine_tests {
             #[test]
             fn published_vectors() {
                 published::check(&$engine);
+            }
+
+            #[test]
+            fn wycheproof() {
+                wycheproof_aead::check(&$engine);
             }
 
             #[test]
