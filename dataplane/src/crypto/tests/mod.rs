@@ -1,9 +1,11 @@
 //! Vectors and properties that hold for every engine. An engine is put to all of them by one line of
 //! [`engine_tests!`] at the end of this file.
 
+mod dispatch;
 mod peer;
 mod properties;
 mod published;
+mod wycheproof_aead;
 
 use super::aws_lc::AwsLc;
 use super::engine::{ESP_HEADER_LEN, Engine};
@@ -62,6 +64,11 @@ macro_rules! engine_tests {
             #[test]
             fn published_vectors() {
                 published::check(&$engine);
+            }
+
+            #[test]
+            fn wycheproof() {
+                wycheproof_aead::check(&$engine);
             }
 
             #[test]
