@@ -9,12 +9,13 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use crate::host::feedback::Feedback;
 use crate::policy::{Policy, PolicyId};
 use crate::port::{Mac, PortId};
 use crate::sa::counters::SaCounters;
 use crate::sa::lifetime::Reached;
-// use crate::snapshot::{SaPage, Snapshot};
 use crate::sa::{Endpoints, InboundSa, OutboundSa, SaParams, Spi, TunnelId};
+use crate::snapshot::{SaPage, Snapshot};
 
 /// What the control side tells a worker.
 pub enum Update {
@@ -29,9 +30,9 @@ pub enum Update {
     /// A packet of the control plane to send; goes to one worker only.
     Inject(Inject),
     /// Fill this in and send it back as [`Event::Snapshot`].
-    Snapshot(()),
+    Snapshot(Box<Snapshot>),
     /// Fill this in and send it back as [`Event::SaPage`].
-    SaPage(()),
+    SaPage(Box<SaPage>),
     /// Answered by [`Event::Barrier`] once everything sent before it is in force.
     Barrier(u64),
     /// Stop receiving, send what is in hand, and return.
@@ -143,16 +144,18 @@ pub enum Event {
         /// Where it came from, with our own side as it was addressed.
         endpoints: Endpoints,
     },
+    /// An ICMP error came about a packet of ours (RFC 4301 s8.2). Nobody vouches for it.
+    Feedback(Feedback),
     /// A neighbour answered.
     Neighbour(Neighbour),
-    /// A worker's table had no room for this SA; it carries no traffic there.
-    Refused(Retired),
+    /// A worker's table had no room for this. It is not in force there.
+    Refused(Refused),
     /// A worker no longer uses this SA, and counted this.
     Retired(Retired, SaCounters),
     /// The answer to [`Update::Snapshot`].
-    Snapshot(()),
+    Snapshot(Box<Snapshot>),
     /// The answer to [`Update::SaPage`].
-    SaPage(()),
+    SaPage(Box<SaPage>),
     /// Everything sent to this worker before the barrier is in force.
     Barrier {
         /// Index of the worker.
@@ -169,6 +172,18 @@ pub enum Direction {
     Inbound,
     /// Packets that we send.
     Outbound,
+}
+
+/// What a worker had no room for.
+pub enum Refused {
+    /// An inbound SA.
+    Inbound(Arc<InboundSa>),
+    /// A tunnel's outbound SA.
+    Outbound(Arc<OutboundSa>),
+    /// A policy.
+    Policy(PolicyId),
+    /// A route.
+    Route(Route),
 }
 
 /// An SA that a worker has let go.

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use crate::packet::checksum::Checksum;
 use crate::packet::ip::{self, Version};
-use crate::packet::{ipv4, ipv6, udp};
+use crate::packet::{esp, ipv4, ipv6, udp};
 use crate::sa::Endpoints;
 
 const IPV4_LEN: usize = ipv4::HEADER_LEN;
@@ -65,7 +65,14 @@ impl Outer {
             len += UDP_LEN;
         }
         let sum = Checksum::default().bytes(&bytes[..IPV4_LEN]);
-        Self { bytes, len: len as u8, ip_len: ip_len as u8, source: endpoints.local, destination: endpoints.remote, sum }
+        Self {
+            bytes,
+            len: len as u8,
+            ip_len: ip_len as u8,
+            source: endpoints.local,
+            destination: endpoints.remote,
+            sum,
+        }
     }
 
     /// Length of all outer headers in bytes.
@@ -136,6 +143,15 @@ impl Outer {
             header.copy_from_slice(&self.bytes[ip_len..ip_len + UDP_LEN]);
             header[4..6].copy_from_slice(&len.to_be_bytes());
         }
+    }
+
+    /// Writes a NAT keepalive (RFC 3948 s2.3) into `packet`, which is [`Outer::len`] and one byte long.
+    pub fn write_keepalive(&self, packet: &mut [u8]) {
+        if let Some(payload) = packet.get_mut(self.len()) {
+            *payload = esp::NAT_KEEPALIVE;
+        }
+        self.write(packet, Stamp { tos: 0, dont_fragment: false, id: 0 });
+        self.finish_udp6(packet);
     }
 
     /// Writes the UDP checksum of a finished tunnel packet over IPv6: RFC 8200 s8.1 lets receivers discard a zero

@@ -38,7 +38,12 @@ impl<V: Copy> PrefixTable<V> {
     /// An empty table for `capacity` prefixes.
     pub fn with_capacity(capacity: usize) -> Self {
         let places = (2 * capacity.max(8)).next_power_of_two();
-        Self { places: (0..places).map(|_| None).collect(), len: 0, v4: Lengths::default(), v6: Lengths::default() }
+        Self {
+            places: (0..places).map(|_| None).collect(),
+            len: 0,
+            v4: Lengths::default(),
+            v6: Lengths::default(),
+        }
     }
 
     /// Sets the value of a prefix; host bits are ignored. Returns the value it had.
@@ -192,7 +197,9 @@ fn hash(prefix: &IpNet) -> usize {
         (product >> 64) as u64 ^ product as u64
     };
     match prefix {
-        IpNet::V4(net) => fold(u64::from(u32::from(net.network())) << 8 | u64::from(net.prefix_len())) as usize,
+        IpNet::V4(net) => {
+            fold(u64::from(u32::from(net.network())) << 8 | u64::from(net.prefix_len())) as usize
+        }
         IpNet::V6(net) => {
             let bits = u128::from(net.network());
             fold(fold((bits >> 64) as u64 ^ u64::from(net.prefix_len())) ^ bits as u64) as usize
@@ -242,9 +249,10 @@ mod tests {
     #[test]
     fn the_longest_comes_first_and_the_others_follow() {
         let mut table = PrefixTable::with_capacity(8);
-        for (value, prefix) in ["0.0.0.0/0", "10.0.0.0/8", "10.1.0.0/16", "10.1.2.3/32", "::/0", "2001:db8::/32"]
-            .into_iter()
-            .enumerate()
+        for (value, prefix) in
+            ["0.0.0.0/0", "10.0.0.0/8", "10.1.0.0/16", "10.1.2.3/32", "::/0", "2001:db8::/32"]
+                .into_iter()
+                .enumerate()
         {
             assert_eq!(table.insert(net(prefix), value), Ok(None));
         }
@@ -284,8 +292,13 @@ mod tests {
     fn prefix() -> impl Strategy<Value = IpNet> {
         // Few different bits, so that prefixes nest and collide.
         prop_oneof![
-            (0u32..64, 0u8..=32).prop_map(|(bits, len)| Ipv4Net::new_assert((bits << 26 | bits).into(), len).into()),
-            (0u128..64, 0u8..=128).prop_map(|(bits, len)| Ipv6Net::new_assert((bits << 122 | bits).into(), len).into()),
+            (0u32..64, 0u8..=32)
+                .prop_map(|(bits, len)| Ipv4Net::new_assert((bits << 26 | bits).into(), len).into()),
+            (0u128..64, 0u8..=128).prop_map(|(bits, len)| Ipv6Net::new_assert(
+                (bits << 122 | bits).into(),
+                len
+            )
+            .into()),
         ]
     }
 

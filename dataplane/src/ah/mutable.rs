@@ -113,7 +113,8 @@ mod tests {
     #[test]
     fn ipv4_keeps_immutable_options_and_zeroes_the_rest() {
         // Options: router alert, NOP, record route, security, end, and what comes behind the end.
-        let mut packet = vec![0x4a, 0xb8, 0, 40, 0x12, 0x34, 0x40, 0, 63, 51, 0xaa, 0xbb, 10, 0, 0, 1, 10, 0, 0, 2];
+        let mut packet =
+            vec![0x4a, 0xb8, 0, 40, 0x12, 0x34, 0x40, 0, 63, 51, 0xaa, 0xbb, 10, 0, 0, 1, 10, 0, 0, 2];
         packet.extend([148, 4, 0, 0, 1, 7, 7, 4, 1, 2, 3, 4, 130, 3, 9, 0, 99, 99, 99, 99]);
         let original = packet.clone();
         let saved = Saved::mask(&mut packet, 40).unwrap();

@@ -29,7 +29,13 @@ pub fn check_len(key: &Key, len: usize) -> Result<(), DropReason> {
 /// [`DropReason::PadBad`], [`DropReason::NextHeaderBad`] when it does not fit the mode (RFC 4303 s2.6), or
 /// [`DropReason::Dummy`] for a dummy packet. The packet is then no longer usable.
 #[inline]
-pub fn unwrap(packet: &mut Packet, key: &Key, mode: Mode, ip_len: usize, esp_at: usize) -> Result<(), DropReason> {
+pub fn unwrap(
+    packet: &mut Packet,
+    key: &Key,
+    mode: Mode,
+    ip_len: usize,
+    esp_at: usize,
+) -> Result<(), DropReason> {
     let body_at = esp_at + HEADER_LEN + key.iv_len();
     let body_end = packet.len().saturating_sub(key.icv_len());
     let body = packet.data().get(body_at..body_end).ok_or(DropReason::EspMalformed)?;

@@ -74,9 +74,7 @@ mod tests {
     fn tunnelled(version: Version, len: usize) -> Vec<u8> {
         match version {
             Version::V4 => inner(version, len, [10, 1, 0, 1].into(), [10, 2, 0, 1].into()),
-            Version::V6 => {
-                inner(version, len, "fd00:1::1".parse().unwrap(), "fd00:2::1".parse().unwrap())
-            }
+            Version::V6 => inner(version, len, "fd00:1::1".parse().unwrap(), "fd00:2::1".parse().unwrap()),
         }
     }
 
@@ -98,7 +96,8 @@ mod tests {
                     for len in [48, 49, 64, 100, 511, 1400] {
                         let original = tunnelled(version, len);
                         let mut packet = pool.alloc_from(&original).unwrap();
-                        let at = outbound::tunnel(&mut packet, &key, &outer, STAMP, HEADER, version, 0).unwrap();
+                        let at =
+                            outbound::tunnel(&mut packet, &key, &outer, STAMP, HEADER, version, 0).unwrap();
                         assert_eq!(packet.len(), outbound::tunnel_len(&key, &outer, len));
                         assert!(run(&key, &mut packet, at, |jobs| crypto.seal(jobs)));
                         outer.finish_udp6(packet.data_mut());
@@ -112,11 +111,15 @@ mod tests {
                             let datagram = &packet.data()[40..];
                             crate::packet::udp::verify(info.source, info.destination, datagram).unwrap();
                         }
-                        assert!(!packet.data().windows(20).any(|window| window == &original[..20]) || suite.starts_with("null"));
+                        assert!(
+                            !packet.data().windows(20).any(|window| window == &original[..20])
+                                || suite.starts_with("null")
+                        );
 
                         inbound::check_len(&key, packet.len() - at).unwrap();
                         assert!(run(&key, &mut packet, at, |jobs| crypto.open(jobs)));
-                        inbound::unwrap(&mut packet, &key, Mode::Tunnel, usize::from(info.header_len), at).unwrap();
+                        inbound::unwrap(&mut packet, &key, Mode::Tunnel, usize::from(info.header_len), at)
+                            .unwrap();
                         assert_eq!(packet.data(), original);
                     }
                 }
@@ -141,7 +144,8 @@ mod tests {
             let expected = if endpoints.udp.is_some() { protocol::UDP } else { protocol::ESP };
             assert_eq!((outer_info.protocol, outer_info.destination), (expected, endpoints.remote));
             assert!(run(&key, &mut packet, at, |jobs| crypto.open(jobs)));
-            inbound::unwrap(&mut packet, &key, Mode::Transport, usize::from(outer_info.header_len), at).unwrap();
+            inbound::unwrap(&mut packet, &key, Mode::Transport, usize::from(outer_info.header_len), at)
+                .unwrap();
             assert_eq!(packet.data(), original);
         }
     }

@@ -92,7 +92,8 @@ pub fn transport(
     let udp_len = if outer.is_udp() { udp::HEADER_LEN } else { 0 };
     append_trailer(packet, key, packet.len() - ip_len, info.protocol)?;
     let protocol = if outer.is_udp() { protocol::UDP } else { protocol::ESP };
-    transport::open(packet, ip_len, udp_len + HEADER_LEN + key.iv_len(), protocol).ok_or(DropReason::NoRoom)?;
+    transport::open(packet, ip_len, udp_len + HEADER_LEN + key.iv_len(), protocol)
+        .ok_or(DropReason::NoRoom)?;
     let data = packet.data_mut();
     outer.write_udp(&mut data[ip_len..]);
     write_header(&mut data[ip_len + udp_len..], header);

@@ -6,6 +6,8 @@ use ipnet::IpNet;
 
 use crate::sa::TunnelId;
 
+pub mod spd;
+
 /// Traffic between two prefixes (RFC 4301 s4.4.1.1). `local` is our side: the source of outbound packets
 /// and the destination of inbound ones.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -55,7 +55,11 @@ impl SaCounters {
 
     /// Drops by reason, those that were counted.
     pub fn drops(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
-        REASONS.iter().zip(self.drops).filter(|&(_, count)| count > 0).map(|(&reason, count)| (reason, u64::from(count)))
+        REASONS
+            .iter()
+            .zip(self.drops)
+            .filter(|&(_, count)| count > 0)
+            .map(|(&reason, count)| (reason, u64::from(count)))
     }
 
     /// Adds what another worker counted.

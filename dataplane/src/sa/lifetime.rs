@@ -87,6 +87,11 @@ impl Usage {
         }
     }
 
+    /// Reports that the sequence numbers are used up, which ends an SA like a hard limit.
+    pub fn exhaust(&self) -> Option<Reached> {
+        self.raise(HARD)
+    }
+
     #[cold]
     fn renew(&self, lease: &mut Lease, bytes: u64, now: u64) -> Charge {
         let Limits { bytes: soft_bytes, packets: soft_packets, .. } = self.lifetime.soft;
@@ -160,7 +165,8 @@ mod tests {
 
     #[test]
     fn hard_bytes_are_never_overrun_and_reported_once() {
-        let lifetime = Lifetime { soft: limits(Some(5_000), None, None), hard: limits(Some(10_000), None, None) };
+        let lifetime =
+            Lifetime { soft: limits(Some(5_000), None, None), hard: limits(Some(10_000), None, None) };
         let usage = Usage::new(lifetime, 0);
         let (mut a, mut b) = (Lease::default(), Lease::default());
         let (mut passed, mut soft, mut hard) = (0, 0, 0);

@@ -9,10 +9,11 @@ use std::time::Duration;
 use crate::crypto::{Key, Suite};
 use crate::policy::Selector;
 
+pub mod allocator;
+mod build;
 pub mod counters;
 pub mod lifetime;
 pub mod path_mtu;
-pub mod allocator;
 pub mod replay;
 pub mod sequence;
 pub mod slot_table;
@@ -38,6 +39,16 @@ pub enum Protocol {
     Esp,
     /// RFC 4302.
     Ah,
+}
+
+impl Protocol {
+    /// IP protocol number.
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Esp => 50,
+            Self::Ah => 51,
+        }
+    }
 }
 
 /// Tunnel or transport mode (RFC 4301 s3.2).
@@ -153,6 +164,10 @@ pub struct OutboundOptions {
     pub tfc_pad: Option<u16>,
     /// TTL or hop limit of the outer header.
     pub ttl: u8,
+    /// Send a keepalive when nothing was sent for this long (RFC 3948 s4). Only with UDP encapsulation.
+    pub keepalive: Option<Duration>,
+    /// Send a dummy packet when nothing was sent for this long (RFC 4303 s2.6). ESP in tunnel mode only.
+    pub dummy: Option<Duration>,
     /// Clamp the MSS of TCP SYNs to what fits: `None` leaves them alone.
     pub mss_clamp: Option<MssClamp>,
 }

@@ -35,6 +35,11 @@ impl PathMtu {
         });
     }
 
+    /// Forgets what was learned, when the path is another.
+    pub fn forget(&self) {
+        self.state.store(0, Ordering::Relaxed);
+    }
+
     /// Takes over what another SA of the same tunnel learned, at a rekey.
     pub fn inherit(&self, other: &Self) {
         self.state.store(other.state.load(Ordering::Relaxed), Ordering::Relaxed);
@@ -74,5 +79,7 @@ mod tests {
         old.lower(1300, SECOND);
         new.inherit(&old);
         assert_eq!(new.get(1500, SECOND), 1300);
+        new.forget();
+        assert_eq!((new.get(1500, SECOND), old.get(1500, SECOND)), (1500, 1300));
     }
 }

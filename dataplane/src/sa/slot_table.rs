@@ -105,6 +105,30 @@ impl<T> SlotTable<T> {
         )
     }
 
+    /// Visits values by index from `from` on, until `most` values or 4,096 slots were looked at, so that no step is
+    /// long. Returns where to go on, `None` at the end.
+    pub fn walk<'t>(&'t self, from: u32, most: usize, mut visit: impl FnMut(u32, &'t T)) -> Option<u32> {
+        const STEP: u32 = 4096;
+        let end = self.limit.min(from.saturating_add(STEP));
+        let mut left = most;
+        let mut index = from;
+        while index < end {
+            if left == 0 {
+                return Some(index);
+            }
+            if !matches!(self.chunks.get((index / CHUNK) as usize), Some(Some(_))) {
+                index = (index / CHUNK + 1) * CHUNK;
+                continue;
+            }
+            if let Some(value) = self.get(index) {
+                visit(index, value);
+                left -= 1;
+            }
+            index += 1;
+        }
+        (end < self.limit).then_some(end)
+    }
+
     /// All values by index, to change.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (u32, &mut T)> {
         self.chunks

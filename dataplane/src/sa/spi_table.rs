@@ -152,6 +152,11 @@ impl<T> SpiTable<T> {
         self.slots.iter().map(|(_, entry)| (entry.spi, &entry.value))
     }
 
+    /// Visits SAs a few at a time; see [`SlotTable::walk`].
+    pub fn walk<'t>(&'t self, from: u32, most: usize, mut visit: impl FnMut(&'t T)) -> Option<u32> {
+        self.slots.walk(from, most, |_, entry| visit(&entry.value))
+    }
+
     /// All SAs, to change.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (Spi, &mut T)> {
         self.slots.iter_mut().map(|(_, entry)| (entry.spi, &mut entry.value))

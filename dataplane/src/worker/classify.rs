@@ -1,0 +1,95 @@
+//! What a received packet is: ours and protected, ours and for the gateway, or transit.
+
+use arrayvec::ArrayVec;
+
+use crate::buffer::{BURST, Packet};
+use crate::drops::DropReason;
+use crate::host::nd;
+use crate::packet::ethernet::{self, ethertype};
+use crate::packet::ip;
+use crate::worker::Worker;
+use crate::worker::inbound::Opening;
+use crate::worker::outbound::Sealing;
+use crate::worker::transit::Origin;
+
+/// What is behind the link layer.
+enum Link {
+    /// An IP packet; the link header, of this many bytes, is gone.
+    Ip(usize),
+    /// An ARP packet, with its Ethernet header.
+    Arp,
+}
+
+impl Worker {
+    /// Sends one received frame on its way.
+    #[inline]
+    pub(super) fn classify(
+        &mut self,
+        mut packet: Packet,
+        now: u64,
+        opening: &mut ArrayVec<Opening, BURST>,
+        sealing: &mut ArrayVec<Sealing, BURST>,
+    ) {
+        let link_len = match self.strip_link(&mut packet) {
+            Ok(Link::Ip(link_len)) => link_len,
+            Ok(Link::Arp) => return self.arp(packet, now),
+            Err(reason) => return self.drop_packet(packet, reason),
+        };
+        let info = match ip::parse(packet.data()) {
+            Ok(info) => info,
+            Err(reason) => return self.drop_packet(packet, reason),
+        };
+        packet.truncate(usize::from(info.total_len));
+        let origin = Origin::Port(packet.rx_port);
+        if self.tables.addresses.port_of(info.destination).is_some() {
+            if nd::is_neighbour_message(&info) {
+                return self.neighbour_discovery(packet, link_len, now);
+            }
+            self.receive(packet, info, origin, now, Some(opening));
+        } else if is_group(info.destination) {
+            self.receive_group(packet, &info, link_len, now);
+        } else {
+            self.forward(packet, info, origin, now, sealing);
+        }
+    }
+
+    /// Takes the Ethernet header and the port's VLAN tag off.
+    #[inline]
+    fn strip_link(&self, packet: &mut Packet) -> Result<Link, DropReason> {
+        let state = self.ports.get(usize::from(packet.rx_port)).ok_or(DropReason::EthernetTruncated)?;
+        let Some(mac) = state.config.mac else { return Ok(Link::Ip(0)) };
+        // The common case first: to our address, untagged, IPv4.
+        if let Some(header) = packet.data().first_chunk::<{ ethernet::HEADER_LEN }>()
+            && state.config.vlan.is_none()
+            && header[..6] == mac
+            && header[12..] == ethertype::IPV4.to_be_bytes()
+        {
+            packet.trim_front(ethernet::HEADER_LEN);
+            return Ok(Link::Ip(ethernet::HEADER_LEN));
+        }
+        let header = ethernet::Header::parse(packet.data())?;
+        if header.destination != mac && !ethernet::is_multicast(header.destination) {
+            return Err(DropReason::NotOurMac);
+        }
+        // VLAN 0 is a priority tag on untagged traffic (IEEE 802.1Q s6.9).
+        let vlan = header.tags.first().map(|tag| tag.id()).filter(|&id| id != 0);
+        if vlan != state.config.vlan || header.tags.len() > 1 {
+            return Err(DropReason::VlanUnknown);
+        }
+        match header.ethertype {
+            ethertype::IPV4 | ethertype::IPV6 => {
+                packet.trim_front(header.header_len());
+                Ok(Link::Ip(header.header_len()))
+            }
+            ethertype::ARP => Ok(Link::Arp),
+            _ => Err(DropReason::EtherTypeUnknown),
+        }
+    }
+}
+
+fn is_group(destination: std::net::IpAddr) -> bool {
+    match destination {
+        std::net::IpAddr::V4(v4) => v4.is_multicast() || v4.is_broadcast(),
+        std::net::IpAddr::V6(v6) => v6.is_multicast(),
+    }
+}

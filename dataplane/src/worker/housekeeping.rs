@@ -1,0 +1,81 @@
+//! What time brings: ageing of neighbours and fragments, keepalives, dummies, time limits of idle SAs. A slice of
+//! the tables a tick, so that no tick is long.
+
+use arrayvec::ArrayVec;
+
+use crate::clock::MILLISECOND;
+use crate::drops::DropReason;
+use crate::host::Context;
+use crate::message::{Direction, Event};
+use crate::sa::TunnelId;
+use crate::worker::Worker;
+
+/// Time between two ticks.
+const TICK: u64 = 5 * MILLISECOND;
+/// SAs of each direction that are looked at in a tick: 100,000 take eight seconds.
+const SAS_PER_TICK: usize = 64;
+
+impl Worker {
+    pub(super) fn housekeeping(&mut self, now: u64) {
+        self.next_housekeeping = now + TICK;
+        let local = &mut self.local;
+        let mut context = Context { now, pool: &self.pool, drops: &mut self.drops, out: &mut local.outputs };
+        local.neighbours.tick(&mut context);
+        local.reassembly.tick(&mut context);
+        self.carry_out(now);
+        self.check_inbound(now);
+        let due = self.check_outbound(now);
+        for (tunnel, chore) in due {
+            match chore {
+                Chore::Keepalive => self.send_keepalive(tunnel, now),
+            }
+        }
+    }
+
+    fn check_inbound(&mut self, now: u64) {
+        let events = &mut self.unsent;
+        let next = self.tables.inbound.walk(self.swept_inbound, SAS_PER_TICK, |slot| {
+            if let Some(reached) = slot.sa.usage.check_time(now) {
+                events.push_back(Event::expired(&slot.sa.params, slot.sa.spi, Direction::Inbound, reached));
+            }
+        });
+        self.swept_inbound = next.unwrap_or(0);
+    }
+
+    fn check_outbound(&mut self, now: u64) -> ArrayVec<(TunnelId, Chore), SAS_PER_TICK> {
+        let mut due = ArrayVec::new();
+        let events = &mut self.unsent;
+        let next = self.tables.outbound.walk(self.swept_outbound, SAS_PER_TICK, |index, slot| {
+            if let Some(reached) = slot.sa.usage.check_time(now) {
+                events.push_back(Event::expired(&slot.sa.params, slot.sa.spi, Direction::Outbound, reached));
+            }
+            let keepalive = slot.sa.options.keepalive.map_or(u64::MAX, |every| every.as_nanos() as u64);
+            if slot.outer.is_udp() && now.saturating_sub(slot.last_sent) >= keepalive {
+                due.push((TunnelId(index), Chore::Keepalive));
+            }
+        });
+        self.swept_outbound = next.unwrap_or(0);
+        due
+    }
+
+    /// One byte of 0xff from and to the SA's UDP ports (RFC 3948 s4).
+    fn send_keepalive(&mut self, tunnel: TunnelId, now: u64) {
+        let Some(slot) = self.tables.tunnel_mut(tunnel) else { return };
+        slot.last_sent = now;
+        let Some(mut packet) = self.pool.alloc() else { return self.drops.count(DropReason::NoBuffer) };
+        let outer = slot.outer;
+        if packet.append(outer.len() + 1).is_none() {
+            return self.drop_packet(packet, DropReason::NoRoom);
+        }
+        outer.write_keepalive(packet.data_mut());
+        let Some(adjacency) = self.tunnel_adjacency(tunnel) else {
+            return self.drop_packet(packet, DropReason::NoRoute);
+        };
+        self.transmit(packet, &adjacency, now);
+    }
+}
+
+/// Something to do for a tunnel.
+enum Chore {
+    Keepalive,
+}

@@ -1,0 +1,406 @@
+//! Packets to the gateway itself: protected ones and their UDP encapsulation, IKE, ICMP, ARP and ND, fragments;
+//! and packets that the gateway makes.
+
+use std::net::{IpAddr, SocketAddr};
+
+use arrayvec::ArrayVec;
+
+use crate::buffer::{BURST, Packet, Pool};
+use crate::drops::DropReason;
+use crate::host::icmp::{self, Icmp, IcmpConfig, Offender};
+use crate::host::neighbour::NeighbourConfig;
+use crate::host::rate_limit::TokenBucket;
+use crate::host::reassembly::Reassembler;
+use crate::host::{self, Context, Interface, NeighbourTable, Output, feedback, fragment, nd};
+use crate::message::{Datagram, Event, Inject};
+use crate::packet::esp::Encapsulated;
+use crate::packet::ethernet::VlanTag;
+use crate::packet::ip::{self, IpInfo, protocol};
+use crate::packet::{ipv4, ipv6, udp};
+use crate::policy::Action;
+use crate::port::PortId;
+use crate::sa::Protocol;
+use crate::worker::inbound::Opening;
+use crate::worker::outbound::Sealing;
+use crate::worker::transit::Origin;
+use crate::worker::{Worker, WorkerConfig};
+
+/// The port of IKE (RFC 7296 s2).
+const IKE_PORT: u16 = 500;
+/// TTL of packets that we make.
+const TTL: u8 = 64;
+/// Rounds in which packets that we made may cause others: an error about a reply to an error is already one too
+/// many, since no error is sent about an error.
+const ROUNDS: usize = 4;
+
+/// What a worker keeps to speak for the gateway.
+pub(super) struct Local {
+    pub(super) neighbours: NeighbourTable,
+    pub(super) outputs: Vec<Output>,
+    pub(super) reassembly: Reassembler,
+    icmp: Icmp,
+    hints: TokenBucket,
+    /// IP packets of our own that wait for their way out.
+    originated: Vec<Packet>,
+    large: Pool,
+    nat_port: u16,
+}
+
+impl Local {
+    pub(super) fn new(config: &WorkerConfig, large: Pool) -> Self {
+        let rate = config.answers_per_second;
+        let burst = rate / 5 + 1;
+        let limits = IcmpConfig { errors: rate, error_burst: burst, echoes: rate, echo_burst: burst };
+        Self {
+            neighbours: NeighbourTable::new(NeighbourConfig::default(), interfaces(config)),
+            outputs: Vec::with_capacity(BURST),
+            reassembly: Reassembler::new(&config.reassembly),
+            icmp: Icmp::new(&limits),
+            hints: TokenBucket::new(rate, burst),
+            originated: Vec::with_capacity(BURST),
+            large,
+            nat_port: config.nat_port,
+        }
+    }
+}
+
+/// Our side of every Ethernet port.
+fn interfaces(config: &WorkerConfig) -> Vec<Interface> {
+    let ports = config.ports.iter().enumerate();
+    ports
+        .filter_map(|(port, settings)| {
+            let tag = settings.vlan.map(VlanTag::customer);
+            Some(Interface::new(port as PortId, settings.mac?, tag.as_slice(), &settings.addresses))
+        })
+        .collect()
+}
+
+impl Worker {
+    /// Takes a packet to one of our addresses. `opening` is `None` when it came out of an SA already.
+    pub(super) fn receive(
+        &mut self,
+        packet: Packet,
+        info: IpInfo,
+        origin: Origin,
+        now: u64,
+        opening: Option<&mut ArrayVec<Opening, BURST>>,
+    ) {
+        if info.fragment.is_some() {
+            return self.reassemble(packet, &info, origin, now, opening);
+        }
+        let protocol = match info.protocol {
+            protocol::ESP => Protocol::Esp,
+            protocol::AH => Protocol::Ah,
+            protocol::UDP if self.is_ike_or_nat(&info) => return self.receive_udp(packet, info, opening),
+            _ => return self.serve(packet, &info, origin, now),
+        };
+        match opening {
+            Some(opening) => {
+                let at = usize::from(info.header_len);
+                self.accept_protected(packet, protocol, info, at, None, opening);
+            }
+            // Nested SAs that both end here are not supported.
+            None => self.drop_packet(packet, DropReason::NoService),
+        }
+    }
+
+    fn is_ike_or_nat(&self, info: &IpInfo) -> bool {
+        info.ports.is_some_and(|(_, to)| to == IKE_PORT || to == self.local.nat_port)
+    }
+
+    /// ESP in UDP, IKE, or a keepalive (RFC 3948 s2).
+    fn receive_udp(&mut self, packet: Packet, info: IpInfo, opening: Option<&mut ArrayVec<Opening, BURST>>) {
+        match (FromUdp::parse(packet.data(), &info), opening) {
+            (Ok(FromUdp::Esp { at, ports }), Some(opening)) => {
+                self.accept_protected(packet, Protocol::Esp, info, at, Some(ports), opening);
+            }
+            (Ok(FromUdp::Esp { .. }), None) => self.drop_packet(packet, DropReason::NoService),
+            (Ok(FromUdp::Ike(datagram)), _) => {
+                if !self.hint(Event::Punt(datagram)) {
+                    self.drop_packet(packet, DropReason::PuntQueueFull);
+                }
+            }
+            (Err(reason), _) => self.drop_packet(packet, reason),
+        }
+    }
+
+    /// What we serve in the clear or out of a tunnel: ping, and errors about our own packets.
+    fn serve(&mut self, mut packet: Packet, info: &IpInfo, origin: Origin, now: u64) {
+        match self.try_serve(&mut packet, info, origin, now) {
+            Ok(Served::Consumed) => {}
+            Ok(Served::Reply) => self.local.originated.push(packet),
+            Err(reason) => self.drop_packet(packet, reason),
+        }
+    }
+
+    fn try_serve(
+        &mut self,
+        packet: &mut Packet,
+        info: &IpInfo,
+        origin: Origin,
+        now: u64,
+    ) -> Result<Served, DropReason> {
+        // RFC 4301 s5.2 step 3: what policy wants protected must not come in the clear.
+        if matches!(origin, Origin::Port(_))
+            && let Some((_, Action::Protect(_))) = self.tables.spd.lookup_inbound(info)
+        {
+            return Err(DropReason::PolicyClear);
+        }
+        if !matches!(info.protocol, protocol::ICMP | protocol::ICMPV6) {
+            let error = match info.protocol {
+                protocol::UDP => icmp::Error::PortUnreachable,
+                _ => icmp::Error::ProtocolUnreachable,
+            };
+            self.complain(packet, info, origin, error, now);
+            return Err(DropReason::NoService);
+        }
+        match feedback::parse(packet.data(), info) {
+            Ok(feedback) if self.local.hints.take(now) && self.hint(Event::Feedback(feedback)) => {
+                Ok(Served::Consumed)
+            }
+            Ok(_) => Err(DropReason::RateLimited),
+            Err(DropReason::NoService) => self.local.icmp.echo(packet, info, now).map(|()| Served::Reply),
+            Err(reason) => Err(reason),
+        }
+    }
+
+    /// A packet to a group: only Neighbour Discovery is for us.
+    pub(super) fn receive_group(&mut self, packet: Packet, info: &IpInfo, link_len: usize, now: u64) {
+        if nd::is_neighbour_message(info) {
+            self.neighbour_discovery(packet, link_len, now);
+        } else {
+            self.drop_packet(packet, DropReason::NoService);
+        }
+    }
+
+    /// A neighbour solicitation or advertisement; `link_len` bytes of link header are still in front of it.
+    pub(super) fn neighbour_discovery(&mut self, mut packet: Packet, link_len: usize, now: u64) {
+        // The bytes are those that were trimmed off a moment ago.
+        if packet.prepend(link_len).is_none() {
+            return self.drop_packet(packet, DropReason::EthernetTruncated);
+        }
+        self.on_link(packet, now, nd::receive);
+    }
+
+    /// An ARP frame.
+    pub(super) fn arp(&mut self, frame: Packet, now: u64) {
+        self.on_link(frame, now, host::arp::receive);
+    }
+
+    fn on_link(
+        &mut self,
+        frame: Packet,
+        now: u64,
+        receive: fn(&mut NeighbourTable, PortId, Packet, &mut Context<'_>) -> Result<(), DropReason>,
+    ) {
+        let port = frame.rx_port;
+        let local = &mut self.local;
+        let mut context = Context { now, pool: &self.pool, drops: &mut self.drops, out: &mut local.outputs };
+        if let Err(reason) = receive(&mut local.neighbours, port, frame, &mut context) {
+            self.drops.count(reason);
+        }
+        self.carry_out(now);
+    }
+
+    #[cold]
+    fn reassemble(
+        &mut self,
+        packet: Packet,
+        info: &IpInfo,
+        origin: Origin,
+        now: u64,
+        opening: Option<&mut ArrayVec<Opening, BURST>>,
+    ) {
+        let local = &mut self.local;
+        let mut context =
+            Context { now, pool: &local.large, drops: &mut self.drops, out: &mut local.outputs };
+        let Some(whole) = local.reassembly.push(packet, info, &mut context) else { return };
+        match ip::parse(whole.data()) {
+            Ok(info) => self.receive(whole, info, origin, now, opening),
+            Err(reason) => self.drop_packet(whole, reason),
+        }
+    }
+
+    /// Fragments a packet into frames of the pool.
+    #[cold]
+    pub(super) fn fragment(&mut self, packet: Packet, mtu: usize) -> Result<Vec<Packet>, DropReason> {
+        self.next_id = self.next_id.wrapping_add(1);
+        fragment::fragment(packet, mtu, self.next_id.into(), &self.pool)
+    }
+
+    /// Tells the source of a packet what is wrong with it, within the rules and limits of [`Icmp::error`].
+    #[cold]
+    pub(super) fn complain(
+        &mut self,
+        packet: &Packet,
+        info: &IpInfo,
+        origin: Origin,
+        error: icmp::Error,
+        now: u64,
+    ) {
+        let Some(source) = self.complaint_source(info, origin) else { return };
+        let local = &mut self.local;
+        let mut context = Context { now, pool: &self.pool, drops: &mut self.drops, out: &mut local.outputs };
+        let offender = Offender { packet: packet.data(), info, link_multicast: false };
+        if let Some(answer) = local.icmp.error(error, &offender, source, &mut context) {
+            local.originated.push(answer);
+        }
+    }
+
+    /// Our address to complain from: the port's that the packet came by, or one that the tunnel's policy lets back
+    /// through it.
+    fn complaint_source(&self, info: &IpInfo, origin: Origin) -> Option<IpAddr> {
+        let addresses = &self.tables.addresses;
+        match origin {
+            Origin::Local => None,
+            Origin::Port(port) => addresses.on_port(port, info.source).or_else(|| addresses.any(info.source)),
+            Origin::Tunnel(tunnel) => addresses
+                .all()
+                .filter(|address| address.is_ipv4() == info.source.is_ipv4())
+                .find(|&address| {
+                    let protocol = if address.is_ipv4() { protocol::ICMP } else { protocol::ICMPV6 };
+                    let policy = self.tables.spd.lookup(address, info.source, protocol, None);
+                    matches!(policy, Some((_, Action::Protect(found))) if found == tunnel)
+                })
+                .or_else(|| addresses.any(info.source)),
+        }
+    }
+
+    /// Sends what we made: replies, errors, IKE.
+    pub(super) fn originate(&mut self, sealing: &mut ArrayVec<Sealing, BURST>, now: u64) {
+        for _ in 0..ROUNDS {
+            if self.local.originated.is_empty() {
+                return;
+            }
+            let mut packets = std::mem::take(&mut self.local.originated);
+            for packet in packets.drain(..) {
+                match ip::parse(packet.data()) {
+                    Ok(info) => self.forward(packet, info, Origin::Local, now, sealing),
+                    Err(reason) => self.drop_packet(packet, reason),
+                }
+            }
+            self.seal(sealing, now);
+            if self.local.originated.is_empty() {
+                // Keep the memory for the next time.
+                self.local.originated = packets;
+            }
+        }
+    }
+
+    /// Sends a datagram of the control plane, in the clear whatever policy says: IKE protects itself.
+    pub(super) fn inject(&mut self, Inject(datagram): Inject, now: u64) {
+        match self.build_datagram(&datagram) {
+            Ok(packet) => match ip::parse(packet.data()) {
+                Ok(info) => self.route(packet, &info, Origin::Local, now),
+                Err(reason) => self.drop_packet(packet, reason),
+            },
+            Err(reason) => self.drops.count(reason),
+        }
+    }
+
+    fn build_datagram(&mut self, datagram: &Datagram) -> Result<Packet, DropReason> {
+        const MARKER: [u8; 4] = [0; 4];
+        let (local, remote) = (datagram.local, datagram.remote);
+        let marker: &[u8] = if local.port() == self.local.nat_port { &MARKER } else { &[] };
+        let len = udp::HEADER_LEN + marker.len() + datagram.payload.len();
+        let mut packet = self.local.large.alloc().ok_or(DropReason::NoBuffer)?;
+        let body = packet.append(len).ok_or(DropReason::NoRoom)?;
+        let (header, payload) = body.split_first_chunk_mut().ok_or(DropReason::NoRoom)?;
+        let len = u16::try_from(len).map_err(|_| DropReason::NoRoom)?;
+        udp::Header { source: local.port(), destination: remote.port(), len, checksum: 0 }.emit(header);
+        payload[..marker.len()].copy_from_slice(marker);
+        payload[marker.len()..].copy_from_slice(&datagram.payload);
+        let checksum = udp::checksum(local.ip(), remote.ip(), body);
+        body[6..8].copy_from_slice(&checksum.to_be_bytes());
+        self.next_id = self.next_id.wrapping_add(1);
+        match (local.ip(), remote.ip()) {
+            (IpAddr::V4(source), IpAddr::V4(destination)) => {
+                let total_len = len.checked_add(ipv4::HEADER_LEN as u16).ok_or(DropReason::NoRoom)?;
+                let repr = ipv4::Repr {
+                    source,
+                    destination,
+                    protocol: protocol::UDP,
+                    total_len,
+                    identification: self.next_id,
+                    dont_fragment: false,
+                    ttl: TTL,
+                    tos: 0,
+                };
+                repr.emit(
+                    packet
+                        .prepend(ipv4::HEADER_LEN)
+                        .and_then(|h| h.first_chunk_mut())
+                        .ok_or(DropReason::NoRoom)?,
+                );
+            }
+            (IpAddr::V6(source), IpAddr::V6(destination)) => {
+                let repr = ipv6::Repr {
+                    source,
+                    destination,
+                    next_header: protocol::UDP,
+                    payload_len: len,
+                    hop_limit: TTL,
+                    traffic_class: 0,
+                    flow_label: 0,
+                };
+                repr.emit(
+                    packet
+                        .prepend(ipv6::HEADER_LEN)
+                        .and_then(|h| h.first_chunk_mut())
+                        .ok_or(DropReason::NoRoom)?,
+                );
+            }
+            _ => return Err(DropReason::AddressInvalid),
+        }
+        Ok(packet)
+    }
+}
+
+/// What came on a UDP port of IPsec (RFC 3948 s2).
+enum FromUdp {
+    /// ESP, its header at this offset of the packet, and the UDP ports.
+    Esp { at: usize, ports: (u16, u16) },
+    /// An IKE message.
+    Ike(Datagram),
+}
+
+impl FromUdp {
+    fn parse(packet: &[u8], info: &IpInfo) -> Result<Self, DropReason> {
+        let at = usize::from(info.header_len);
+        let datagram = packet.get(at..).unwrap_or_default();
+        let (header, payload) = udp::Header::parse(datagram)?;
+        let message = match Encapsulated::parse(payload) {
+            _ if header.destination == IKE_PORT => payload,
+            Ok(Encapsulated::Ike(message)) => message,
+            Ok(Encapsulated::Keepalive) => return Err(DropReason::NatKeepalive),
+            Ok(Encapsulated::Esp(_)) => {
+                let ports = (header.source, header.destination);
+                return Ok(Self::Esp { at: at + udp::HEADER_LEN, ports });
+            }
+            Err(reason) => return Err(reason),
+        };
+        udp::verify(info.source, info.destination, datagram)?;
+        Ok(Self::Ike(Datagram {
+            local: SocketAddr::new(info.destination, header.destination),
+            remote: SocketAddr::new(info.source, header.source),
+            payload: message.to_vec(),
+        }))
+    }
+}
+
+/// What became of a packet that we serve.
+enum Served {
+    /// It is done with.
+    Consumed,
+    /// It has become its own answer.
+    Reply,
+}
+
+#[cfg(test)]
+impl Worker {
+    /// Sends a packet as if the gateway had made it.
+    pub(super) fn originate_for_test(&mut self, packet: Packet, now: u64) {
+        self.local.originated.push(packet);
+        self.originate(&mut ArrayVec::new(), now);
+    }
+}

@@ -1,0 +1,255 @@
+//! The poll loop of one worker, top to bottom: receive, classify, look up, crypto burst, send.
+//!
+//! A worker owns one core, one queue pair on every port, and all of its tables. Nothing here allocates, locks,
+//! logs or makes a system call but the drivers' own; what must be told goes into the event channel.
+//!
+//! ```text
+//! rx burst -> classify -+-> inbound  -> open burst -> strip, check -+-> transit -> outbound -> seal burst -+-> tx burst
+//!                       +-> local (ARP, ND, ICMP, IKE, fragments)   |                                      |
+//!                       +-> transit (policy) <----------------------+-> route, neighbour ------------------+
+//! ```
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use arrayvec::ArrayVec;
+use crossbeam::channel::{Receiver, Sender, TrySendError};
+use hdrhistogram::Histogram;
+use ipnet::IpNet;
+
+use crate::buffer::{BURST, Burst, Packet, Pool};
+use crate::clock;
+use crate::crypto::Crypto;
+use crate::drops::{DropCounters, DropReason};
+use crate::host::reassembly::ReassemblyConfig;
+use crate::message::{Event, Update};
+use crate::port::{Mac, Port, PortId};
+use crate::prefix_table::Full;
+use crate::snapshot;
+
+mod classify;
+mod housekeeping;
+mod inbound;
+mod local;
+mod outbound;
+mod tables;
+pub mod thread;
+mod transit;
+mod transmit;
+mod updates;
+
+use inbound::Opening;
+use local::Local;
+use outbound::Sealing;
+use tables::Tables;
+
+/// Updates applied between two batches, so that a flood of them cannot stall the packets.
+const UPDATES_PER_POLL: usize = 32;
+
+/// Sizes of a worker's tables and the manners of its ports.
+#[derive(Clone, Debug)]
+pub struct WorkerConfig {
+    /// Index of this worker.
+    pub index: usize,
+    /// The most inbound SAs.
+    pub max_sas: u32,
+    /// The most tunnels: ids are below this.
+    pub max_tunnels: u32,
+    /// The most policies.
+    pub max_policies: usize,
+    /// The most routes, connected ones included.
+    pub max_routes: usize,
+    /// Bounds on fragments that wait for the rest of their packet.
+    pub reassembly: ReassemblyConfig,
+    /// ICMP errors and ARP or ND answers a second that the gateway sends of itself.
+    pub answers_per_second: u32,
+    /// Inbound packets on this UDP port without a non-ESP marker are ESP (RFC 3948 s2.2), usually 4500.
+    pub nat_port: u16,
+    /// Ports, in the order of their ids.
+    pub ports: Vec<PortConfig>,
+}
+
+/// One port as the worker sees it.
+#[derive(Clone, Debug)]
+pub struct PortConfig {
+    /// Our addresses on it, with the prefix of its link.
+    pub addresses: Vec<IpNet>,
+    /// Ethernet address; `None` when it carries bare IP packets.
+    pub mac: Option<Mac>,
+    /// Largest IP packet.
+    pub mtu: u32,
+    /// Packets come and go with this VLAN tag.
+    pub vlan: Option<u16>,
+    /// Source addresses must route back to the port (RFC 3704 s2.2).
+    pub reverse_path: bool,
+}
+
+/// The far ends of a worker's channels, on its side.
+pub struct Channels {
+    /// Where updates come from.
+    pub updates: Receiver<Update>,
+    /// Where events go. Bounded: what may be lost is lost when it is full, the rest waits in the worker.
+    pub events: Sender<Event>,
+}
+
+/// One worker. Drive it with [`Worker::poll`].
+pub struct Worker {
+    index: usize,
+    ports: Vec<PortState>,
+    pool: Pool,
+    tables: Tables,
+    local: Local,
+    crypto: Arc<Crypto>,
+    channels: Channels,
+    /// Events that must not be lost and did not fit.
+    unsent: VecDeque<Event>,
+    drops: DropCounters,
+    latency: Histogram<u64>,
+    busy_polls: u64,
+    idle_polls: u64,
+    sleeps: u64,
+    next_id: u16,
+    next_housekeeping: u64,
+    /// Where the next tick looks on in the tables of SAs.
+    swept_inbound: u32,
+    swept_outbound: u32,
+    draining: bool,
+}
+
+struct PortState {
+    driver: Box<dyn Port>,
+    config: PortConfig,
+    tx: Burst,
+}
+
+impl Worker {
+    /// A worker over these queues, one a port in the order of `config.ports`. Frames come from `pool`; `large` is
+    /// for reassembled packets.
+    ///
+    /// # Errors
+    /// [`Full`] when the ports have more addresses than `config.max_routes`.
+    pub fn new(
+        config: WorkerConfig,
+        queues: Vec<Box<dyn Port>>,
+        pool: Pool,
+        large: Pool,
+        crypto: Arc<Crypto>,
+        channels: Channels,
+    ) -> Result<Self, Full> {
+        let tables = Tables::new(&config)?;
+        let local = Local::new(&config, large);
+        let ports = queues
+            .into_iter()
+            .zip(config.ports)
+            .map(|(driver, config)| PortState { driver, config, tx: Burst::new() })
+            .collect();
+        Ok(Self {
+            index: config.index,
+            ports,
+            pool,
+            tables,
+            local,
+            crypto,
+            channels,
+            unsent: VecDeque::with_capacity(1024),
+            drops: DropCounters::default(),
+            latency: snapshot::latency_histogram(),
+            busy_polls: 0,
+            idle_polls: 0,
+            sleeps: 0,
+            // Workers start far apart, so that two of them give the same Identification as seldom as can be.
+            next_id: (config.index as u16).wrapping_mul(0x9e37),
+            next_housekeeping: 0,
+            swept_inbound: 0,
+            swept_outbound: 0,
+            draining: false,
+        })
+    }
+
+    /// One round over all ports at `now` (see [`clock::now`]); returns the packets received. Updates that wait are
+    /// applied first.
+    pub fn poll(&mut self, now: u64) -> usize {
+        self.apply_updates(now);
+        let mut received = 0;
+        for port in 0..self.ports.len() {
+            received += self.poll_port(port as PortId, now);
+        }
+        if now >= self.next_housekeeping {
+            self.housekeeping(now);
+        }
+        self.flush();
+        if received == 0 {
+            self.idle_polls += 1;
+        } else {
+            self.busy_polls += 1;
+            let took = clock::now().saturating_sub(now).max(1);
+            self.latency.saturating_record_n(took, received as u64);
+        }
+        received
+    }
+
+    /// Whether [`Update::Drain`] has been carried out; [`Worker::poll`] need not be called again.
+    pub fn is_drained(&self) -> bool {
+        self.draining && self.unsent.is_empty()
+    }
+
+    fn poll_port(&mut self, port: PortId, now: u64) -> usize {
+        let mut burst = Burst::new();
+        let Some(state) = self.ports.get_mut(usize::from(port)) else { return 0 };
+        if self.draining {
+            return 0;
+        }
+        state.driver.rx(&self.pool, &mut burst);
+        let received = burst.len();
+        if received == 0 {
+            return 0;
+        }
+        let mut opening = ArrayVec::<Opening, BURST>::new();
+        let mut sealing = ArrayVec::<Sealing, BURST>::new();
+        for mut packet in burst {
+            packet.rx_port = port;
+            self.classify(packet, now, &mut opening, &mut sealing);
+        }
+        self.open(&mut opening, &mut sealing, now);
+        self.seal(&mut sealing, now);
+        self.originate(&mut sealing, now);
+        received
+    }
+
+    /// Sends what every port's burst holds.
+    fn flush(&mut self) {
+        for state in &mut self.ports {
+            if !state.tx.is_empty() {
+                send(state, &mut self.drops);
+            }
+        }
+    }
+
+    /// Counts a packet that ends here.
+    fn drop_packet(&mut self, packet: Packet, reason: DropReason) {
+        self.drops.count(reason);
+        drop(packet);
+    }
+
+    /// Reports what the control side must learn: it waits when the channel is full.
+    fn report(&mut self, event: Event) {
+        if let Err(TrySendError::Full(event)) = self.channels.events.try_send(event) {
+            self.unsent.push_back(event);
+        }
+    }
+
+    /// Reports what may be lost when the control side does not keep up. Returns whether it was taken.
+    fn hint(&self, event: Event) -> bool {
+        self.channels.events.try_send(event).is_ok()
+    }
+}
+
+/// Sends a port's burst and drops what did not fit.
+fn send(state: &mut PortState, drops: &mut DropCounters) {
+    state.driver.tx(&mut state.tx);
+    drops.add(DropReason::TxFull, state.tx.len() as u64);
+    state.tx.clear();
+}
+
+#[cfg(test)]
+mod tests;

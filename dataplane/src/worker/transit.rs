@@ -1,0 +1,110 @@
+//! The way of a packet that is not for us: address sanity, reverse path, policy both ways, TTL, route.
+
+use arrayvec::ArrayVec;
+
+use crate::buffer::{BURST, Packet};
+use crate::drops::DropReason;
+use crate::host::icmp::Error;
+use crate::packet::ip::{self, IpInfo};
+use crate::policy::Action;
+use crate::port::PortId;
+use crate::sa::TunnelId;
+use crate::worker::Worker;
+use crate::worker::outbound::Sealing;
+
+/// Where a packet in the clear came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// A port, unprotected.
+    Port(PortId),
+    /// This tunnel, whose selectors it matches.
+    Tunnel(TunnelId),
+    /// The gateway itself.
+    Local,
+}
+
+impl Worker {
+    /// A packet that is out of its SA or that we made: for us, or for somebody else.
+    #[inline]
+    pub(super) fn deliver(
+        &mut self,
+        packet: Packet,
+        info: IpInfo,
+        origin: Origin,
+        now: u64,
+        sealing: &mut ArrayVec<Sealing, BURST>,
+    ) {
+        if self.tables.addresses.port_of(info.destination).is_some() {
+            self.receive(packet, info, origin, now, None);
+        } else {
+            self.forward(packet, info, origin, now, sealing);
+        }
+    }
+
+    /// Forwards a packet, through a tunnel or in the clear, as policy says.
+    #[inline]
+    pub(super) fn forward(
+        &mut self,
+        mut packet: Packet,
+        info: IpInfo,
+        origin: Origin,
+        now: u64,
+        sealing: &mut ArrayVec<Sealing, BURST>,
+    ) {
+        match self.decide(&mut packet, &info, origin) {
+            Ok(Some(tunnel)) => self.protect(Sealing { packet, tunnel, info, origin }, now, sealing),
+            Ok(None) => self.route(packet, &info, origin, now),
+            Err(reason) => {
+                if reason == DropReason::TtlExceeded {
+                    self.complain(&packet, &info, origin, Error::TimeExceeded, now);
+                }
+                self.drop_packet(packet, reason);
+            }
+        }
+    }
+
+    /// The tunnel that the packet goes through, or `None` for the clear. Takes one from its TTL.
+    #[inline]
+    fn decide(
+        &self,
+        packet: &mut Packet,
+        info: &IpInfo,
+        origin: Origin,
+    ) -> Result<Option<TunnelId>, DropReason> {
+        if origin != Origin::Local {
+            ip::check_forwardable(info)?;
+        }
+        if let Origin::Port(port) = origin {
+            self.check_reverse_path(info, port)?;
+        }
+        let spd = &self.tables.spd;
+        let tunnel = match spd.lookup_outbound(info) {
+            Some((_, Action::Protect(tunnel))) => Some(tunnel),
+            Some((_, Action::Discard)) => return Err(DropReason::PolicyDiscard),
+            verdict => {
+                if let Origin::Port(_) = origin {
+                    // It came in the clear: had it to come through a tunnel (RFC 4301 s5.2 step 3)?
+                    match (spd.lookup_inbound(info), verdict) {
+                        (Some((_, Action::Protect(_))), _) => return Err(DropReason::PolicyClear),
+                        (Some((_, Action::Bypass)), _) | (None, Some(_)) => {}
+                        _ => return Err(DropReason::PolicyDiscard),
+                    }
+                }
+                // What came out of an SA has passed its selectors; what we send ourselves is ours to send.
+                None
+            }
+        };
+        if origin != Origin::Local {
+            ip::decrement_ttl(packet.data_mut())?;
+        }
+        Ok(tunnel)
+    }
+
+    /// Strict reverse path check (RFC 3704 s2.2): the source must be reached by the port it comes from.
+    #[inline]
+    fn check_reverse_path(&self, info: &IpInfo, port: PortId) -> Result<(), DropReason> {
+        let strict = self.ports.get(usize::from(port)).is_some_and(|state| state.config.reverse_path);
+        let back = || self.tables.routes.lookup(info.source).map(|route| route.port);
+        if strict && back() != Some(port) { Err(DropReason::ReversePath) } else { Ok(()) }
+    }
+}
