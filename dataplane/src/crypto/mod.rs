@@ -18,12 +18,14 @@ mod self_test;
 pub mod suite;
 #[cfg(test)]
 mod tests;
+pub mod vaes;
 
 pub use keyword::SuiteError;
 pub use suite::Suite;
 
 use aws_lc::{AwsLc, AwsLcKey};
 use engine::Engine;
+use vaes::{Vaes, VaesKey};
 
 /// Raw key of one direction of an SA: encryption key, then salt (AEAD) or integrity key, as IKEv2 takes them from
 /// KEYMAT (RFC 7296 s2.17, RFC 4106 s8.1). Zeroised when dropped, never printed.
@@ -92,6 +94,8 @@ pub struct Key {
 pub enum EngineKey {
     /// Of [`AwsLc`].
     AwsLc(AwsLcKey),
+    /// Of [`Vaes`].
+    Vaes(VaesKey),
 }
 
 impl Key {
@@ -229,6 +233,7 @@ pub enum KeyError {
 #[derive(Debug)]
 pub struct Crypto {
     aws_lc: AwsLc,
+    vaes: Option<Vaes>,
 }
 
 impl Crypto {
@@ -238,18 +243,28 @@ impl Crypto {
     /// [`EngineError::Unavailable`] for an engine that the CPU cannot run, [`EngineError::SelfTest`] for one that
     /// gives a wrong answer.
     pub fn new(choice: EngineChoice) -> Result<Self, EngineError> {
-        if choice == EngineChoice::Vaes {
-            return Err(EngineError::Unavailable { engine: "vaes", reason: "it is not built in".to_owned() });
-        }
         let aws_lc = AwsLc::new();
         self_test::esp(&aws_lc)?;
         self_test::ah(&aws_lc)?;
-        Ok(Self { aws_lc })
+        let vaes = match (choice, Vaes::new()) {
+            (EngineChoice::AwsLc, _) | (EngineChoice::Auto, Err(_)) => None,
+            (EngineChoice::Vaes, Err(reason)) => {
+                return Err(EngineError::Unavailable { engine: Vaes::NAME, reason });
+            }
+            (EngineChoice::Auto | EngineChoice::Vaes, Ok(vaes)) => {
+                self_test::esp(&vaes)?;
+                Some(vaes)
+            }
+        };
+        Ok(Self { aws_lc, vaes })
     }
 
     /// Name of the engine that carries `suite`.
-    pub fn engine_name(&self, _suite: Suite) -> &'static str {
-        AwsLc::NAME
+    pub fn engine_name(&self, suite: Suite) -> &'static str {
+        match &self.vaes {
+            Some(vaes) if vaes.supports(suite) => Vaes::NAME,
+            _ => AwsLc::NAME,
+        }
     }
 
     /// Makes the key of one SA direction.
@@ -257,16 +272,22 @@ impl Crypto {
     /// # Errors
     /// See [`KeyError`].
     pub fn key(&self, suite: Suite, esn: bool, material: &KeyMaterial) -> Result<Key, KeyError> {
-        Key::with_engine(&self.aws_lc, suite, esn, material)
+        match &self.vaes {
+            Some(vaes) if vaes.supports(suite) => Key::with_engine(vaes, suite, esn, material),
+            _ => Key::with_engine(&self.aws_lc, suite, esn, material),
+        }
     }
 
     /// Seals a burst; SAs and suites may be mixed. Sets [`Job::ok`] of each.
     #[inline]
     pub fn seal(&self, jobs: &mut [Job<'_>]) {
         for run in jobs.chunk_by_mut(same_engine) {
-            match run.first().map(|job| job.key.engine()) {
-                Some(EngineKey::AwsLc(_)) => self.aws_lc.seal(run),
-                None => {}
+            match (run.first().map(|job| job.key.engine()), &self.vaes) {
+                (Some(EngineKey::AwsLc(_)), _) => self.aws_lc.seal(run),
+                (Some(EngineKey::Vaes(_)), Some(vaes)) => vaes.seal(run),
+                // A key of an engine that this process did not start.
+                (Some(EngineKey::Vaes(_)), None) => run.iter_mut().for_each(|job| job.ok = false),
+                (None, _) => {}
             }
         }
     }
@@ -285,9 +306,12 @@ impl Crypto {
     #[inline]
     pub fn open(&self, jobs: &mut [Job<'_>]) {
         for run in jobs.chunk_by_mut(same_engine) {
-            match run.first().map(|job| job.key.engine()) {
-                Some(EngineKey::AwsLc(_)) => self.aws_lc.open(run),
-                None => {}
+            match (run.first().map(|job| job.key.engine()), &self.vaes) {
+                (Some(EngineKey::AwsLc(_)), _) => self.aws_lc.open(run),
+                (Some(EngineKey::Vaes(_)), Some(vaes)) => vaes.open(run),
+                // A key of an engine that this process did not start.
+                (Some(EngineKey::Vaes(_)), None) => run.iter_mut().for_each(|job| job.ok = false),
+                (None, _) => {}
             }
         }
     }

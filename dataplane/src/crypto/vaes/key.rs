@@ -1,0 +1,161 @@
+//! The key of one SA direction, as one block of cache lines.
+
+use std::arch::x86_64::*;
+
+use zeroize::Zeroize;
+
+use super::Vaes;
+use super::aes::{self, ROUND_KEYS, Rounds};
+use super::ghash;
+use super::lanes::{BLOCK, CHUNK, VECTOR, broadcast, load};
+
+/// Powers of H: as many as one reduction covers.
+const POWERS: usize = CHUNK / BLOCK;
+
+/// AES-GCM key of one SA direction: 512 bytes, all of it here.
+///
+/// With many SAs the cost of a packet is the cache lines of its key. So what a short packet needs stands
+/// together in the middle: the low powers of H, the parameters, the round keys. A packet of 64 bytes touches
+/// five lines with AES-128. Zeroised when dropped, never printed.
+#[repr(C, align(64))]
+pub struct VaesKey {
+    /// H^16 to H^1.
+    powers: [[u8; BLOCK]; POWERS],
+    parameters: Parameters,
+    /// The first has the salt added to it: only nonces are ever combined with it.
+    round_keys: [[u8; BLOCK]; ROUND_KEYS],
+}
+
+/// What makes the packet's layout.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Parameters {
+    /// Length of the AAD in bits, 64 or 96.
+    aad_bits: u64,
+    rounds: Rounds,
+    iv_len: u8,
+    icv_len: u8,
+    esn: bool,
+    reserved: [u8; 4],
+}
+
+const KEY_LEN: usize = 512;
+const _: () = assert!(size_of::<VaesKey>() == KEY_LEN, "no padding: `VaesKey::bytes` reads every byte");
+
+/// Bytes of the salt, which follows the AES key in the key material (RFC 4106 s8.1).
+const SALT: usize = 4;
+
+impl VaesKey {
+    /// Makes a key of `material`, AES key and then salt. `None` unless it has 20, 28 or 36 bytes and `icv_len`
+    /// is 16, 12 or 8 (RFC 4106 s6). `implicit_iv` is RFC 8750.
+    pub fn new(_: &Vaes, material: &[u8], icv_len: usize, implicit_iv: bool, esn: bool) -> Option<Self> {
+        let (key, salt) = material.split_last_chunk::<SALT>()?;
+        let rounds = Rounds::of_key_len(key.len())?;
+        let icv_len = u8::try_from(icv_len).ok().filter(|len| matches!(len, 8 | 12 | 16))?;
+        let parameters = Parameters {
+            aad_bits: if esn { 96 } else { 64 },
+            rounds,
+            iv_len: if implicit_iv { 0 } else { 8 },
+            icv_len,
+            esn,
+            reserved: [0; 4],
+        };
+        let mut made =
+            Self { powers: [[0; BLOCK]; POWERS], parameters, round_keys: [[0; BLOCK]; ROUND_KEYS] };
+        // SAFETY: a `Vaes` exists only when the CPU has all the features.
+        unsafe { made.expand(key, salt) };
+        Some(made)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+    fn expand(&mut self, key: &[u8], salt: &[u8; SALT]) {
+        aes::expand_key(key, self.parameters.rounds, &mut self.round_keys);
+        ghash::expand_powers(
+            aes::encrypt_zero_block(self.parameters.rounds, &self.round_keys),
+            &mut self.powers,
+        );
+        for (byte, salt) in self.round_keys[0].iter_mut().zip(salt) {
+            *byte ^= salt;
+        }
+    }
+
+    /// Number of AES rounds.
+    #[inline]
+    pub fn rounds(&self) -> Rounds {
+        self.parameters.rounds
+    }
+
+    /// Bytes of IV in a packet: 8 or 0.
+    #[inline]
+    pub fn iv_len(&self) -> usize {
+        usize::from(self.parameters.iv_len)
+    }
+
+    /// Bytes of ICV: 16, 12 or 8.
+    #[inline]
+    pub fn icv_len(&self) -> usize {
+        usize::from(self.parameters.icv_len)
+    }
+
+    /// Whether the AAD has the upper half of the sequence number.
+    #[inline]
+    pub fn esn(&self) -> bool {
+        self.parameters.esn
+    }
+
+    /// Length of the AAD in bits.
+    #[inline]
+    pub fn aad_bits(&self) -> u64 {
+        self.parameters.aad_bits
+    }
+
+    /// Round keys; the first is not one, see [`whitening`](Self::whitening).
+    #[inline]
+    pub fn round_keys(&self) -> &[[u8; BLOCK]; ROUND_KEYS] {
+        &self.round_keys
+    }
+
+    /// In every lane, the salt added to the first round key: what AES starts from, but for IV and counter.
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+    pub fn whitening(&self) -> __m512i {
+        broadcast(&self.round_keys[0])
+    }
+
+    /// Four powers of H for vector `index` of a run of `blocks` blocks, 1 to 16, that ends with H^1. Lanes
+    /// behind H^1 hold something else; the data there must be zero.
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+    pub fn powers(&self, blocks: usize, index: usize) -> __m512i {
+        let at = (POWERS - blocks.min(POWERS)) * BLOCK + index.min(3) * VECTOR;
+        let bytes = self.bytes().get(at..).and_then(<[u8]>::first_chunk);
+        debug_assert!(bytes.is_some());
+        bytes.map_or(_mm512_setzero_si512(), |bytes| load(bytes))
+    }
+
+    /// Asks for the cache lines that a packet of this length will need.
+    #[inline]
+    pub fn prefetch(&self, packet_len: usize) {
+        let lines = self.bytes().as_chunks::<64>().0;
+        // The last two lines of powers are enough for eight blocks, header and length block among them.
+        let first = if packet_len <= 128 { 2 } else { 0 };
+        for line in &lines[first..] {
+            // SAFETY: a prefetch reads nothing that can be seen.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+        }
+    }
+
+    #[inline]
+    fn bytes(&self) -> &[u8; KEY_LEN] {
+        // SAFETY: `repr(C)`, of the asserted size, and each byte belongs to a field: all are initialised.
+        unsafe { &*std::ptr::from_ref(self).cast() }
+    }
+}
+
+impl Drop for VaesKey {
+    fn drop(&mut self) {
+        self.powers.zeroize();
+        self.round_keys.zeroize();
+    }
+}
