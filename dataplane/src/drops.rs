@@ -76,6 +76,8 @@ drop_reasons! {
     // Fragments
     /// A fragment that overlaps another (RFC 5722, RFC 1858), with all of its packet.
     FragmentOverlap = "fragment_overlap",
+    /// An exact copy of a fragment that came before.
+    FragmentDuplicate = "fragment_duplicate",
     /// A fragment that does not parse: length, alignment, or past 65,535 bytes.
     FragmentMalformed = "fragment_malformed",
     /// The memory for reassembly is used up.
@@ -125,7 +127,7 @@ drop_reasons! {
     Dummy = "dummy",
     /// The decrypted packet does not match the SA's selectors (RFC 4301 s5.2 step 4).
     SelectorMismatch = "selector_mismatch",
-    /// An ECN combination that must be dropped (RFC 6040 s4.2).
+    /// An ECN combination that must be dropped: of inner and outer header (RFC 6040 s4.2), or of fragments (RFC 3168 s5.3).
     EcnInvalid = "ecn_invalid",
     // Resources
     /// The pool had no free frame.

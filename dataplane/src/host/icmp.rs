@@ -131,7 +131,7 @@ impl Icmp {
         let identification = identification(packet.data());
         let new_header_len = header_len_of(info.version);
         packet.truncate(total_len);
-        packet.trim_front(header_len - new_header_len);
+        packet.trim_front(header_len.saturating_sub(new_header_len));
         let Some((header, message)) = packet.data_mut().split_at_mut_checked(new_header_len) else {
             return Err(DropReason::IcmpMalformed);
         };

@@ -12,11 +12,13 @@ use crate::port::PortId;
 
 pub mod arp;
 pub mod feedback;
+pub mod fragment;
 pub mod icmp;
 mod interface;
 pub mod nd;
 pub mod neighbour;
 pub mod rate_limit;
+pub mod reassembly;
 #[cfg(test)]
 mod test_support;
 

@@ -1,5 +1,7 @@
 //! What the tests of host code share.
 
+use std::cell::RefCell;
+
 use super::{Context, Output};
 use crate::buffer::{Packet, Pool};
 use crate::drops::{DropCounters, DropReason};
@@ -17,7 +19,7 @@ pub(super) struct Bench {
 
 impl Bench {
     pub fn new() -> Self {
-        let pool = Pool::new(64, 2048).unwrap();
+        let pool = cached_pool(64, 2048);
         Self { pool, now: 0, drops: DropCounters::default(), out: Vec::new() }
     }
 
@@ -55,6 +57,22 @@ impl Bench {
     pub fn dropped(&self) -> Vec<(DropReason, u64)> {
         self.drops.nonzero().collect()
     }
+}
+
+/// A pool of this thread. Pools are never unmapped, so a property test must not make one a case.
+pub(super) fn cached_pool(frames: usize, frame_size: usize) -> Pool {
+    thread_local!(static POOLS: RefCell<Vec<Pool>> = const { RefCell::new(Vec::new()) });
+    POOLS.with_borrow_mut(|pools| {
+        let fits = |pool: &&Pool| {
+            pool.frame_size() == frame_size && pool.capacity() == frames && pool.available() == frames
+        };
+        if let Some(pool) = pools.iter().find(fits) {
+            return *pool;
+        }
+        let pool = Pool::new(frames, frame_size).unwrap();
+        pools.push(pool);
+        pool
+    })
 }
 
 /// An IPv4 packet with identification 7 and without DF.

@@ -101,7 +101,7 @@ impl IpInfo {
     /// Bytes behind the headers.
     #[inline]
     pub fn payload_len(&self) -> usize {
-        usize::from(self.total_len - self.header_len)
+        usize::from(self.total_len.saturating_sub(self.header_len))
     }
 
     /// Whether the packet is a fragment without the upper-layer header.

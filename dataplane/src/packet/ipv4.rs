@@ -188,6 +188,23 @@ pub fn set_protocol(header: &mut [u8; HEADER_LEN], protocol: u8) {
     put_checked::<{ field::TTL }>(header, u16::from_be_bytes([header[field::TTL], protocol]));
 }
 
+/// Makes a fragment's header of a whole packet's header: sets length, offset (a multiple of 8) and the MF bit,
+/// keeps DF and identification, and computes the checksum anew. `header` is as long as its IHL says.
+pub(crate) fn set_fragment(header: &mut [u8], total_len: u16, offset: u16, more: bool) {
+    let header_len = header.len();
+    let Some(fixed) = header.first_chunk_mut::<HEADER_LEN>() else { return };
+    fixed[field::VERSION_IHL] = 0x40 | (header_len / 4) as u8;
+    let dont_fragment = be16::<{ field::FRAGMENT }, _>(fixed) & DONT_FRAGMENT;
+    let word = dont_fragment | if more { MORE_FRAGMENTS } else { 0 } | offset >> 3;
+    put::<{ field::FRAGMENT }, 2, _>(fixed, word.to_be_bytes());
+    put::<{ field::TOTAL_LEN }, 2, _>(fixed, total_len.to_be_bytes());
+    put::<{ field::CHECKSUM }, 2, _>(fixed, [0; 2]);
+    let checksum = checksum::of(header);
+    if let Some(fixed) = header.first_chunk_mut::<HEADER_LEN>() {
+        put::<{ field::CHECKSUM }, 2, _>(fixed, checksum.to_be_bytes());
+    }
+}
+
 /// Clears the DF bit and mends the checksum.
 #[inline]
 pub fn clear_dont_fragment(header: &mut [u8; HEADER_LEN]) {

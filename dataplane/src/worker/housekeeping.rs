@@ -6,9 +6,12 @@ use arrayvec::ArrayVec;
 use crate::clock::MILLISECOND;
 use crate::drops::DropReason;
 use crate::host::Context;
+use crate::host::icmp::Error;
 use crate::message::{Direction, Event};
+use crate::packet::ip;
 use crate::sa::TunnelId;
 use crate::worker::Worker;
+use crate::worker::transit::Origin;
 
 /// Time between two ticks.
 const TICK: u64 = 5 * MILLISECOND;
@@ -21,8 +24,15 @@ impl Worker {
         let local = &mut self.local;
         let mut context = Context { now, pool: &self.pool, drops: &mut self.drops, out: &mut local.outputs };
         local.neighbours.tick(&mut context);
-        local.reassembly.tick(&mut context);
+        local.reassembly.tick(now, &mut self.drops, &mut local.incomplete);
         self.carry_out(now);
+        while let Some(packet) = self.local.incomplete.pop() {
+            // RFC 792, RFC 8200 s4.5: the source is told when the first fragment came.
+            if let Ok(info) = ip::parse(packet.data()) {
+                let origin = Origin::Port(packet.rx_port);
+                self.complain(&packet, &info, origin, Error::ReassemblyTimeout, now);
+            }
+        }
         self.check_inbound(now);
         let due = self.check_outbound(now);
         for (tunnel, chore) in due {

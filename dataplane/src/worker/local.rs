@@ -7,15 +7,16 @@ use arrayvec::ArrayVec;
 
 use crate::buffer::{BURST, Packet, Pool};
 use crate::drops::DropReason;
+use crate::host::fragment::{DontFragment, fragment_v4, fragment_v6};
 use crate::host::icmp::{self, Icmp, IcmpConfig, Offender};
 use crate::host::neighbour::NeighbourConfig;
 use crate::host::rate_limit::TokenBucket;
-use crate::host::reassembly::Reassembler;
-use crate::host::{self, Context, Interface, NeighbourTable, Output, feedback, fragment, nd};
+use crate::host::reassembly::Reassembly;
+use crate::host::{self, Context, Interface, NeighbourTable, Output, feedback, nd};
 use crate::message::{Datagram, Event, Inject};
 use crate::packet::esp::Encapsulated;
 use crate::packet::ethernet::VlanTag;
-use crate::packet::ip::{self, IpInfo, protocol};
+use crate::packet::ip::{self, IpInfo, Version, protocol};
 use crate::packet::{ipv4, ipv6, udp};
 use crate::policy::Action;
 use crate::port::PortId;
@@ -33,13 +34,22 @@ const TTL: u8 = 64;
 /// many, since no error is sent about an error.
 const ROUNDS: usize = 4;
 
+/// Tells fragments out of a tunnel from those that a port received.
+const FROM_TUNNEL: u32 = 1 << 31;
+
 /// What a worker keeps to speak for the gateway.
 pub(super) struct Local {
     pub(super) neighbours: NeighbourTable,
     pub(super) outputs: Vec<Output>,
-    pub(super) reassembly: Reassembler,
+    pub(super) reassembly: Reassembly,
     icmp: Icmp,
     hints: TokenBucket,
+    /// Packets whose other fragments did not come, for their sources to be told.
+    pub(super) incomplete: Vec<Packet>,
+    /// Where fragments are made; empty in between.
+    pieces: Vec<Packet>,
+    /// Identification of the next fragmented IPv6 packet.
+    next_id_v6: u32,
     /// IP packets of our own that wait for their way out.
     originated: Vec<Packet>,
     large: Pool,
@@ -54,14 +64,25 @@ impl Local {
         Self {
             neighbours: NeighbourTable::new(NeighbourConfig::default(), interfaces(config)),
             outputs: Vec::with_capacity(BURST),
-            reassembly: Reassembler::new(&config.reassembly),
+            reassembly: Reassembly::new(config.reassembly.clone()),
             icmp: Icmp::new(&limits),
             hints: TokenBucket::new(rate, burst),
+            incomplete: Vec::with_capacity(BURST),
+            pieces: Vec::with_capacity(BURST),
+            next_id_v6: random_u32(),
             originated: Vec::with_capacity(BURST),
             large,
             nat_port: config.nat_port,
         }
     }
+}
+
+/// Identifications start where nobody can guess (RFC 7739).
+fn random_u32() -> u32 {
+    let mut bytes = [0; 4];
+    // A refused draw leaves zero: guessable, but nothing else depends on it.
+    let _ = aws_lc_rs::rand::fill(&mut bytes);
+    u32::from_ne_bytes(bytes)
 }
 
 /// Our side of every Ethernet port.
@@ -211,21 +232,50 @@ impl Worker {
         now: u64,
         opening: Option<&mut ArrayVec<Opening, BURST>>,
     ) {
+        let context = match origin {
+            Origin::Port(port) => port.into(),
+            Origin::Tunnel(tunnel) => FROM_TUNNEL | tunnel.0,
+            Origin::Local => u32::MAX,
+        };
         let local = &mut self.local;
-        let mut context =
-            Context { now, pool: &local.large, drops: &mut self.drops, out: &mut local.outputs };
-        let Some(whole) = local.reassembly.push(packet, info, &mut context) else { return };
+        let whole = local.reassembly.add(packet, info, context, now, &local.large, &mut self.drops);
+        let Some(whole) = whole else { return };
         match ip::parse(whole.data()) {
             Ok(info) => self.receive(whole, info, origin, now, opening),
             Err(reason) => self.drop_packet(whole, reason),
         }
     }
 
-    /// Fragments a packet into frames of the pool.
+    /// Fragments a packet and hands on the pieces. An IPv6 packet, or an IPv4 packet with DF, only when it is `own`.
+    ///
+    /// # Errors
+    /// The reason for which it cannot be fragmented; it is not counted yet.
     #[cold]
-    pub(super) fn fragment(&mut self, packet: Packet, mtu: usize) -> Result<Vec<Packet>, DropReason> {
-        self.next_id = self.next_id.wrapping_add(1);
-        fragment::fragment(packet, mtu, self.next_id.into(), &self.pool)
+    pub(super) fn fragment(
+        &mut self,
+        packet: Packet,
+        mtu: usize,
+        own: bool,
+        mut each: impl FnMut(&mut Self, Packet),
+    ) -> Result<(), DropReason> {
+        let info = ip::parse(packet.data())?;
+        let mut pieces = std::mem::take(&mut self.local.pieces);
+        let made = match info.version {
+            Version::V4 => {
+                let dont_fragment = if own { DontFragment::Override } else { DontFragment::Obey };
+                fragment_v4(packet, &info, mtu, dont_fragment, &self.pool, &mut pieces)
+            }
+            Version::V6 if own => {
+                self.local.next_id_v6 = self.local.next_id_v6.wrapping_add(1);
+                fragment_v6(packet, &info, mtu, self.local.next_id_v6, &self.pool, &mut pieces)
+            }
+            Version::V6 => Err((DropReason::TooBig, packet)),
+        };
+        for piece in pieces.drain(..) {
+            each(self, piece);
+        }
+        self.local.pieces = pieces;
+        made.map_err(|(reason, _)| reason)
     }
 
     /// Tells the source of a packet what is wrong with it, within the rules and limits of [`Icmp::error`].

@@ -135,25 +135,16 @@ impl Worker {
         admitted: &mut ArrayVec<Admitted, BURST>,
     ) {
         let tunnel = work.tunnel;
-        match self.fragment(work.packet, capacity) {
-            Ok(pieces) => {
-                for packet in pieces {
-                    match ip::parse(packet.data()) {
-                        Ok(info) => {
-                            self.push_admitted(
-                                Admitted { packet, tunnel, info, adjacency, mtu },
-                                now,
-                                admitted,
-                            );
-                        }
-                        Err(reason) => self.drop_on_sa(packet, tunnel, reason),
-                    }
+        let made =
+            self.fragment(work.packet, capacity, false, |worker, packet| match ip::parse(packet.data()) {
+                Ok(info) => {
+                    worker.push_admitted(Admitted { packet, tunnel, info, adjacency, mtu }, now, admitted)
                 }
-            }
-            Err(reason) => {
-                self.count_on_sa(tunnel, reason);
-                self.drops.count(reason);
-            }
+                Err(reason) => worker.drop_on_sa(packet, tunnel, reason),
+            });
+        if let Err(reason) = made {
+            self.count_on_sa(tunnel, reason);
+            self.drops.count(reason);
         }
     }
 
@@ -275,17 +266,7 @@ impl Worker {
         if work.packet.len() <= work.mtu as usize {
             return self.transmit(work.packet, &work.adjacency, now);
         }
-        match self.fragment(work.packet, work.mtu as usize) {
-            Ok(pieces) => {
-                for piece in pieces {
-                    self.transmit(piece, &work.adjacency, now);
-                }
-            }
-            Err(reason) => {
-                self.count_on_sa(work.tunnel, reason);
-                self.drops.count(reason);
-            }
-        }
+        self.transmit_pieces(work.packet, work.mtu, true, &work.adjacency, now);
     }
 
     /// The tunnel has no SA: tell the control side, which may set one up.

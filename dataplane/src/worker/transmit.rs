@@ -31,19 +31,23 @@ impl Worker {
             self.complain(&packet, info, origin, Error::TooBig { mtu: adjacency.mtu }, now);
             return self.drop_packet(packet, DropReason::TooBig);
         }
-        self.transmit_pieces(packet, adjacency.mtu as usize, &adjacency, now);
+        self.transmit_pieces(packet, adjacency.mtu, origin == Origin::Local, &adjacency, now);
     }
 
-    /// Fragments a packet to `mtu` bytes and sends the pieces.
+    /// Fragments a packet to `mtu` bytes and sends the pieces. Counts it when that cannot be.
     #[cold]
-    pub(super) fn transmit_pieces(&mut self, packet: Packet, mtu: usize, adjacency: &Adjacency, now: u64) {
-        match self.fragment(packet, mtu) {
-            Ok(pieces) => {
-                for piece in pieces {
-                    self.transmit(piece, adjacency, now);
-                }
-            }
-            Err(reason) => self.drops.count(reason),
+    pub(super) fn transmit_pieces(
+        &mut self,
+        packet: Packet,
+        mtu: u32,
+        own: bool,
+        adjacency: &Adjacency,
+        now: u64,
+    ) {
+        let sent =
+            self.fragment(packet, mtu as usize, own, |worker, piece| worker.transmit(piece, adjacency, now));
+        if let Err(reason) = sent {
+            self.drops.count(reason);
         }
     }
 

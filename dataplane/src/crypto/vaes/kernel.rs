@@ -148,7 +148,8 @@ impl End<'_> {
         let mut windows: [Window<'_>; N] = std::array::from_fn(|_| Window::next(rest));
         let input: [__m512i; N] = std::array::from_fn(|i| windows[i].load());
         let out = cipher::<R, N>(self.key.round_keys(), self.counters.chunk(self.chunk), input);
-        let data: [__m512i; N] = std::array::from_fn(|i| reflect(if SEAL { windows[i].clip(out[i]) } else { input[i] }));
+        let data: [__m512i; N] =
+            std::array::from_fn(|i| reflect(if SEAL { windows[i].clip(out[i]) } else { input[i] }));
         let sum = hash_end(self.key, Some(self.sum), data, blocks, self.lengths);
         finish::<N, SEAL>(&mut windows, out, icv, tag(sum, self.mask))
     }
