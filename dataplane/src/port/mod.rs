@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 pub mod af_packet;
+pub mod af_xdp;
 pub mod memory;
 pub mod pcap;
 pub mod tap;
