@@ -6,7 +6,9 @@
 #![allow(unsafe_code)]
 
 pub mod af_packet;
+pub mod af_xdp;
 pub mod memory;
+pub mod pcap;
 pub mod tap;
 
 mod netdev;
@@ -77,6 +79,11 @@ pub trait Port {
 
     /// Called before the worker sleeps on [`Port::poll_fd`], for drivers that must ask for a wake-up.
     fn before_sleep(&mut self) {}
+
+    /// Whether nothing will ever be received again: a file was read to its end.
+    fn finished(&self) -> bool {
+        false
+    }
 
     /// Counters since the queue was opened.
     fn counters(&mut self) -> PortCounters;

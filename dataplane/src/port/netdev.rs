@@ -155,6 +155,50 @@ impl Interface {
         self.switch_off("LRO", libc_ethtool::GFLAGS, libc_ethtool::SFLAGS, libc_ethtool::FLAG_LRO);
     }
 
+    /// Makes the device leave VLAN tags in the packets. Returns whether it does.
+    pub(super) fn keep_vlan_tags(&self) -> bool {
+        self.switch_off(
+            "VLAN stripping",
+            libc_ethtool::GFLAGS,
+            libc_ethtool::SFLAGS,
+            libc_ethtool::FLAG_RXVLAN,
+        )
+    }
+
+    /// Sets the number of receive queues, if it differs. A device that knows no such number is left alone.
+    ///
+    /// # Errors
+    /// What the device says to the change, with the command that tries it by hand.
+    pub(super) fn adjust_rx_queues(&self, wanted: u32) -> io::Result<()> {
+        let mut channels = libc_ethtool::Channels { cmd: libc_ethtool::GCHANNELS, ..Default::default() };
+        if self.ethtool(&mut channels).is_err() {
+            return Ok(());
+        }
+        let current = channels.rx_count + channels.combined_count;
+        if current == wanted {
+            return Ok(());
+        }
+        let kind = if channels.combined_count > 0 { "combined" } else { "rx" };
+        channels.cmd = libc_ethtool::SCHANNELS;
+        if channels.combined_count > 0 {
+            (channels.combined_count, channels.rx_count) = (wanted, 0);
+        } else {
+            channels.rx_count = wanted;
+        }
+        self.ethtool(&mut channels).map_err(|error| {
+            context(
+                &error,
+                format_args!(
+                    "{} has {current} receive queues and the port {wanted}, which must be equal \
+                     (ethtool -L {} {kind} {wanted})",
+                    self.name, self.name
+                ),
+            )
+        })?;
+        tracing::info!(device = self.name, "changed the receive queues from {current} to {wanted}");
+        Ok(())
+    }
+
     /// Clears `bits` in a word of flags that `get` reads and `set` writes. Returns whether they are clear.
     fn switch_off(&self, what: &str, get: u32, set: u32, bits: u32) -> bool {
         let mut value = libc_ethtool::Value { cmd: get, data: 0 };
@@ -247,6 +291,9 @@ mod libc_ethtool {
     pub(super) const SFLAGS: u32 = 0x26;
     pub(super) const GGRO: u32 = 0x2b;
     pub(super) const SGRO: u32 = 0x2c;
+    pub(super) const GCHANNELS: u32 = 0x3c;
+    pub(super) const SCHANNELS: u32 = 0x3d;
+    pub(super) const FLAG_RXVLAN: u32 = 1 << 8;
     pub(super) const FLAG_LRO: u32 = 1 << 15;
 
     /// A command struct: begins with its number, and is as long as the kernel expects for it.
@@ -259,9 +306,22 @@ mod libc_ethtool {
         pub(super) data: u32,
     }
 
-    impl Command for Value {}
+    /// `struct ethtool_channels`
+    #[repr(C)]
+    #[derive(Default)]
+    pub(super) struct Channels {
+        pub(super) cmd: u32,
+        pub(super) max: [u32; 4],
+        pub(super) rx_count: u32,
+        pub(super) tx_count: u32,
+        pub(super) other_count: u32,
+        pub(super) combined_count: u32,
+    }
 
-    const _: () = assert!(size_of::<Value>() == 8);
+    impl Command for Value {}
+    impl Command for Channels {}
+
+    const _: () = assert!(size_of::<Value>() == 8 && size_of::<Channels>() == 36);
 }
 
 const _: () = assert!(size_of::<libc::ifreq>() == 40 || size_of::<usize>() != 8);

@@ -3,7 +3,7 @@
 use std::ffi::c_int;
 use std::io;
 use std::mem::{MaybeUninit, size_of};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 
 /// A value that the kernel may fill with any bytes.
@@ -81,7 +81,7 @@ pub(super) fn context(source: &io::Error, text: impl std::fmt::Display) -> io::E
     io::Error::new(source.kind(), format!("{text}: {source}"))
 }
 
-/// Memory that is shared with the kernel, unmapped on drop.
+/// Memory that is mapped, and unmapped on drop.
 pub(super) struct Mapping {
     base: NonNull<u8>,
     len: usize,
@@ -93,17 +93,19 @@ unsafe impl Send for Mapping {}
 impl Mapping {
     /// Maps `len` bytes of a descriptor at `offset`, to read and write.
     pub(super) fn new(fd: &impl AsRawFd, len: usize, offset: libc::off_t) -> io::Result<Self> {
+        Self::map(libc::MAP_SHARED, fd.as_raw_fd(), len, offset)
+    }
+
+    /// Maps `len` bytes of fresh memory.
+    pub(super) fn anonymous(len: usize) -> io::Result<Self> {
+        Self::map(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, len, 0)
+    }
+
+    fn map(flags: c_int, fd: RawFd, len: usize, offset: libc::off_t) -> io::Result<Self> {
+        let access = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: a mapping at an address of the kernel's choice touches no memory of ours.
-        let base = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                len,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED | libc::MAP_POPULATE,
-                fd.as_raw_fd(),
-                offset,
-            )
-        };
+        let base =
+            unsafe { libc::mmap(std::ptr::null_mut(), len, access, flags | libc::MAP_POPULATE, fd, offset) };
         if base == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
@@ -114,6 +116,11 @@ impl Mapping {
     /// Address of the first byte.
     pub(super) fn base(&self) -> NonNull<u8> {
         self.base
+    }
+
+    /// Bytes mapped.
+    pub(super) fn len(&self) -> usize {
+        self.len
     }
 }
 

@@ -4,6 +4,7 @@
 #![cfg(test)]
 
 mod af_packet;
+mod af_xdp;
 #[path = "../netns/mod.rs"]
 mod netns;
 mod tap;
@@ -98,17 +99,21 @@ fn receive_all(port: &mut dyn Port, pool: &Pool, count: usize) -> Vec<Vec<u8>> {
 
 /// Both directions of a one-queue device, every size.
 fn both_ways(device: Box<dyn Device>, wire: &Wire, mtu: usize) {
-    let pool = Pool::new(1024, if mtu > 1800 { 16_384 } else { 2048 }).unwrap();
+    both_ways_with(device, &Pool::new(2048, if mtu > 1800 { 16_384 } else { 2048 }).unwrap(), wire, mtu);
+}
+
+/// [`both_ways`] with a pool of the caller's.
+fn both_ways_with(device: Box<dyn Device>, pool: &Pool, wire: &Wire, mtu: usize) {
     let info = device.info().clone();
     assert_eq!(info.mtu as usize, mtu);
-    let mut port = open(device, &pool).remove(0);
+    let mut port = open(device, pool).remove(0);
     let frames = frames(mtu);
 
     for frame in &frames {
         wire.send(frame);
     }
-    assert_same(&receive_all(&mut *port, &pool, frames.len()), &frames);
-    send_all(&mut *port, &pool, &frames);
+    assert_same(&receive_all(&mut *port, pool, frames.len()), &frames);
+    send_all(&mut *port, pool, &frames);
     assert_same(&wire.collect(frames.len(), PATIENCE), &frames);
 
     let bytes: usize = frames.iter().map(Vec::len).sum();
@@ -116,10 +121,10 @@ fn both_ways(device: Box<dyn Device>, wire: &Wire, mtu: usize) {
     assert_eq!((counters.rx_packets, counters.rx_bytes), (frames.len() as u64, bytes as u64), "{counters:?}");
     assert_eq!((counters.tx_packets, counters.tx_bytes), (frames.len() as u64, bytes as u64), "{counters:?}");
     assert_eq!(counters.rx_missed + counters.rx_errors + counters.rx_no_buffer + counters.tx_errors, 0);
-    assert!(receive_all_now(&mut *port, &pool).is_empty(), "nothing of our own comes back");
+    assert!(receive_now(&mut *port, pool).is_empty(), "nothing of our own comes back");
 }
 
-fn receive_all_now(port: &mut dyn Port, pool: &Pool) -> Vec<Vec<u8>> {
+fn receive_now(port: &mut dyn Port, pool: &Pool) -> Vec<Vec<u8>> {
     let mut burst = Burst::new();
     port.rx(pool, &mut burst);
     burst.drain(..).map(|packet| packet.data().to_vec()).collect()
@@ -148,7 +153,7 @@ fn tagged(frame: &[u8]) -> Vec<u8> {
 
 /// Tagged frames both ways, the tag where it was.
 fn vlan_both_ways(device: Box<dyn Device>, wire: &Wire) {
-    let pool = Pool::new(256, 2048).unwrap();
+    let pool = Pool::new(512, 2048).unwrap();
     let mut port = open(device, &pool).remove(0);
     let frames: Vec<_> = (0..20).map(|n| tagged(&frame(n, 60 + 72 * n as usize))).collect();
     for frame in &frames {
@@ -160,7 +165,7 @@ fn vlan_both_ways(device: Box<dyn Device>, wire: &Wire) {
 }
 
 /// Each of 200 flows arrives once, in one queue; both queues get some; both send.
-fn spreads_flows(ports: &mut [Box<dyn Port>], pool: &Pool, wire: &Wire) {
+fn spreads_flows_over(ports: &mut [Box<dyn Port>], pool: &Pool, wire: &Wire) {
     let sent: Vec<_> = (0..200).map(|n| frame(n, 200)).collect();
     for _ in 0..3 {
         for frame in &sent {
@@ -171,7 +176,7 @@ fn spreads_flows(ports: &mut [Box<dyn Port>], pool: &Pool, wire: &Wire) {
     let end = Instant::now() + PATIENCE;
     while got.iter().map(Vec::len).sum::<usize>() < 600 && Instant::now() < end {
         for (port, got) in ports.iter_mut().zip(&mut got) {
-            got.extend(receive_all_now(&mut **port, pool));
+            got.extend(receive_now(&mut **port, pool));
         }
     }
     let [mut first, mut second] = got;

@@ -38,7 +38,7 @@ fn spreads_flows_over_queues() {
         let gateway = Namespace::new();
         let pool = Pool::new(1024, 2048).unwrap();
         let device = device(&gateway, tap::Config { queues: 2, ..tap::Config::new("tap0") });
-        spreads_flows(&mut open(device, &pool), &pool, &Wire::open(&gateway, "tap0"));
+        spreads_flows_over(&mut open(device, &pool), &pool, &Wire::open(&gateway, "tap0"));
     });
 }
 
@@ -92,7 +92,7 @@ fn wakes_a_sleeper_and_survives_its_device() {
         assert_eq!(transmit(&mut *port), 1);
         gateway.ip("link delete tap0");
         assert_eq!(transmit(&mut *port), 2);
-        assert!(receive_all_now(&mut *port, &pool).is_empty());
+        assert!(receive_now(&mut *port, &pool).is_empty());
         let mut fds = [PollFd::new(port.poll_fd().unwrap(), PollFlags::POLLIN)];
         assert_eq!(poll(&mut fds, 20u16), Ok(0), "a device that is gone wakes nobody");
     });
