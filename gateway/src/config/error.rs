@@ -104,30 +104,34 @@ impl Diagnostics {
 /// More problems than an operator reads at once.
 const SHOWN: usize = 200;
 
+impl Diagnostics {
+    /// One line a problem, without an end of line.
+    pub fn lines(&self) -> impl Iterator<Item = String> {
+        let more = self.list.len().checked_sub(SHOWN).filter(|more| *more > 0);
+        let more = more.map(|more| format!("{}: and {more} more problems", self.file));
+        self.list.iter().take(SHOWN).map(|(position, problem)| self.line(*position, problem)).chain(more)
+    }
+
+    fn line(&self, position: Option<Position>, problem: &Problem) -> String {
+        let mut line = format!("{}:", self.file);
+        if let Some(Position { line: number, column }) = position {
+            line.push_str(&format!("{number}:{column}:"));
+        }
+        line.push_str(match problem.severity {
+            Severity::Error => " error: ",
+            Severity::Warning => " warning: ",
+        });
+        if !problem.path.is_root() {
+            line.push_str(&format!("{}: ", problem.path));
+        }
+        line.push_str(&problem.message);
+        line
+    }
+}
+
 impl fmt::Display for Diagnostics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, (position, problem)) in self.list.iter().take(SHOWN).enumerate() {
-            if index > 0 {
-                writeln!(f)?;
-            }
-            write!(f, "{}:", self.file)?;
-            if let Some(Position { line, column }) = position {
-                write!(f, "{line}:{column}:")?;
-            }
-            let severity = match problem.severity {
-                Severity::Error => "error",
-                Severity::Warning => "warning",
-            };
-            write!(f, " {severity}: ")?;
-            if !problem.path.is_root() {
-                write!(f, "{}: ", problem.path)?;
-            }
-            f.write_str(&problem.message)?;
-        }
-        match self.list.len().checked_sub(SHOWN) {
-            Some(more) if more > 0 => write!(f, "\n{}: and {more} more problems", self.file),
-            _ => Ok(()),
-        }
+        f.write_str(&self.lines().collect::<Vec<_>>().join("\n"))
     }
 }
 
@@ -135,7 +139,7 @@ impl fmt::Display for Diagnostics {
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The file cannot be read.
-    #[error("{}: {source}", path.display())]
+    #[error("{}", path.display())]
     Read {
         /// The file.
         path: PathBuf,

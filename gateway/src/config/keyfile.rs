@@ -21,12 +21,12 @@ const FILE_MAX: usize = 4096;
 #[derive(Debug, thiserror::Error)]
 pub enum KeyFileError {
     /// It cannot be opened or read.
-    #[error("cannot read {path}: {source}")]
+    #[error("cannot read {path}: {error}")]
     Read {
         /// The file.
         path: String,
         /// Why.
-        source: io::Error,
+        error: io::Error,
     },
     /// A directory, a device, a socket.
     #[error("{path} is not a regular file")]
@@ -179,7 +179,7 @@ pub fn check(path: &Path, secret: bool) -> Result<(), KeyFileError> {
 }
 
 fn open(path: &Path, secret: bool) -> Result<File, KeyFileError> {
-    let read_error = |source| KeyFileError::Read { path: shown(path), source };
+    let read_error = |error| KeyFileError::Read { path: shown(path), error };
     let file = File::open(path).map_err(read_error)?;
     // Of the open file, so that it cannot be exchanged between check and use.
     let metadata = file.metadata().map_err(read_error)?;
@@ -202,7 +202,7 @@ fn read_secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, KeyFileError> {
             Ok(0) => break,
             Ok(read) => len += read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(source) => return Err(KeyFileError::Read { path: shown(path), source }),
+            Err(error) => return Err(KeyFileError::Read { path: shown(path), error }),
         }
     }
     if len > FILE_MAX {

@@ -31,6 +31,13 @@ impl Files {
         files
     }
 
+    /// Without any file, and in memory where there is such a place: for tens of thousands of them.
+    pub fn many() -> Self {
+        let memory = Path::new("/dev/shm");
+        let directory = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+        Self(directory.unwrap())
+    }
+
     pub fn path(&self) -> &Path {
         self.0.path()
     }

@@ -1,13 +1,10 @@
 //! What good configurations become.
 
-#[cfg(test)]
-mod common;
-
 use std::collections::HashSet;
 use std::fmt::Write;
 use std::time::Duration;
 
-use common::{Files, GOOD, hex};
+use crate::files::{Files, GOOD, hex};
 use dataplane::message::Route;
 use dataplane::policy::Selector;
 use dataplane::sa::{DfPolicy, DscpPolicy, Fragmentation, Limits, Mode, MssClamp, Protocol, UdpPorts};
@@ -15,7 +12,7 @@ use gateway::config::{
     Auth, ClearAction, Config, CryptoEngine, Driver, Identity, Idle, Rpf, Start, TransformType, XdpMode,
 };
 
-const REFERENCE: &str = include_str!("../../deploy/gateway.yaml");
+const REFERENCE: &str = include_str!("../../../deploy/gateway.yaml");
 
 /// The files that the reference configuration names.
 fn reference_files() -> Files {
@@ -26,7 +23,6 @@ fn reference_files() -> Files {
     files
 }
 
-#[cfg(test)]
 fn config(files: &Files, text: &str) -> Config {
     match files.parse(text) {
         Ok(loaded) => loaded.config,
@@ -231,7 +227,7 @@ fn dpdk_is_read() {
 #[test]
 fn twenty_thousand_sas_are_loaded() {
     const SAS: u32 = 20_000;
-    let files = Files::new();
+    let files = Files::many();
     let mut text = String::from(
         "ports: { wan: { driver: tap, device: a, addresses: [198.51.100.1/24] } }\n\
          routes: [ { to: 0.0.0.0/0, via: 198.51.100.254 } ]\nmanual_sas:\n",

@@ -3,10 +3,7 @@
 //! Each case changes one place of a good configuration, so that its table row shows what is wrong and what is
 //! said, and nothing else.
 
-#[cfg(test)]
-mod common;
-
-use common::{Files, GOOD};
+use crate::files::{Files, GOOD};
 
 /// A change of the good configuration (the first text, where it stands first, by the second), and what is said.
 type Case = (&'static str, &'static str, &'static [&'static str]);
