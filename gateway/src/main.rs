@@ -1,3 +1,10 @@
 //! `spillway`: the command line of the appliance.
 #![forbid(unsafe_code)]
-fn main() {}
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    gateway::cli::Cli::parse().execute()
+}

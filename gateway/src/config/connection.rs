@@ -1,0 +1,396 @@
+//! The section `connections`: peers that IKEv2 keys.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use dataplane::policy::Selector;
+use dataplane::sa::{Lifetime, Limits, Mode, Protocol};
+use indexmap::IndexMap;
+
+use super::keyfile::{self, Psk, read_psk};
+use super::node::{Fields, FromNode, Keyword, Named, Node};
+use super::options::{LimitsEntry, SaOptions, check_weak, soft_beyond_hard};
+use super::port::is_unicast;
+use super::proposal::{Proposal, Purpose, TransformType, Weak};
+use super::selector::read_selectors;
+
+/// A peer, or a group of them that is told apart by address or identity.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    /// Our end; `None` is any of our addresses.
+    pub local: End,
+    /// The peer's end; `None` is any address, and then we only respond.
+    pub remote: End,
+    /// How both sides prove who they are.
+    pub auth: Auth,
+    /// The IKE SA.
+    pub ike: Ike,
+    /// Its Child SAs by name.
+    pub children: IndexMap<String, Child>,
+}
+
+/// One end of a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct End {
+    /// Outer address.
+    pub address: Option<IpAddr>,
+    /// Identity (RFC 7296 s3.5).
+    pub id: Identity,
+}
+
+/// Identity in an ID payload (RFC 7296 s3.5).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Identity {
+    /// ID_IPV4_ADDR or ID_IPV6_ADDR.
+    Address(IpAddr),
+    /// ID_FQDN.
+    Fqdn(String),
+    /// ID_RFC822_ADDR.
+    Email(String),
+    /// ID_DER_ASN1_DN, as text: `CN=pop1, O=Example`.
+    DistinguishedName(String),
+}
+
+/// How both sides prove who they are (RFC 7296 s2.15).
+#[derive(Clone, Debug)]
+pub enum Auth {
+    /// A pre-shared key.
+    Psk(Psk),
+    /// Certificates. The files are read when the connection is set up.
+    Certificate {
+        /// Our certificate and its intermediates, PEM.
+        cert: PathBuf,
+        /// Our private key, PEM.
+        key: PathBuf,
+        /// The authorities that the peer's certificate may come from, PEM.
+        ca: PathBuf,
+    },
+}
+
+/// The IKE SA of a connection.
+#[derive(Clone, Debug)]
+pub struct Ike {
+    /// In order of preference.
+    pub proposals: Vec<Proposal>,
+    /// Age at which it is rekeyed.
+    pub rekey: Duration,
+    /// Silence after which the peer is asked whether it is alive (RFC 7296 s2.4); never when `None`.
+    pub dpd: Option<Duration>,
+}
+
+/// A Child SA of a connection.
+#[derive(Clone, Debug)]
+pub struct Child {
+    /// How packets are treated.
+    pub options: SaOptions,
+    /// In order of preference.
+    pub proposals: Vec<Proposal>,
+    /// Traffic that goes through it. Empty only in transport mode: all between the ends.
+    pub selectors: Vec<Selector>,
+    /// `rekey` as soft limit, and the hard one.
+    pub lifetime: Lifetime,
+    /// When it is set up.
+    pub start: Start,
+}
+
+/// When a child is set up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// As soon as the gateway runs.
+    Boot,
+    /// With the first packet.
+    Traffic,
+    /// When the peer asks for it.
+    Wait,
+}
+
+impl Keyword for Start {
+    const KEYWORDS: &'static [(&'static str, Self)] =
+        &[("boot", Self::Boot), ("traffic", Self::Traffic), ("wait", Self::Wait)];
+}
+
+/// What is offered when the configuration names nothing: see RFC 8247 s2 and RFC 8221 s5.
+const IKE_PROPOSALS: [&str; 2] =
+    ["aes256gcm16-prfsha384-x25519-ecp384", "aes128gcm16-prfsha256-x25519-ecp256"];
+const ESP_PROPOSALS: [&str; 1] = ["aes256gcm16-aes128gcm16-esn"];
+const AH_PROPOSALS: [&str; 1] = ["sha256-esn"];
+
+const MINUTE: Duration = Duration::from_secs(60);
+const WEEK: Duration = Duration::from_secs(7 * 86_400);
+
+impl FromNode for Connection {
+    fn expected() -> Cow<'static, str> {
+        "a mapping".into()
+    }
+
+    fn from_node(node: Node<'_>) -> Option<Self> {
+        let mut fields = node.fields()?;
+        let allow_weak: Vec<Weak> = fields.optional("allow_weak").unwrap_or_default();
+        let local = fields.required::<End>("local");
+        let remote = fields.required::<End>("remote");
+        let auth = fields.required::<Auth>("auth");
+        let ike =
+            fields.read("ike", |node| Ike::read(node, &allow_weak)).unwrap_or_else(|| Some(Ike::default()));
+        let children = fields.required::<Named<Child>>("children");
+        if children.as_ref().is_some_and(|children| children.complete && children.entries.is_empty()) {
+            fields.error::<()>("children", "found no child, expected one at least: it carries the traffic");
+        }
+        let children = children.map(|children| children.entries);
+        if let (Some(End { address: None, .. }), Some(children)) = (&remote, &children) {
+            for (name, _) in children.iter().filter(|(_, child)| child.start != Start::Wait) {
+                fields.error::<()>(
+                    "remote",
+                    format!("with `address: any` only the peer can start, expected `start: wait` in the child {name}"),
+                );
+            }
+        }
+        fields.finish();
+        let (local, remote) = (local?, remote?);
+        if let (Some(ours), Some(theirs)) = (local.address, remote.address) {
+            if ours.is_ipv4() != theirs.is_ipv4() {
+                return node.error(format!("the addresses {ours} and {theirs} are not of one family"));
+            }
+            if ours == theirs {
+                return node.error(format!("both ends have the address {ours}"));
+            }
+        }
+        Some(Self { local, remote, auth: auth?, ike: ike?, children: children? })
+    }
+}
+
+impl FromNode for End {
+    fn expected() -> Cow<'static, str> {
+        "a mapping with `address` and `id`".into()
+    }
+
+    fn from_node(node: Node<'_>) -> Option<Self> {
+        let mut fields = node.fields()?;
+        let read = |node: Node<'_>| match node.value.as_str() {
+            Some("any") => Some(None),
+            _ => match IpAddr::from_node(node)? {
+                address if is_unicast(address) => Some(Some(address)),
+                address => node.error(format!("{address} cannot be the end of a tunnel")),
+            },
+        };
+        let address = match fields.read("address", read) {
+            Some(address) => address,
+            None => fields.error("address", "missing, expected an address or any"),
+        };
+        let id = fields.required::<Identity>("id");
+        fields.finish();
+        Some(Self { address: address?, id: id? })
+    }
+}
+
+impl FromNode for Identity {
+    fn expected() -> Cow<'static, str> {
+        "a name such as gw.example.net, an address, user@example.net or \"CN=gw, O=Example\"".into()
+    }
+
+    fn from_node(node: Node<'_>) -> Option<Self> {
+        let expected = Self::expected();
+        let text = node.text(&expected)?;
+        if let Ok(address) = text.parse() {
+            return Some(Self::Address(address));
+        }
+        if text.contains('=') {
+            return Some(Self::DistinguishedName(text.to_owned()));
+        }
+        let is_fqdn = |text: &str| {
+            let label = |label: &str| {
+                let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+                (1..=63).contains(&label.len()) && label.bytes().all(plain)
+            };
+            text.len() <= 253 && text.split('.').all(label)
+        };
+        match text.rsplit_once('@') {
+            Some((user, host)) if !user.is_empty() && is_fqdn(host) => Some(Self::Email(text.to_owned())),
+            None if is_fqdn(text) => Some(Self::Fqdn(text.to_owned())),
+            _ => node.unexpected(&expected),
+        }
+    }
+}
+
+impl FromNode for Auth {
+    fn expected() -> Cow<'static, str> {
+        "a mapping with `psk_file`, or with `cert`, `key` and `ca`".into()
+    }
+
+    fn from_node(node: Node<'_>) -> Option<Self> {
+        let mut fields = node.fields()?;
+        let psk = fields.has("psk_file");
+        let certificate = ["cert", "key", "ca"].map(|key| fields.has(key)).contains(&true);
+        let auth = match (psk, certificate) {
+            (false, false) => return node.error(format!("found neither, expected {}", Self::expected())),
+            (true, true) => return node.error(format!("found both, expected {}", Self::expected())),
+            (true, false) => fields
+                .read("psk_file", |node| {
+                    let path = node.resolve(&PathBuf::from_node(node)?);
+                    match read_psk(&path) {
+                        Ok(psk) => Some(psk),
+                        Err(error) => node.error(error.to_string()),
+                    }
+                })
+                .flatten()
+                .map(Self::Psk),
+            (false, true) => {
+                let cert = existing_file(&mut fields, "cert", false);
+                let key = existing_file(&mut fields, "key", true);
+                let ca = existing_file(&mut fields, "ca", false);
+                cert.zip(key).zip(ca).map(|((cert, key), ca)| Self::Certificate { cert, key, ca })
+            }
+        };
+        fields.finish();
+        auth
+    }
+}
+
+fn existing_file(fields: &mut Fields<'_>, key: &'static str, secret: bool) -> Option<PathBuf> {
+    let read = |node: Node<'_>| {
+        let path = node.resolve(&PathBuf::from_node(node)?);
+        match keyfile::check(&path, secret) {
+            Ok(()) => Some(path),
+            Err(error) => node.error(error.to_string()),
+        }
+    };
+    match fields.read(key, read) {
+        Some(path) => path,
+        None => fields.error(key, "missing, expected the path of a PEM file"),
+    }
+}
+
+impl Default for Ike {
+    fn default() -> Self {
+        Self {
+            proposals: defaults(&IKE_PROPOSALS, Purpose::Ike),
+            rekey: Duration::from_secs(4 * 3600),
+            dpd: Some(Duration::from_secs(30)),
+        }
+    }
+}
+
+impl Ike {
+    fn read(node: Node<'_>, allow_weak: &[Weak]) -> Option<Self> {
+        let mut ike = Self::default();
+        let mut fields = node.fields()?;
+        if let Some(proposals) = read_proposals(&mut fields, Purpose::Ike, allow_weak) {
+            ike.proposals = proposals;
+        }
+        if let Some(rekey) = between(&mut fields, "rekey", 5 * MINUTE, WEEK) {
+            ike.rekey = rekey;
+        }
+        if fields.read("dpd", |node| node.value.as_str() == Some("off")) == Some(true) {
+            ike.dpd = None;
+        } else if let Some(dpd) = between(&mut fields, "dpd", Duration::from_secs(1), 60 * MINUTE) {
+            ike.dpd = Some(dpd);
+        }
+        fields.finish();
+        Some(ike)
+    }
+}
+
+impl FromNode for Child {
+    fn expected() -> Cow<'static, str> {
+        "a mapping".into()
+    }
+
+    fn from_node(node: Node<'_>) -> Option<Self> {
+        let mut fields = node.fields()?;
+        let options = SaOptions::read(&mut fields)?;
+        let purpose = Purpose::Child(options.protocol);
+        let proposals = read_proposals(&mut fields, purpose, &options.allow_weak).unwrap_or_else(|| {
+            let words: &[&str] = match options.protocol {
+                Protocol::Esp => &ESP_PROPOSALS,
+                Protocol::Ah => &AH_PROPOSALS,
+            };
+            defaults(words, purpose)
+        });
+        // What was not negotiated is `noesn`; a proposal without either offers no ESN (RFC 7296 s3.3.2).
+        let may_use_esn = proposals
+            .iter()
+            .any(|proposal| proposal.of(TransformType::Esn).any(|algorithm| algorithm.id == 1));
+        if options.replay_window.is_none() && may_use_esn {
+            fields.error::<()>(
+                "replay_window",
+                "found 0, expected 64 or more with ESN (RFC 4303 s3.3.3); or name proposals with `noesn`",
+            );
+        }
+        let ends_only = options.mode == Mode::Transport && !fields.has("local") && !fields.has("remote");
+        let selectors = if ends_only { Some(Vec::new()) } else { read_selectors(&mut fields) };
+        let lifetime = read_lifetime(&mut fields);
+        let start = fields.optional("start").unwrap_or(Start::Wait);
+        fields.finish();
+        Some(Self { options, proposals, selectors: selectors?, lifetime: lifetime?, start })
+    }
+}
+
+/// `rekey` is the soft limit. The hard one, `expire`, is a tenth beyond it unless it is written.
+fn read_lifetime(fields: &mut Fields<'_>) -> Option<Lifetime> {
+    let soft = match fields.read("rekey", LimitsEntry::from_node) {
+        Some(limits) => limits?.0,
+        None => Limits { time: Some(60 * MINUTE), bytes: None, packets: None },
+    };
+    let tenth_more = |limit: u64| limit.saturating_add(limit / 10);
+    let hard = match fields.read("expire", LimitsEntry::from_node) {
+        Some(limits) => limits?.0,
+        None => Limits {
+            time: soft.time.map(|time| time.saturating_add(time / 10)),
+            bytes: soft.bytes.map(tenth_more),
+            packets: soft.packets.map(tenth_more),
+        },
+    };
+    let lifetime = Lifetime { soft, hard };
+    if let Some(kind) = soft_beyond_hard(&lifetime) {
+        return fields.error("rekey", format!("the limit of {kind} is beyond that of `expire`"));
+    }
+    Some(lifetime)
+}
+
+fn between(fields: &mut Fields<'_>, key: &'static str, least: Duration, most: Duration) -> Option<Duration> {
+    let duration = fields.optional::<Duration>(key)?;
+    if duration < least || duration > most {
+        let [found, least, most] = [duration, least, most].map(humantime::format_duration);
+        return fields.error(key, format!("found {found}, expected {least} to {most}"));
+    }
+    Some(duration)
+}
+
+/// Reads `proposals`; `None` when they are left out. Weak algorithms in them need to be allowed.
+fn read_proposals(fields: &mut Fields<'_>, purpose: Purpose, allow_weak: &[Weak]) -> Option<Vec<Proposal>> {
+    fields.read("proposals", |node| {
+        let proposals = node.each(|node| {
+            let text = String::from_node(node)?;
+            match Proposal::parse(&text, purpose) {
+                Ok(proposal) => {
+                    check_weak(node, proposal.algorithms().iter().filter_map(|a| a.weak), allow_weak);
+                    Some(proposal)
+                }
+                Err(message) => node.error(format!("in \"{text}\": {message}")),
+            }
+        })?;
+        if proposals.is_empty() {
+            return node.error("found an empty list, expected a proposal");
+        }
+        Some(proposals)
+    })?
+}
+
+fn defaults(proposals: &[&str], purpose: Purpose) -> Vec<Proposal> {
+    proposals.iter().filter_map(|text| Proposal::parse(text, purpose).ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_proposals_are_valid() {
+        let esp = Purpose::Child(Protocol::Esp);
+        let ah = Purpose::Child(Protocol::Ah);
+        assert_eq!(defaults(&IKE_PROPOSALS, Purpose::Ike).len(), IKE_PROPOSALS.len());
+        assert_eq!(defaults(&ESP_PROPOSALS, esp).len(), ESP_PROPOSALS.len());
+        assert_eq!(defaults(&AH_PROPOSALS, ah).len(), AH_PROPOSALS.len());
+    }
+}

@@ -1,0 +1,64 @@
+//! The configuration: one YAML file, read into types that hold only what is valid.
+//!
+//! [`load`] parses the file, reads every section, checks what sections say of each other, and reads key files.
+//! It collects all problems, so an operator mends a file in one go. Each names the file, line and column, the
+//! path of the field, what was found and what would be accepted. `deploy/gateway.yaml` explains every key.
+//!
+//! Reading goes through four rooms: `node` (typed values out of the tree), one module a section, `validate`
+//! (what sections say of each other), `locate` (from a field to its line, only when there are problems).
+//! Every step is linear in the size of the file.
+
+mod connection;
+mod error;
+mod gateway;
+mod keyfile;
+mod load;
+mod locate;
+mod manual;
+mod node;
+mod options;
+mod path;
+mod port;
+mod proposal;
+mod route;
+mod selector;
+mod suite;
+mod units;
+mod validate;
+
+use dataplane::message::Route;
+use indexmap::IndexMap;
+
+pub use connection::{Auth, Child, Connection, End, Identity, Ike, Start};
+pub use error::{Diagnostics, LoadError, Position, Problem, Severity};
+pub use gateway::{CONTROL_SOCKET, CryptoEngine, Gateway, Idle, Log, LogFormat, LogLevel, Workers};
+pub use keyfile::{KeyFileError, Psk, read_key, read_psk};
+pub use load::{Loaded, load, parse};
+pub use manual::{ManualSa, SaKey};
+pub use options::SaOptions;
+pub use path::{FieldPath, Step};
+pub use port::{Driver, Port, Rpf, XdpMode};
+pub use proposal::{Algorithm, Proposal, Purpose, TransformType, Weak};
+pub use route::{ClearAction, ClearPolicy};
+pub use suite::{KeyLayout, Suite};
+
+/// A valid configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Name, control socket and metrics.
+    pub gateway: Gateway,
+    /// Logging.
+    pub log: Log,
+    /// Cores and what runs on them.
+    pub workers: Workers,
+    /// By name. The index of a port is its [`PortId`](dataplane::port::PortId).
+    pub ports: IndexMap<String, Port>,
+    /// Routes beyond the ports' own links.
+    pub routes: Vec<Route>,
+    /// Peers that IKEv2 keys, by name.
+    pub connections: IndexMap<String, Connection>,
+    /// Tunnels that are keyed by hand, by name.
+    pub manual_sas: IndexMap<String, ManualSa>,
+    /// Traffic that is not protected. What nothing matches is discarded.
+    pub policies: Vec<ClearPolicy>,
+}

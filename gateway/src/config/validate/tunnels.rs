@@ -1,0 +1,163 @@
+//! SAs and connections against ports, routes and each other.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
+
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use dataplane::crypto::KeyMaterial;
+use dataplane::policy::Selector;
+use dataplane::sa::{Protocol, Spi};
+use ipnet::IpNet;
+
+use super::super::connection::Connection;
+use super::super::error::Problems;
+use super::super::manual::ManualSa;
+use super::super::node::Named;
+use super::super::path::FieldPath;
+use super::links::Links;
+use super::routes::Routes;
+
+/// Checks the section `manual_sas`.
+pub(super) fn manual_sas(
+    sas: &Named<ManualSa>,
+    links: &Links,
+    routes: &Routes,
+    claims: &mut Claims,
+    problems: &Problems,
+) {
+    let top = FieldPath::of(["manual_sas"]);
+    if !sas.entries.is_empty() {
+        problems.warning(
+            top.clone(),
+            "keys that are set by hand are for laboratories: sequence numbers start again at 1 with every start, so \
+             the peer drops packets as replays (RFC 4303 s3.3.3) and AEAD nonces repeat (RFC 4106 s2) until both \
+             sides have new keys; use `connections`",
+        );
+    }
+    let mut inbound: HashMap<Spi, &str> = HashMap::new();
+    let mut outbound: HashMap<(IpAddr, bool, Spi), &str> = HashMap::new();
+    let mut keys = Keys::default();
+    for (name, sa) in &sas.entries {
+        let path = || top.clone().key(name);
+        own(sa.local, &path().key("local"), links, problems);
+        peer(sa.remote, &path().key("remote"), links, routes, problems);
+        let spi = sa.inbound.spi;
+        // One table for ESP and AH: RFC 4301 s4.1 lets the receiver choose, and we look up the SPI alone.
+        if let Some(other) = inbound.insert(spi, name) {
+            problems.error(
+                path().key("inbound").key("spi"),
+                format!("{spi:#x} is the inbound SPI of {other} already"),
+            );
+        }
+        let spi = sa.outbound.spi;
+        let protocol = sa.options.protocol == Protocol::Esp;
+        if let Some(other) = outbound.insert((sa.remote, protocol, spi), name) {
+            let remote = sa.remote;
+            problems.error(
+                path().key("outbound").key("spi"),
+                format!("{spi:#x} is the outbound SPI of {other} to {remote} already"),
+            );
+        }
+        for (direction, key) in [("outbound", &sa.outbound.key), ("inbound", &sa.inbound.key)] {
+            if let Some(other) = keys.add(key, name, direction) {
+                let message =
+                    format!("the key is that of {other} too: each direction of each SA needs its own");
+                problems.error(path().key(direction).key("key_file"), message);
+            }
+        }
+        claims.claim_all(&sa.selectors, &path(), problems);
+    }
+}
+
+/// Checks the section `connections`.
+pub(super) fn connections(
+    connections: &Named<Connection>,
+    links: &Links,
+    routes: &Routes,
+    claims: &mut Claims,
+    problems: &Problems,
+) {
+    let top = FieldPath::of(["connections"]);
+    for (name, connection) in &connections.entries {
+        let path = || top.clone().key(name);
+        if let Some(local) = connection.local.address {
+            own(local, &path().key("local").key("address"), links, problems);
+        }
+        if let Some(remote) = connection.remote.address {
+            peer(remote, &path().key("remote").key("address"), links, routes, problems);
+        }
+        for (child_name, child) in &connection.children {
+            // Peers without a fixed address are told apart by what they negotiate.
+            if connection.remote.address.is_some() {
+                let path = path().key("children").key(child_name);
+                claims.claim_all(&child.selectors, &path, problems);
+            }
+        }
+    }
+}
+
+fn own(local: IpAddr, path: &FieldPath, links: &Links, problems: &Problems) {
+    if links.is_ours(local) == Some(false) {
+        problems.error(path.clone(), format!("{local} is on no port"));
+    }
+}
+
+fn peer(remote: IpAddr, path: &FieldPath, links: &Links, routes: &Routes, problems: &Problems) {
+    if links.is_ours(remote) == Some(true) {
+        problems.error(path.clone(), format!("{remote} is an address of our own"));
+    } else if routes.reach(remote, links) == Some(false) {
+        problems.warning(path.clone(), format!("no route leads to {remote}"));
+    }
+}
+
+/// Traffic that is spoken for. Two tunnels for the same traffic are a mistake; one within the other is not.
+#[derive(Default)]
+pub(super) struct Claims(HashMap<Claim, FieldPath>);
+
+#[derive(PartialEq, Eq, Hash)]
+struct Claim {
+    local: IpNet,
+    remote: IpNet,
+    protocol: Option<u8>,
+    ports: [u16; 4],
+}
+
+impl Claims {
+    /// Claims selectors for the entry at `path`, and reports what is taken.
+    pub(super) fn claim_all(&mut self, selectors: &[Selector], path: &FieldPath, problems: &Problems) {
+        for selector in selectors {
+            let Selector { local, remote, protocol, local_ports, remote_ports } = selector;
+            let ports =
+                [*local_ports.start(), *local_ports.end(), *remote_ports.start(), *remote_ports.end()];
+            let claim = Claim { local: *local, remote: *remote, protocol: *protocol, ports };
+            if let Some(first) = self.0.get(&claim) {
+                let message = format!("the traffic {local} to {remote} belongs to {first} already");
+                problems.error(path.clone(), message);
+            } else {
+                self.0.insert(claim, path.clone());
+            }
+        }
+    }
+}
+
+/// Keys that are in use. They are found by a hash that is secret and random with each start, and compared in
+/// constant time.
+#[derive(Default)]
+struct Keys<'a> {
+    hasher: RandomState,
+    known: HashMap<u64, Vec<(&'a KeyMaterial, &'a str, &'static str)>>,
+}
+
+impl<'a> Keys<'a> {
+    /// Adds the key of an SA. Returns the SA and direction that have it already.
+    fn add(&mut self, key: &'a KeyMaterial, name: &'a str, direction: &'static str) -> Option<String> {
+        let known = self.known.entry(self.hasher.hash_one(key.expose())).or_default();
+        let same = |(other, ..): &&(&KeyMaterial, &str, &str)| {
+            verify_slices_are_equal(other.expose(), key.expose()).is_ok()
+        };
+        let found = known.iter().find(same).map(|(_, name, direction)| format!("{name}.{direction}"));
+        known.push((key, name, direction));
+        found
+    }
+}

@@ -1,0 +1,282 @@
+//! What the gateway tells of itself: rows of `spillway show` and of the metrics.
+//!
+//! The wiring implements [`Snapshot`] over the data plane's counters; control socket and metrics only ask. Rows
+//! are plain data with stable field names, since scripts read them as JSON. Counters only ever grow while the
+//! gateway runs.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use dataplane::drops::DropCounters;
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+/// Answers questions about the running gateway, from any thread.
+pub trait Snapshot: Send + Sync + 'static {
+    /// The gateway in one look.
+    fn status(&self) -> Status;
+    /// Every tunnel that is configured, those that are down too.
+    fn tunnels(&self) -> Vec<Tunnel>;
+    /// Every SA that is installed.
+    fn sas(&self) -> Vec<Sa>;
+    /// The SPD, in the order in which it is searched.
+    fn policies(&self) -> Vec<Policy>;
+    /// Ports, in the order of the configuration.
+    fn ports(&self) -> Vec<Port>;
+    /// Workers.
+    fn workers(&self) -> Vec<Worker>;
+    /// Drops of all workers.
+    fn drops(&self) -> DropCounters;
+    /// Routes.
+    fn routes(&self) -> Vec<Route>;
+    /// Neighbours that were asked for.
+    fn neighbours(&self) -> Vec<Neighbour>;
+}
+
+/// The gateway in one look.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Its name in the configuration.
+    pub name: String,
+    /// Version of the program.
+    pub version: String,
+    /// Process ID.
+    pub pid: u32,
+    /// Seconds since it was started.
+    pub uptime_seconds: u64,
+    /// The engine that encrypts.
+    pub crypto: String,
+    /// Number of workers.
+    pub workers: usize,
+    /// Number of ports.
+    pub ports: usize,
+    /// Number of tunnels.
+    pub tunnels: usize,
+    /// How many of them are up.
+    pub tunnels_up: usize,
+    /// Number of SAs.
+    pub sas: usize,
+}
+
+/// A Child SA by its name, or a manual SA. Its counters outlive a rekey.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Tunnel {
+    /// `CONNECTION/CHILD`, or the name of the manual SA.
+    pub name: String,
+    /// Packets can be sent.
+    pub up: bool,
+    /// Our outer address.
+    pub local: Option<IpAddr>,
+    /// The peer's outer address; `None` until it is known.
+    pub remote: Option<IpAddr>,
+    /// What was received.
+    pub inbound: Totals,
+    /// What was sent.
+    pub outbound: Totals,
+}
+
+/// Counters of one direction.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    /// Packets carried.
+    pub packets: u64,
+    /// Their bytes, as inner packets.
+    pub bytes: u64,
+    /// Packets dropped, by [`DropReason::name`](dataplane::drops::DropReason::name).
+    pub drops: BTreeMap<String, u64>,
+}
+
+/// Direction of an SA.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Direction {
+    /// Packets that we receive.
+    Inbound,
+    /// Packets that we send.
+    Outbound,
+}
+
+/// One SA in one direction.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sa {
+    /// Name of its tunnel.
+    pub tunnel: String,
+    /// Direction.
+    pub direction: Direction,
+    /// SPI.
+    pub spi: u32,
+    /// `esp` or `ah`.
+    pub protocol: String,
+    /// `tunnel` or `transport`.
+    pub mode: String,
+    /// Keyword of its algorithms.
+    pub suite: String,
+    /// 64-bit sequence numbers.
+    pub esn: bool,
+    /// Our outer address.
+    pub local: IpAddr,
+    /// The peer's outer address.
+    pub remote: IpAddr,
+    /// UDP ports, ours and the peer's, when it is encapsulated.
+    pub udp: Option<(u16, u16)>,
+    /// Outbound the last sequence number sent, inbound the highest received.
+    pub sequence: u64,
+    /// Width of the replay window in packets; `None` when it is off, and outbound.
+    pub replay_window: Option<u32>,
+    /// Seconds since it was installed.
+    pub age_seconds: u64,
+    /// Seconds until its hard limit of time.
+    pub expires_seconds: Option<u64>,
+    /// A hard limit was reached: it carries nothing any more.
+    pub expired: bool,
+    /// Counters.
+    #[serde(flatten)]
+    pub totals: Totals,
+}
+
+/// One entry of the SPD.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    /// `protect`, `bypass` or `discard`.
+    pub action: String,
+    /// The tunnel that protects.
+    pub tunnel: Option<String>,
+    /// Our side.
+    pub local: IpNet,
+    /// The peer's side.
+    pub remote: IpNet,
+    /// IP protocol number; `None` for any.
+    pub protocol: Option<u8>,
+    /// First and last port on our side; `None` for all.
+    pub local_ports: Option<(u16, u16)>,
+    /// First and last port on the peer's side; `None` for all.
+    pub remote_ports: Option<(u16, u16)>,
+}
+
+/// One port, all of its queues together.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Port {
+    /// Its name in the configuration.
+    pub name: String,
+    /// Driver.
+    pub driver: String,
+    /// Interface, file or PCI address.
+    pub device: String,
+    /// Our Ethernet address, as `02:00:00:00:00:01`; `None` where packets have none.
+    pub mac: Option<String>,
+    /// Largest IP packet in bytes.
+    pub mtu: u32,
+    /// Our addresses.
+    pub addresses: Vec<IpNet>,
+    /// Queue pairs.
+    pub queues: usize,
+    /// What the driver has to say, such as `mode: zero-copy`.
+    pub features: BTreeMap<String, String>,
+    /// Counters.
+    #[serde(flatten)]
+    pub counters: PortCounters,
+}
+
+/// Counters of a port. All in packets unless the name says otherwise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortCounters {
+    /// Received.
+    pub rx_packets: u64,
+    /// Bytes received, link layer included.
+    pub rx_bytes: u64,
+    /// Dropped by kernel or NIC because we were too slow.
+    pub rx_missed: u64,
+    /// Dropped because they were too large or malformed at the link layer.
+    pub rx_errors: u64,
+    /// Dropped because no frame was free.
+    pub rx_no_buffer: u64,
+    /// Sent.
+    pub tx_packets: u64,
+    /// Bytes sent, link layer included.
+    pub tx_bytes: u64,
+    /// Refused by the device.
+    pub tx_errors: u64,
+}
+
+impl From<dataplane::port::PortCounters> for PortCounters {
+    fn from(counters: dataplane::port::PortCounters) -> Self {
+        let dataplane::port::PortCounters {
+            rx_packets,
+            rx_bytes,
+            rx_missed,
+            rx_errors,
+            rx_no_buffer,
+            tx_packets,
+            tx_bytes,
+            tx_errors,
+        } = counters;
+        Self { rx_packets, rx_bytes, rx_missed, rx_errors, rx_no_buffer, tx_packets, tx_bytes, tx_errors }
+    }
+}
+
+/// One worker.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Worker {
+    /// Its index.
+    pub index: usize,
+    /// The core that it runs on.
+    pub core: usize,
+    /// Packets received.
+    pub rx_packets: u64,
+    /// Packets sent.
+    pub tx_packets: u64,
+    /// Packets dropped.
+    pub drops: u64,
+    /// Turns of the poll loop.
+    pub polls: u64,
+    /// Turns that found no packet.
+    pub empty_polls: u64,
+    /// Times that it slept.
+    pub sleeps: u64,
+    /// From receipt to transmission; `None` before the first packet.
+    pub latency: Option<Latency>,
+}
+
+/// How long packets stay in a worker, in nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Latency {
+    /// Half of the packets took no longer.
+    pub p50_ns: u64,
+    /// 99 in 100.
+    pub p99_ns: u64,
+    /// 999 in 1,000.
+    pub p999_ns: u64,
+    /// The longest.
+    pub max_ns: u64,
+}
+
+/// Packets dropped for one reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drop {
+    /// [`DropReason::name`](dataplane::drops::DropReason::name).
+    pub reason: String,
+    /// Packets.
+    pub packets: u64,
+}
+
+/// One route.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Route {
+    /// Destinations.
+    pub to: IpNet,
+    /// The port that leads there.
+    pub port: String,
+    /// Next hop; `None` when the destinations are on the port's own link.
+    pub via: Option<IpAddr>,
+}
+
+/// One neighbour.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Neighbour {
+    /// Its address.
+    pub address: IpAddr,
+    /// The port whose link it is on.
+    pub port: String,
+    /// Its Ethernet address; `None` while it does not answer.
+    pub mac: Option<String>,
+}

@@ -1,0 +1,137 @@
+//! A gateway that stands still: fixed rows behind the control socket and the metrics.
+
+use std::collections::BTreeMap;
+
+use dataplane::drops::{DropCounters, DropReason};
+use gateway::snapshot::{
+    Direction, Latency, Neighbour, Policy, Port, PortCounters, Route, Sa, Snapshot, Status, Totals, Tunnel,
+    Worker,
+};
+
+/// Rows that are always the same. `sas` says how many SAs there are.
+pub struct Fixed {
+    pub sas: usize,
+}
+
+impl Snapshot for Fixed {
+    fn status(&self) -> Status {
+        Status {
+            name: "pop1".to_owned(),
+            version: "0.1.0".to_owned(),
+            pid: 42,
+            uptime_seconds: 3723,
+            crypto: "vaes".to_owned(),
+            workers: 1,
+            ports: 1,
+            tunnels: 2,
+            tunnels_up: 1,
+            sas: self.sas,
+        }
+    }
+
+    fn tunnels(&self) -> Vec<Tunnel> {
+        let drops = BTreeMap::from([("replay_duplicate".to_owned(), 3)]);
+        let inbound = Totals { packets: 10, bytes: 1000, drops };
+        vec![
+            Tunnel {
+                name: "lab".to_owned(),
+                up: true,
+                local: Some("198.51.100.1".parse().unwrap()),
+                remote: Some("203.0.113.9".parse().unwrap()),
+                inbound,
+                outbound: Totals { packets: 20, bytes: 2000, drops: BTreeMap::new() },
+            },
+            Tunnel {
+                name: "branch/lan".to_owned(),
+                up: false,
+                local: None,
+                remote: None,
+                inbound: Totals { packets: 7, ..Totals::default() },
+                outbound: Totals::default(),
+            },
+        ]
+    }
+
+    fn sas(&self) -> Vec<Sa> {
+        let sa = |spi| Sa {
+            tunnel: "lab".to_owned(),
+            direction: Direction::Inbound,
+            spi,
+            protocol: "esp".to_owned(),
+            mode: "tunnel".to_owned(),
+            suite: "aes128gcm16".to_owned(),
+            esn: true,
+            local: "198.51.100.1".parse().unwrap(),
+            remote: "203.0.113.9".parse().unwrap(),
+            udp: Some((4500, 31_337)),
+            sequence: 5_000_000_000,
+            replay_window: Some(4096),
+            age_seconds: 60,
+            expires_seconds: Some(3540),
+            expired: false,
+            totals: Totals { packets: 10, bytes: 1000, drops: BTreeMap::new() },
+        };
+        (0..self.sas).map(|n| sa(0x2001 + u32::try_from(n).unwrap())).collect()
+    }
+
+    fn policies(&self) -> Vec<Policy> {
+        vec![Policy {
+            action: "protect".to_owned(),
+            tunnel: Some("lab".to_owned()),
+            local: "10.1.0.0/16".parse().unwrap(),
+            remote: "10.3.0.0/16".parse().unwrap(),
+            protocol: Some(6),
+            local_ports: None,
+            remote_ports: Some((443, 443)),
+        }]
+    }
+
+    fn ports(&self) -> Vec<Port> {
+        vec![Port {
+            name: "wan".to_owned(),
+            driver: "af_xdp".to_owned(),
+            device: "eth0".to_owned(),
+            mac: Some("02:00:00:00:00:01".to_owned()),
+            mtu: 1500,
+            addresses: vec!["198.51.100.1/24".parse().unwrap()],
+            queues: 1,
+            features: BTreeMap::from([("mode".to_owned(), "copy".to_owned())]),
+            counters: PortCounters {
+                rx_packets: 1234,
+                rx_missed: 5,
+                tx_bytes: 99,
+                ..PortCounters::default()
+            },
+        }]
+    }
+
+    fn workers(&self) -> Vec<Worker> {
+        let latency = Latency { p50_ns: 900, p99_ns: 4200, p999_ns: 18_000, max_ns: 2_000_000 };
+        vec![Worker {
+            index: 0,
+            core: 1,
+            rx_packets: 1234,
+            tx_packets: 1200,
+            drops: 34,
+            polls: 1000,
+            empty_polls: 250,
+            sleeps: 2,
+            latency: Some(latency),
+        }]
+    }
+
+    fn drops(&self) -> DropCounters {
+        let mut drops = DropCounters::default();
+        drops.add(DropReason::IcvBad, 31);
+        drops
+    }
+
+    fn routes(&self) -> Vec<Route> {
+        let via = Some("198.51.100.254".parse().unwrap());
+        vec![Route { to: "0.0.0.0/0".parse().unwrap(), port: "wan".to_owned(), via }]
+    }
+
+    fn neighbours(&self) -> Vec<Neighbour> {
+        vec![Neighbour { address: "198.51.100.254".parse().unwrap(), port: "wan".to_owned(), mac: None }]
+    }
+}

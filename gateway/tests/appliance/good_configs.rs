@@ -1,0 +1,269 @@
+//! What good configurations become.
+
+use std::collections::HashSet;
+use std::fmt::Write;
+use std::time::Duration;
+
+use crate::files::{Files, GOOD, hex};
+use dataplane::message::Route;
+use dataplane::policy::Selector;
+use dataplane::sa::{DfPolicy, DscpPolicy, Fragmentation, Limits, Mode, MssClamp, Protocol, UdpPorts};
+use gateway::config::{
+    Auth, ClearAction, Config, CryptoEngine, Driver, Identity, Idle, Rpf, Start, TransformType, XdpMode,
+};
+
+const REFERENCE: &str = include_str!("../../../deploy/gateway.yaml");
+
+/// The files that the reference configuration names.
+fn reference_files() -> Files {
+    let files = Files::new();
+    files.secret("secrets/branch.psk", "correct horse battery staple\n");
+    files.secret("secrets/lab-out.key", &hex(11, 20));
+    files.secret("secrets/lab-in.key", &hex(12, 20));
+    files
+}
+
+fn config(files: &Files, text: &str) -> Config {
+    match files.parse(text) {
+        Ok(loaded) => loaded.config,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+#[test]
+fn every_section_is_read() {
+    let config = config(&Files::new(), GOOD);
+    assert_eq!(config.gateway.name, "pop1");
+    assert_eq!(config.gateway.metrics, Some("127.0.0.1:9464".parse().unwrap()));
+    assert_eq!((config.workers.cores.as_slice(), config.workers.control_core), ([1, 2].as_slice(), 0));
+    assert_eq!((config.workers.idle, config.workers.crypto), (Idle::Adaptive, CryptoEngine::Auto));
+
+    let wan = &config.ports["wan"];
+    assert_eq!(wan.driver, Driver::AfPacket { device: "eth0".to_owned() });
+    assert_eq!((wan.mtu, wan.vlan, wan.queues, wan.rpf), (1500, None, None, Rpf::Strict));
+    assert_eq!(wan.addresses[0], "198.51.100.1/24".parse().unwrap());
+
+    let via = Some("198.51.100.254".parse().unwrap());
+    assert_eq!(
+        config.routes,
+        [
+            Route { to: "0.0.0.0/0".parse().unwrap(), port: 0, via },
+            Route { to: "10.9.0.0/16".parse().unwrap(), port: 1, via: None }
+        ]
+    );
+    assert_eq!(config.policies.len(), 1);
+    assert_eq!(config.policies[0].action, ClearAction::Bypass);
+}
+
+#[test]
+fn a_manual_sa_is_read_with_its_defaults() {
+    let config = config(&Files::new(), GOOD);
+    let lab = &config.manual_sas["lab"];
+    assert_eq!((lab.options.mode, lab.options.protocol, lab.esn), (Mode::Tunnel, Protocol::Esp, true));
+    assert_eq!(lab.suite.to_string(), "aes128gcm16");
+    assert_eq!((lab.outbound.spi, lab.inbound.spi), (0x1001, 0x2001));
+    assert_eq!(lab.outbound.key.expose().len(), 20);
+    assert_ne!(lab.outbound.key.expose(), lab.inbound.key.expose());
+    assert_eq!(lab.options.replay_window, Some(4096));
+    assert_eq!(lab.options.outbound.ttl, 64);
+    assert_eq!(lab.options.outbound.fragmentation, Fragmentation::Before);
+    let between = |remote: &str| Selector::between("10.1.0.0/16".parse().unwrap(), remote.parse().unwrap());
+    assert_eq!(lab.selectors, [between("10.3.0.0/16"), between("10.4.0.0/16")]);
+
+    let far = &config.manual_sas["far"];
+    let ends = Selector::between("2001:db8:1::1/128".parse().unwrap(), "2001:db8:1::9/128".parse().unwrap());
+    assert_eq!(far.selectors, [ends], "transport mode is between the ends");
+    assert_eq!(far.options.outbound.fragmentation, Fragmentation::After);
+}
+
+#[test]
+fn a_connection_is_read_with_its_defaults() {
+    let config = config(&Files::new(), GOOD);
+    let branch = &config.connections["branch"];
+    assert_eq!(branch.local.id, Identity::Fqdn("pop1.example.net".to_owned()));
+    assert_eq!(branch.remote.address, Some("203.0.113.7".parse().unwrap()));
+    assert!(matches!(&branch.auth, Auth::Psk(psk) if psk.expose() == b"correct horse battery staple"));
+    assert_eq!(branch.ike.rekey, Duration::from_secs(4 * 3600));
+    assert_eq!(branch.ike.dpd, Some(Duration::from_secs(30)));
+    assert_eq!(
+        branch.ike.proposals[0].of(TransformType::KeyExchange).map(|a| a.id).collect::<Vec<_>>(),
+        [31]
+    );
+
+    let lan = &branch.children["lan"];
+    assert_eq!(lan.start, Start::Boot);
+    let soft =
+        Limits { time: Some(Duration::from_secs(3600)), bytes: Some(1_000_000_000_000), packets: None };
+    let hard =
+        Limits { time: Some(Duration::from_secs(3960)), bytes: Some(1_100_000_000_000), packets: None };
+    assert_eq!((lan.lifetime.soft, lan.lifetime.hard), (soft, hard), "the hard limit is a tenth beyond");
+}
+
+#[test]
+fn the_reference_configuration_is_good_and_shows_every_key() {
+    let files = reference_files();
+    let config = config(&files, REFERENCE);
+    let lab = &config.manual_sas["lab"];
+    assert_eq!(lab.encap, Some(UdpPorts { local: 4500, remote: 4500 }));
+    assert_eq!(lab.options.outbound.df, DfPolicy::Copy);
+    assert_eq!(lab.options.outbound.dscp, DscpPolicy::Copy);
+    assert_eq!(lab.options.outbound.mss_clamp, Some(MssClamp::PathMtu));
+    assert_eq!(lab.lifetime.hard.packets, Some(1_000_000_000_000));
+    assert_eq!(
+        config.ports["lan"].driver,
+        Driver::AfXdp { device: "eth1".to_owned(), share: false, mode: XdpMode::Auto }
+    );
+
+    // Whatever key a section accepts is named when an unknown one is used: each must stand in the reference.
+    let places = ["gateway", "log", "workers", "ports.wan", "connections.branch", "manual_sas.lab"];
+    for place in places {
+        let (section, name) = place.split_once('.').unwrap_or((place, ""));
+        let mut value: serde_yaml::Value = serde_yaml::from_str(REFERENCE).unwrap();
+        let mut mapping = &mut value[section];
+        if !name.is_empty() {
+            mapping = &mut mapping[name];
+        }
+        mapping["zzzzzzzzzzzz"] = 1.into();
+        let messages = files.messages(&serde_yaml::to_string(&value).unwrap());
+        let unknown = messages.iter().find(|line| line.contains("expected one of")).unwrap();
+        let keys = unknown.split("expected one of ").nth(1).unwrap();
+        for key in keys.split(", ") {
+            assert!(REFERENCE.contains(&format!("{key}:")), "the reference does not show `{key}` of {place}");
+        }
+    }
+}
+
+#[test]
+fn warnings_do_not_refuse() {
+    let files = Files::new();
+    let cases = [
+        (
+            "127.0.0.1:9464",
+            "0.0.0.0:9464",
+            "gateway.yaml:1:68: warning: gateway.metrics: is open to the network, without authentication; 127.0.0.1 is not",
+        ),
+        (
+            "cores: [1, 2]",
+            "cores: [1, 9]",
+            "gateway.yaml:3:23: warning: workers.cores[1]: this machine has no core 9, only 0, 1, 2, 3; `spillway run` refuses it here",
+        ),
+        (
+            "control_core: 0",
+            "control_core: 1",
+            "gateway.yaml:3:27: warning: workers.control_core: core 1 is a worker's too: both will wait",
+        ),
+        (
+            "  - { to: 0.0.0.0/0, via: 198.51.100.254 }\n",
+            "",
+            "gateway.yaml:19:15: warning: connections.branch.remote.address: no route leads to 203.0.113.7",
+        ),
+        (
+            "[aes128gcm16-esn]",
+            "[aes128-sha1, 3des-sha1]\n        allow_weak: [sha1, 3des]",
+            "gateway.yaml:30:21: warning: connections.branch.children.lan.proposals[0]: SHA-1 is broken for signatures and on its way out for HMAC (RFC 8221 s6); it is used because `allow_weak` names it",
+        ),
+    ];
+    for (from, to, expected) in cases {
+        assert!(GOOD.contains(from), "{from}");
+        let text = GOOD.replacen(from, to, 1);
+        config(&files, &text);
+        let messages = files.messages(&text);
+        assert!(messages.iter().any(|line| line == expected), "{expected}\nnot in {messages:#?}");
+    }
+    let manual = files.messages(GOOD);
+    assert_eq!(manual.len(), 1, "{manual:#?}");
+    assert!(manual[0].starts_with("gateway.yaml:33:1: warning: manual_sas: keys that are set by hand"));
+}
+
+#[test]
+fn anchors_and_merges_work() {
+    let text = "\
+ports:
+  wan: &port { driver: tap, device: a, rpf: off, mtu: 9000 }
+  lan: { <<: *port, device: b, mtu: 1400 }
+";
+    let config = config(&Files::new(), text);
+    let lan = &config.ports["lan"];
+    assert_eq!(lan.driver, Driver::Tap { device: "b".to_owned() });
+    assert_eq!((lan.rpf, lan.mtu), (Rpf::Off, 1400));
+}
+
+#[test]
+fn every_driver_is_read() {
+    let text = "\
+ports:
+  a: { driver: af_xdp, device: eth0, share: true, mode: zero-copy, queues: 1, vlan: 7 }
+  b: { driver: pcap, read: in.pcap }
+  c: { driver: pcap, write: /tmp/out.pcap }
+";
+    let files = Files::new();
+    let config = config(&files, text);
+    let xdp = Driver::AfXdp { device: "eth0".to_owned(), share: true, mode: XdpMode::ZeroCopy };
+    assert_eq!(config.ports["a"].driver, xdp);
+    assert_eq!((config.ports["a"].queues, config.ports["a"].vlan), (Some(1), Some(7)));
+    let read = Some(files.path().join("in.pcap"));
+    assert_eq!(config.ports["b"].driver, Driver::Pcap { read, write: None });
+    let write = Some("/tmp/out.pcap".into());
+    assert_eq!(config.ports["c"].driver, Driver::Pcap { read: None, write });
+}
+
+#[cfg(not(feature = "dpdk"))]
+#[test]
+fn dpdk_needs_its_feature() {
+    let text = "ports: { a: { driver: dpdk, device: '0000:65:00.0' } }";
+    let expected = "gateway.yaml:1:15: error: ports.a.driver: this build has no DPDK: build with `--features dpdk`, or use af_xdp or af_packet";
+    assert_eq!(Files::new().messages(text), [expected]);
+}
+
+#[cfg(feature = "dpdk")]
+#[test]
+fn dpdk_is_read() {
+    let config = config(&Files::new(), "ports: { a: { driver: dpdk, device: '0000:65:00.0' } }");
+    assert_eq!(config.ports["a"].driver, Driver::Dpdk { device: "0000:65:00.0".to_owned() });
+}
+
+/// 20,000 SAs with 40,000 key files, and as many policies. A step that is quadratic in their number would keep
+/// this test busy for many minutes.
+#[test]
+fn twenty_thousand_sas_are_loaded() {
+    const SAS: u32 = 20_000;
+    let files = Files::many();
+    let mut text = String::from(
+        "ports: { wan: { driver: tap, device: a, addresses: [198.51.100.1/24] } }\n\
+         routes: [ { to: 0.0.0.0/0, via: 198.51.100.254 } ]\nmanual_sas:\n",
+    );
+    let mut policies = String::from("policies:\n");
+    for n in 0..SAS {
+        let (high, low) = (n / 256, n % 256);
+        for (seed, direction) in [(2 * n, "out"), (2 * n + 1, "in")] {
+            files.secret(&format!("{direction}{n}"), &hex(1 + u64::from(seed), 20));
+        }
+        let (out_spi, in_spi) = (0x1_0000 + n, 0x2_0000 + n);
+        writeln!(
+            text,
+            "  sa{n}: {{ suite: aes128gcm16, local: 198.51.100.1, remote: 203.0.{high}.{low}, \
+             outbound: {{ spi: {out_spi}, key_file: out{n} }}, inbound: {{ spi: {in_spi}, key_file: in{n} }}, \
+             selectors: {{ local: 10.0.0.0/16, remote: 10.{}.{low}.0/24 }} }}",
+            1 + high
+        )
+        .unwrap();
+        writeln!(
+            policies,
+            "  - {{ action: discard, local: 10.0.0.0/16, remote: 10.{}.{low}.1/32 }}",
+            1 + high
+        )
+        .unwrap();
+    }
+    let config = config(&files, &(text.clone() + &policies));
+    assert_eq!(config.manual_sas.len(), SAS as usize);
+    assert_eq!(config.policies.len(), SAS as usize);
+    let keys: HashSet<_> = config.manual_sas.values().map(|sa| sa.outbound.key.expose().to_vec()).collect();
+    assert_eq!(keys.len(), SAS as usize);
+
+    // The same with a mistake in every SA: finding the line of each must not be quadratic either.
+    let wrong = text.replace("suite: aes128gcm16", "suite: aes128gcm17") + &policies;
+    let Err(gateway::config::LoadError::Invalid(problems)) = files.parse(&wrong) else { panic!("accepted") };
+    assert_eq!(problems.len(), SAS as usize);
+    assert!(problems.iter().enumerate().all(|(n, (position, _))| position.unwrap().line == n + 4));
+    assert!(problems.to_string().ends_with("gateway.yaml: and 19800 more problems"));
+}
