@@ -82,7 +82,7 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.machine)?;
         let mut table = Table::new();
-        table.set_style(UTF8_FULL_CONDENSED);
+        table.load_style(UTF8_FULL_CONDENSED);
         table.set_header(["case", "ns/packet", "p10", "p90", "Mpps", "Gbit/s"]);
         for row in &self.rows {
             let ns = row.nanoseconds;

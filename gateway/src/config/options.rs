@@ -68,6 +68,8 @@ impl SaOptions {
             fragmentation,
             tfc_pad: fields.number("tfc_pad", 64..=9216, "a number of bytes"),
             ttl: fields.number("ttl", 1..=255, "a TTL").unwrap_or(64),
+            keepalive: fields.optional("keepalive"),
+            dummy: fields.optional("dummy"),
             mss_clamp: fields.optional("mss_clamp").and_then(|Mss(clamp)| clamp),
         };
         let allow_weak = fields.optional("allow_weak").unwrap_or_default();
