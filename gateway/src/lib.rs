@@ -5,6 +5,7 @@
 //! answers Prometheus.
 #![forbid(unsafe_code)]
 
+pub mod appliance;
 pub mod cli;
 pub mod config;
 pub mod control;

@@ -2,6 +2,7 @@
 
 use anyhow::{Result, bail};
 
+use crate::appliance;
 use crate::config::Config;
 use crate::host::Host;
 
@@ -11,7 +12,7 @@ use crate::host::Host;
 /// What this machine or this build cannot do.
 pub fn run(config: &Config) -> Result<()> {
     preflight(config, &Host::detect())?;
-    bail!("this build carries no packets: its data plane is not wired to the configuration")
+    appliance::run(config)
 }
 
 /// What a valid configuration may ask for and cannot have, here and now.

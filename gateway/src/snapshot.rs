@@ -214,6 +214,23 @@ impl From<dataplane::port::PortCounters> for PortCounters {
     }
 }
 
+impl std::ops::Add for PortCounters {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            rx_packets: self.rx_packets + other.rx_packets,
+            rx_bytes: self.rx_bytes + other.rx_bytes,
+            rx_missed: self.rx_missed + other.rx_missed,
+            rx_errors: self.rx_errors + other.rx_errors,
+            rx_no_buffer: self.rx_no_buffer + other.rx_no_buffer,
+            tx_packets: self.tx_packets + other.tx_packets,
+            tx_bytes: self.tx_bytes + other.tx_bytes,
+            tx_errors: self.tx_errors + other.tx_errors,
+        }
+    }
+}
+
 /// One worker.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Worker {

@@ -57,3 +57,12 @@ pub struct Policy {
     /// What happens then.
     pub action: Action,
 }
+
+impl Policy {
+    /// Sorts policies in the order in which they are tried.
+    pub fn order(&self) -> impl Ord + use<> {
+        let Selector { local, remote, protocol, local_ports, remote_ports } = &self.selector;
+        let lengths = (remote.prefix_len(), local.prefix_len(), protocol.is_some());
+        (std::cmp::Reverse(lengths), local_ports.len() + remote_ports.len(), self.id)
+    }
+}

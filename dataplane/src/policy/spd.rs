@@ -30,14 +30,7 @@ impl Spd {
             return Err(Full);
         }
         self.policies.push(policy);
-        self.policies.sort_by_key(|policy| {
-            let s = &policy.selector;
-            (
-                std::cmp::Reverse((s.remote.prefix_len(), s.local.prefix_len(), s.protocol.is_some())),
-                s.local_ports.len() + s.remote_ports.len(),
-                policy.id,
-            )
-        });
+        self.policies.sort_by_key(Policy::order);
         Ok(old)
     }
 

@@ -87,6 +87,16 @@ impl Usage {
         }
     }
 
+    /// Whether a hard limit was reached.
+    pub fn is_spent(&self, now: u64) -> bool {
+        now >= self.hard_at || self.raised.load(Ordering::Relaxed) & HARD != 0
+    }
+
+    /// Whole seconds until the hard limit of time, `None` when there is none.
+    pub fn seconds_left(&self, now: u64) -> Option<u64> {
+        (self.hard_at != u64::MAX).then(|| self.hard_at.saturating_sub(now) / 1_000_000_000)
+    }
+
     /// Reports that the sequence numbers are used up, which ends an SA like a hard limit.
     pub fn exhaust(&self) -> Option<Reached> {
         self.raise(HARD)
@@ -199,7 +209,9 @@ mod tests {
         assert_eq!(usage.charge(&mut lease, 1, 14), Charge { allowed: true, reached: None });
         assert_eq!(usage.charge(&mut lease, 1, 15), Charge { allowed: true, reached: Some(Reached::Soft) });
         assert_eq!(usage.charge(&mut lease, 1, 24), Charge { allowed: true, reached: None });
+        assert_eq!((usage.seconds_left(5), usage.is_spent(24)), (Some(0), false));
         assert_eq!(usage.check_time(25), Some(Reached::Hard));
+        assert!(usage.is_spent(25));
         assert_eq!(usage.check_time(26), None);
         assert_eq!(usage.charge(&mut lease, 1, 25), Charge { allowed: false, reached: None });
     }

@@ -1,0 +1,348 @@
+//! Answers about the running gateway: what the configuration says, joined with what the workers counted.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::{Sender, bounded};
+use dataplane::clock;
+use dataplane::crypto::{Crypto, Suite};
+use dataplane::drops::DropCounters;
+use dataplane::policy::{Action, Policy};
+use dataplane::port::{DeviceInfo, Mac};
+use dataplane::sa::counters::SaCounters;
+use dataplane::sa::{InboundSa, Mode, OutboundSa, Protocol, SaParams, TunnelId};
+
+use super::readings::{Readings, Side};
+use super::tunnels::Tunnels;
+use crate::config::Config;
+use crate::snapshot as shown;
+
+/// How long an answer waits for the workers. They answer between two batches, so only a defect takes as long.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Readings as young as this are not read again: a scrape asks nine questions in a row.
+const FRESH: Duration = Duration::from_millis(50);
+
+/// What does not change while the gateway runs.
+pub(super) struct Facts {
+    name: String,
+    crypto: String,
+    cores: Vec<usize>,
+    ports: Vec<(String, shown::Port)>,
+    routes: Vec<shown::Route>,
+    policies: Vec<shown::Policy>,
+    tunnels: Vec<(String, Arc<InboundSa>, Arc<OutboundSa>)>,
+    started: Instant,
+    installed: u64,
+}
+
+/// Answers from any thread.
+pub(super) struct View {
+    facts: Facts,
+    readings: Arc<Mutex<Readings>>,
+    ask: Sender<Request>,
+    last: Mutex<Option<Instant>>,
+}
+
+/// Asks for new readings; told when they are there.
+pub(super) struct Request(Sender<()>);
+
+impl Request {
+    pub(super) fn done(self) {
+        // Whoever asked may have lost patience.
+        let _ = self.0.try_send(());
+    }
+}
+
+impl View {
+    pub(super) fn new(facts: Facts, ask: Sender<Request>) -> Self {
+        Self { facts, readings: Arc::default(), ask, last: Mutex::new(None) }
+    }
+
+    /// Where the collector puts what it read.
+    pub(super) fn readings(&self) -> &Arc<Mutex<Readings>> {
+        &self.readings
+    }
+
+    /// Readings from now, or the last ones when the workers do not answer.
+    fn read(&self) -> Readings {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.is_none_or(|at| at.elapsed() > FRESH) {
+            let (done, when_done) = bounded(1);
+            let answered = self.ask.send_timeout(Request(done), PATIENCE).is_ok()
+                && when_done.recv_timeout(PATIENCE).is_ok();
+            if answered {
+                *last = Some(Instant::now());
+            } else {
+                tracing::warn!(
+                    "the workers gave no counters for {} s; those shown are older",
+                    PATIENCE.as_secs()
+                );
+            }
+        }
+        self.readings.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn tunnel_ids(&self) -> impl Iterator<Item = (TunnelId, &(String, Arc<InboundSa>, Arc<OutboundSa>))> {
+        self.facts.tunnels.iter().enumerate().map(|(id, tunnel)| (TunnelId(id as u32), tunnel))
+    }
+}
+
+impl Facts {
+    pub(super) fn new(config: &Config, infos: &[DeviceInfo], tunnels: &Tunnels, crypto: &Crypto) -> Self {
+        let port_name =
+            |id: u16| config.ports.get_index(id.into()).map_or_else(String::new, |(name, _)| name.clone());
+        let connected = config.ports.iter().flat_map(|(name, port)| {
+            port.addresses.iter().map(|net| shown::Route { to: net.trunc(), port: name.clone(), via: None })
+        });
+        let fixed = config.routes.iter().map(|route| shown::Route {
+            to: route.to,
+            port: port_name(route.port),
+            via: route.via,
+        });
+        let names: Vec<&str> = tunnels.iter().map(|tunnel| tunnel.name.as_str()).collect();
+        let mut policies: Vec<&Policy> = tunnels.policies().iter().collect();
+        policies.sort_by_key(|policy| policy.order());
+        let fast: Suite =
+            "aes128gcm16".parse().unwrap_or_else(|_| unreachable!("a keyword of the data plane"));
+        Self {
+            name: config.gateway.name.clone(),
+            crypto: crypto.engine_name(fast).to_owned(),
+            cores: config.workers.cores.clone(),
+            ports: config
+                .ports
+                .iter()
+                .zip(infos)
+                .map(|((name, port), info)| (name.clone(), show_port(name, port.mtu, &port.addresses, info)))
+                .collect(),
+            routes: connected.chain(fixed).collect(),
+            policies: policies.into_iter().map(|policy| show_policy(policy, &names)).collect(),
+            tunnels: tunnels
+                .iter()
+                .map(|tunnel| {
+                    (tunnel.name.clone(), Arc::clone(&tunnel.inbound), Arc::clone(&tunnel.outbound))
+                })
+                .collect(),
+            started: Instant::now(),
+            installed: clock::now(),
+        }
+    }
+}
+
+impl shown::Snapshot for View {
+    fn status(&self) -> shown::Status {
+        let tunnels = self.tunnels();
+        shown::Status {
+            name: self.facts.name.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_seconds: self.facts.started.elapsed().as_secs(),
+            crypto: self.facts.crypto.clone(),
+            workers: self.facts.cores.len(),
+            ports: self.facts.ports.len(),
+            tunnels: tunnels.len(),
+            tunnels_up: tunnels.iter().filter(|tunnel| tunnel.up).count(),
+            sas: 2 * self.facts.tunnels.len(),
+        }
+    }
+
+    fn tunnels(&self) -> Vec<shown::Tunnel> {
+        let readings = self.read();
+        self.tunnel_ids()
+            .map(|(id, (name, inbound, outbound))| {
+                let gone = readings.retired.get(id.0 as usize).copied().unwrap_or_default();
+                let endpoints = readings.endpoints.get(id.0 as usize).copied().unwrap_or(inbound.endpoints);
+                shown::Tunnel {
+                    name: name.clone(),
+                    up: !outbound.usage.is_spent(clock::now()),
+                    local: Some(endpoints.local),
+                    remote: Some(endpoints.remote),
+                    inbound: totals(&readings, Side::Inbound, id, inbound.spi, gone.0),
+                    outbound: totals(&readings, Side::Outbound, id, outbound.spi, gone.1),
+                }
+            })
+            .collect()
+    }
+
+    fn sas(&self) -> Vec<shown::Sa> {
+        let readings = self.read();
+        let now = clock::now();
+        let mut rows = Vec::with_capacity(2 * self.facts.tunnels.len());
+        for (id, (name, inbound, outbound)) in self.tunnel_ids() {
+            let endpoints = readings.endpoints.get(id.0 as usize).copied().unwrap_or(inbound.endpoints);
+            let row = |params: &SaParams, direction, spi, totals| shown::Sa {
+                tunnel: name.clone(),
+                direction,
+                spi,
+                protocol: match params.protocol {
+                    Protocol::Esp => "esp".to_owned(),
+                    Protocol::Ah => "ah".to_owned(),
+                },
+                mode: match params.mode {
+                    Mode::Tunnel => "tunnel".to_owned(),
+                    Mode::Transport => "transport".to_owned(),
+                },
+                suite: params.suite.to_string(),
+                esn: params.esn,
+                local: endpoints.local,
+                remote: endpoints.remote,
+                udp: endpoints.udp.map(|ports| (ports.local, ports.remote)),
+                sequence: 0,
+                replay_window: None,
+                age_seconds: now.saturating_sub(self.facts.installed) / clock::SECOND,
+                expires_seconds: None,
+                expired: false,
+                totals,
+            };
+            let none = SaCounters::default();
+            rows.push(shown::Sa {
+                sequence: inbound.replay.as_ref().map_or(0, |window| window.high_water()),
+                replay_window: inbound.replay.as_ref().map(|window| window.size()),
+                expires_seconds: inbound.usage.seconds_left(now),
+                expired: inbound.usage.is_spent(now),
+                ..row(
+                    &inbound.params,
+                    shown::Direction::Inbound,
+                    inbound.spi,
+                    totals(&readings, Side::Inbound, id, inbound.spi, none),
+                )
+            });
+            rows.push(shown::Sa {
+                sequence: outbound.sequence.peek().saturating_sub(1),
+                expires_seconds: outbound.usage.seconds_left(now),
+                expired: outbound.usage.is_spent(now),
+                ..row(
+                    &outbound.params,
+                    shown::Direction::Outbound,
+                    outbound.spi,
+                    totals(&readings, Side::Outbound, id, outbound.spi, none),
+                )
+            });
+        }
+        rows
+    }
+
+    fn policies(&self) -> Vec<shown::Policy> {
+        self.facts.policies.clone()
+    }
+
+    fn ports(&self) -> Vec<shown::Port> {
+        let readings = self.read();
+        self.facts
+            .ports
+            .iter()
+            .enumerate()
+            .map(|(index, (_, port))| {
+                let queues = readings.workers.iter().filter_map(|worker| worker.ports.get(index));
+                let counters = queues.fold(shown::PortCounters::default(), |sum, &queue| sum + queue.into());
+                shown::Port { counters, ..port.clone() }
+            })
+            .collect()
+    }
+
+    fn workers(&self) -> Vec<shown::Worker> {
+        let readings = self.read();
+        let cores = &self.facts.cores;
+        readings
+            .workers
+            .iter()
+            .map(|worker| shown::Worker {
+                index: worker.worker,
+                core: cores.get(worker.worker).copied().unwrap_or_default(),
+                rx_packets: worker.ports.iter().map(|port| port.rx_packets).sum(),
+                tx_packets: worker.ports.iter().map(|port| port.tx_packets).sum(),
+                drops: worker.drops.nonzero().map(|(_, packets)| packets).sum(),
+                polls: worker.busy_polls + worker.idle_polls,
+                empty_polls: worker.idle_polls,
+                sleeps: worker.sleeps,
+                latency: (!worker.latency.is_empty()).then(|| shown::Latency {
+                    p50_ns: worker.latency.value_at_quantile(0.5),
+                    p99_ns: worker.latency.value_at_quantile(0.99),
+                    p999_ns: worker.latency.value_at_quantile(0.999),
+                    max_ns: worker.latency.max(),
+                }),
+            })
+            .collect()
+    }
+
+    fn drops(&self) -> DropCounters {
+        let mut all = DropCounters::default();
+        for worker in &self.read().workers {
+            all.merge(&worker.drops);
+        }
+        all
+    }
+
+    fn routes(&self) -> Vec<shown::Route> {
+        self.facts.routes.clone()
+    }
+
+    fn neighbours(&self) -> Vec<shown::Neighbour> {
+        let readings = self.read();
+        let mut rows: Vec<shown::Neighbour> = readings
+            .workers
+            .iter()
+            .flat_map(|worker| &worker.neighbours)
+            .map(|neighbour| shown::Neighbour {
+                address: neighbour.address,
+                port: self
+                    .facts
+                    .ports
+                    .get(usize::from(neighbour.port))
+                    .map_or_else(String::new, |(name, _)| name.clone()),
+                mac: Some(mac_text(neighbour.mac)),
+            })
+            .collect();
+        rows.sort_by(|a, b| (&a.port, a.address).cmp(&(&b.port, b.address)));
+        rows.dedup();
+        rows
+    }
+}
+
+fn totals(readings: &Readings, side: Side, id: TunnelId, spi: u32, gone: SaCounters) -> shown::Totals {
+    let mut counters = gone;
+    if let Some(now) = readings.sas.get(&(side, id, spi)) {
+        counters.merge(now);
+    }
+    let drops: BTreeMap<String, u64> =
+        counters.drops().map(|(reason, packets)| (reason.name().to_owned(), packets)).collect();
+    shown::Totals { packets: counters.packets, bytes: counters.bytes, drops }
+}
+
+fn show_port(name: &str, mtu: u32, addresses: &[ipnet::IpNet], info: &DeviceInfo) -> shown::Port {
+    shown::Port {
+        name: name.to_owned(),
+        driver: info.driver.to_owned(),
+        device: info.device.clone(),
+        mac: info.mac.map(mac_text),
+        mtu: mtu.min(info.mtu),
+        addresses: addresses.to_vec(),
+        queues: info.queues,
+        features: info.features.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect(),
+        counters: shown::PortCounters::default(),
+    }
+}
+
+fn show_policy(policy: &Policy, names: &[&str]) -> shown::Policy {
+    let (action, tunnel) = match policy.action {
+        Action::Protect(id) => ("protect", names.get(id.0 as usize).map(|name| (*name).to_owned())),
+        Action::Bypass => ("bypass", None),
+        Action::Discard => ("discard", None),
+    };
+    let ports = |range: &std::ops::RangeInclusive<u16>| {
+        (*range != (0..=u16::MAX)).then(|| (*range.start(), *range.end()))
+    };
+    shown::Policy {
+        action: action.to_owned(),
+        tunnel,
+        local: policy.selector.local,
+        remote: policy.selector.remote,
+        protocol: policy.selector.protocol,
+        local_ports: ports(&policy.selector.local_ports),
+        remote_ports: ports(&policy.selector.remote_ports),
+    }
+}
+
+fn mac_text(mac: Mac) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
