@@ -1,8 +1,9 @@
 //! The AF_PACKET driver.
 
-use std::net::UdpSocket;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 
-use dataplane::port::af_packet;
+use dataplane::port::af_packet::{self, Config};
 
 use super::*;
 
@@ -77,6 +78,85 @@ fn finishes_the_offloads_of_local_senders() {
         assert_eq!(got[1..].iter().flat_map(|frame| frame[42..].to_vec()).collect::<Vec<_>>(), payload);
         assert_eq!(port.counters().rx_packets, 6);
         assert_eq!(port.counters().rx_errors, 0);
+    });
+}
+
+/// A bridge of two ports between hosts whose kernels leave checksums and segmentation to us, both ways.
+#[test]
+fn carries_tcp_between_hosts_with_offloads() {
+    privileged(&[], || {
+        let (gateway, client, server) = (Namespace::new(), Namespace::new(), Namespace::new());
+        gateway.join("lan0", &client, "eth0", 1, 1500);
+        gateway.join("wan0", &server, "eth0", 1, 1500);
+        client.ip("address add 10.1.0.1/24 dev eth0");
+        server.ip("address add 10.1.0.2/24 dev eth0");
+        let pool = Pool::new(2048, 2048).unwrap();
+        let mut ports = ["lan0", "wan0"]
+            .map(|name| open(gateway.run(|| af_packet::open(Config::new(name))).unwrap(), &pool).remove(0));
+
+        let payload: Vec<u8> =
+            (0..3_000_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+        let listener = server.run(|| TcpListener::bind("10.1.0.2:5000")).unwrap();
+        let echo = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut all = Vec::new();
+            stream.read_to_end(&mut all).unwrap();
+            stream.write_all(&all).unwrap();
+        });
+        let sent = payload.clone();
+        let transfer = std::thread::spawn(move || {
+            let mut stream = client.run(|| TcpStream::connect("10.1.0.2:5000")).unwrap();
+            stream.write_all(&sent).unwrap();
+            stream.shutdown(std::net::Shutdown::Write).unwrap();
+            let mut back = Vec::new();
+            stream.read_to_end(&mut back).unwrap();
+            back
+        });
+        let end = Instant::now() + 4 * PATIENCE;
+        let mut burst = Burst::new();
+        while !transfer.is_finished() && Instant::now() < end {
+            let mut idle = true;
+            for (from, to) in [(0, 1), (1, 0)] {
+                ports[from].rx(&pool, &mut burst);
+                idle &= burst.is_empty();
+                ports[to].tx(&mut burst);
+                burst.clear();
+            }
+            if idle {
+                std::thread::yield_now();
+            }
+        }
+        assert!(transfer.is_finished(), "{:?} {:?}", ports[0].counters(), ports[1].counters());
+        assert!(transfer.join().unwrap() == payload, "what came back is what was sent");
+        echo.join().unwrap();
+        for port in &mut ports {
+            let counters = port.counters();
+            assert_eq!(counters.rx_errors + counters.tx_errors, 0, "{counters:?}");
+        }
+    });
+}
+
+#[test]
+fn prepares_the_interface() {
+    privileged(&["ethtool"], || {
+        let pair = Pair::new(1, 1500);
+        pair.gateway.ip("link set wan0 down");
+        pair.gateway.command("ethtool", "-K wan0 gro on");
+        let link = || pair.gateway.ip("-details link show wan0");
+        let port = device(&pair, |config| config.promiscuous = true);
+        assert!(link().contains("promiscuity 1") && link().contains(",UP"), "{}", link());
+        let features = pair.gateway.command("ethtool", "-k wan0");
+        assert!(features.contains("generic-receive-offload: off"), "{features}");
+        drop(port);
+        let port = device(&pair, |_| ());
+        // Neighbour solicitations come to groups that the kernel has not joined.
+        assert!(link().contains("promiscuity 0") && link().contains("allmulti 1"), "{}", link());
+        drop(port);
+        assert!(link().contains("allmulti 0"), "{}", link());
+
+        let config = Config { mtu: Some(100_000), ..Config::new("wan0") };
+        let error = pair.gateway.run(|| af_packet::open(config)).err().unwrap();
+        assert!(error.to_string().contains("MTU of wan0 from 1500 to 100000"), "{error}");
     });
 }
 
@@ -175,8 +255,8 @@ fn wakes_a_worker_that_sleeps() {
     });
 }
 
-fn device(pair: &Pair, change: impl FnOnce(&mut af_packet::Config) + Send) -> Box<dyn Device> {
-    let mut config = af_packet::Config::new("wan0");
+fn device(pair: &Pair, change: impl FnOnce(&mut Config) + Send) -> Box<dyn Device> {
+    let mut config = Config::new("wan0");
     change(&mut config);
     pair.gateway.run(|| af_packet::open(config)).unwrap()
 }

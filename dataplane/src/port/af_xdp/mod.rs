@@ -76,9 +76,10 @@ pub struct Config {
     pub queues: usize,
     /// MTU to set on the interface; `None` leaves it as it is.
     pub mtu: Option<u32>,
-    /// Receive packets to every Ethernet address.
+    /// Receive packets to every Ethernet address, and on most NICs with every VLAN tag.
     pub promiscuous: bool,
-    /// Entries in each ring of a queue; rounded up to a power of two.
+    /// Entries in each ring of a queue; rounded up to a power of two. A jumbo frame takes one entry for each
+    /// 3,840 bytes.
     pub ring: usize,
     /// Where the XDP program runs.
     pub mode: Mode,
