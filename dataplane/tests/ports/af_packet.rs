@@ -201,8 +201,7 @@ fn survives_a_device_that_goes_down_and_away() {
 
         pair.gateway.ip("link set wan0 up");
         assert_eq!(transmit(&mut *port).tx_packets, 3);
-        wire.send(&frame(9, 100));
-        assert_same(&receive_all(&mut *port, &pool, 1), &[frame(9, 100)]);
+        receives_again(&mut *port, &pool, &wire);
 
         pair.gateway.ip("link delete wan0");
         let counters = transmit(&mut *port);
@@ -242,6 +241,31 @@ fn counts_what_is_lost() {
         let counters = port.counters();
         assert_eq!((burst.len(), counters.tx_packets, counters.tx_errors), (0, 1, 1));
         assert_same(&wire.collect(1, PATIENCE), &[frame(1, 100)]);
+    });
+}
+
+/// The ring was made for 1,500 bytes; larger packets come by another way, tags and all.
+#[test]
+fn takes_packets_of_an_mtu_that_was_raised() {
+    privileged(&[], || {
+        let pair = Pair::new(1, 1500);
+        let (wide, narrow) = (Pool::new(64, 8192).unwrap(), Pool::new(64, 2048).unwrap());
+        let mut port = open(device(&pair, |_| ()), &wide).remove(0);
+        let wire = pair.wire();
+        for (namespace, name) in [(&pair.gateway, "wan0"), (&pair.peer, "peer0")] {
+            namespace.ip(&format!("link set {name} mtu 4000"));
+        }
+        let frames = [frame(0, 4014), tagged(&frame(1, 3000)), frame(2, 60), tagged(&frame(3, 60))];
+        for frame in &frames {
+            wire.send(frame);
+        }
+        assert_same(&receive_all(&mut *port, &wide, frames.len()), &frames);
+
+        for frame in &frames {
+            wire.send(frame);
+        }
+        assert_same(&receive_all(&mut *port, &narrow, 2), &frames[2..]);
+        assert_eq!(port.counters().rx_errors, 2, "two were larger than a frame");
     });
 }
 

@@ -39,7 +39,7 @@ use self::copied::{Chunks, CopiedPort};
 use self::shared::SharedPort;
 use self::socket::{Binding, KERNEL_HEADROOM, LARGEST_CHUNK, Memory, SMALLEST_CHUNK, Socket};
 use super::netdev::{Interface, ReceiveMode};
-use super::sys::context;
+use super::sys::{context, until_released};
 use super::{Device, DeviceInfo, LINK_OVERHEAD, Port, QueueOpener, check_room};
 use crate::buffer::{BURST, Pool};
 
@@ -267,7 +267,8 @@ fn open_queue(
 
 /// Attaches the program where the configuration wants it.
 fn attach(program: &OwnedFd, interface: &Interface, mode: Mode) -> io::Result<(OwnedFd, Hook)> {
-    let attach = |hook| attach_xdp(program, interface.index(), hook).map(|link| (link, hook));
+    let attach =
+        |hook| until_released(|| attach_xdp(program, interface.index(), hook)).map(|link| (link, hook));
     let result = match mode {
         Mode::Native => attach(Hook::Native),
         Mode::Generic => attach(Hook::Generic),
