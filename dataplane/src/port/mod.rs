@@ -13,6 +13,7 @@ pub mod tap;
 
 mod netdev;
 mod offload;
+mod segment;
 mod sys;
 
 use std::io;

@@ -5,6 +5,7 @@ use std::io;
 use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
+use std::time::Duration;
 
 /// A value that the kernel may fill with any bytes.
 ///
@@ -76,6 +77,20 @@ pub(super) fn check(result: c_int) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Tries again for up to a second while something is busy: the kernel releases what a process held a moment
+/// after it has closed it. For start-up only.
+pub(super) fn until_released<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    for _ in 0..20 {
+        match attempt() {
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            result => return result,
+        }
+    }
+    attempt()
+}
+
 /// An error of the same kind as `source`, with a sentence for the operator in front.
 pub(super) fn context(source: &io::Error, text: impl std::fmt::Display) -> io::Error {
     io::Error::new(source.kind(), format!("{text}: {source}"))
@@ -142,6 +157,23 @@ mod tests {
         set_option(&fd, libc::SOL_SOCKET, libc::SO_BROADCAST, &1).unwrap();
         let value: c_int = get_option(&fd, libc::SOL_SOCKET, libc::SO_BROADCAST).unwrap();
         assert_eq!(value, 1);
+    }
+
+    #[test]
+    fn what_is_busy_is_tried_again_and_other_errors_are_not() {
+        let busy = || io::Error::from_raw_os_error(libc::EBUSY);
+        let mut calls = 0;
+        let result = until_released(|| {
+            calls += 1;
+            if calls < 3 { Err(busy()) } else { Ok(7) }
+        });
+        assert_eq!((result.unwrap(), calls), (7, 3));
+        let mut calls = 0;
+        let result: io::Result<()> = until_released(|| {
+            calls += 1;
+            Err(io::Error::from_raw_os_error(libc::EPERM))
+        });
+        assert_eq!((result.is_err(), calls), (true, 1));
     }
 
     #[test]

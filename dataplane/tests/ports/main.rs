@@ -208,3 +208,18 @@ fn wakes_a_sleeper(port: &mut dyn Port, pool: &Pool, wire: &Wire) {
         assert_same(&receive_all(port, pool, 1), &[frame(n, 100)]);
     }
 }
+
+/// A link that came up carries packets a moment later; until then the sender's kernel drops them.
+fn receives_again(port: &mut dyn Port, pool: &Pool, wire: &Wire) {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        wire.send(&frame(9, 100));
+        std::thread::sleep(Duration::from_millis(5));
+        let got = receive_now(port, pool);
+        if !got.is_empty() {
+            assert!(got.iter().all(|got| *got == frame(9, 100)));
+            return;
+        }
+        assert!(Instant::now() < end, "nothing comes though the link is up");
+    }
+}

@@ -39,7 +39,7 @@ use self::copied::{Chunks, CopiedPort};
 use self::shared::SharedPort;
 use self::socket::{Binding, KERNEL_HEADROOM, LARGEST_CHUNK, Memory, SMALLEST_CHUNK, Socket};
 use super::netdev::{Interface, ReceiveMode};
-use super::sys::context;
+use super::sys::{context, until_released};
 use super::{Device, DeviceInfo, LINK_OVERHEAD, Port, QueueOpener, check_room};
 use crate::buffer::{BURST, Pool};
 
@@ -76,9 +76,10 @@ pub struct Config {
     pub queues: usize,
     /// MTU to set on the interface; `None` leaves it as it is.
     pub mtu: Option<u32>,
-    /// Receive packets to every Ethernet address.
+    /// Receive packets to every Ethernet address, and on most NICs with every VLAN tag.
     pub promiscuous: bool,
-    /// Entries in each ring of a queue; rounded up to a power of two.
+    /// Entries in each ring of a queue; rounded up to a power of two. A jumbo frame takes one entry for each
+    /// 3,840 bytes.
     pub ring: usize,
     /// Where the XDP program runs.
     pub mode: Mode,
@@ -266,7 +267,8 @@ fn open_queue(
 
 /// Attaches the program where the configuration wants it.
 fn attach(program: &OwnedFd, interface: &Interface, mode: Mode) -> io::Result<(OwnedFd, Hook)> {
-    let attach = |hook| attach_xdp(program, interface.index(), hook).map(|link| (link, hook));
+    let attach =
+        |hook| until_released(|| attach_xdp(program, interface.index(), hook)).map(|link| (link, hook));
     let result = match mode {
         Mode::Native => attach(Hook::Native),
         Mode::Generic => attach(Hook::Generic),

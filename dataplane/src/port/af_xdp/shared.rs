@@ -1,5 +1,8 @@
 //! A queue whose packet memory is the worker's own pool: a received packet is a frame of the pool, and leaves
 //! by any other AF_XDP port of the worker without a copy, since each has registered the same pool.
+//!
+//! Frames that are with the kernel when the port is closed stay taken, since nothing says when the kernel or
+//! the device is done with them: a port lives as long as its worker.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;

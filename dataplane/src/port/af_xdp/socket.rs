@@ -3,9 +3,8 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::{self, NonNull};
-use std::time::Duration;
 
-use super::super::sys::{Plain, bind, context, get_option, set_option, socket};
+use super::super::sys::{Plain, bind, context, get_option, set_option, socket, until_released};
 use super::ring::{Consumer, Producer};
 
 /// Bytes that the kernel keeps free in front of a received packet (`XDP_PACKET_HEADROOM`).
@@ -99,17 +98,8 @@ impl Socket {
             sxdp_queue_id: binding.queue,
             sxdp_shared_umem_fd: 0,
         };
-        // The kernel frees the queue of a socket that was closed a moment later.
-        let mut patience = 20;
-        loop {
-            match bind(&bound.fd, &address) {
-                Err(error) if error.raw_os_error() == Some(libc::EBUSY) && patience > 0 => {
-                    patience -= 1;
-                    std::thread::sleep(Duration::from_millis(50));
-                }
-                result => return result.map(|()| bound).map_err(|error| explain(&error, binding)),
-            }
-        }
+        until_released(|| bind(&bound.fd, &address)).map_err(|error| explain(&error, binding))?;
+        Ok(bound)
     }
 
     /// Whether packets cross without a copy between the kernel and the packet memory.
