@@ -3,6 +3,7 @@
 pub mod buffer;
 pub mod crypto;
 pub mod drops;
+pub mod lpm;
 pub mod message;
 pub mod policy;
 pub mod port;
