@@ -61,13 +61,13 @@ impl<T> Lpm<T> {
     /// The value of the longest prefix that holds an IPv4 address.
     #[inline]
     pub fn lookup_v4(&self, address: u32) -> Option<&T> {
-        self.matches_v4(address).next()
+        self.v4.longest(u128::from(address) << 96)
     }
 
     /// The value of the longest prefix that holds an IPv6 address.
     #[inline]
     pub fn lookup_v6(&self, address: u128) -> Option<&T> {
-        self.matches_v6(address).next()
+        self.v6.longest(address)
     }
 
     /// The values of all prefixes that hold an IPv4 address, longest first.
@@ -129,6 +129,11 @@ impl<T> Trie<T> {
 
     fn tree_mut(&mut self, key: u128, len: u8) -> &mut Tree<T> {
         if len <= ROOT_BITS { &mut self.short } else { &mut self.long[root_index(key)] }
+    }
+
+    #[inline]
+    fn longest(&self, key: u128) -> Option<&T> {
+        self.long[root_index(key)].longest(key).or_else(|| self.short.longest(key))
     }
 
     #[inline]

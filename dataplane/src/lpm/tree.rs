@@ -86,6 +86,25 @@ impl<T> Tree<T> {
         None
     }
 
+    /// The value of the longest prefix of `key`.
+    #[inline]
+    pub(crate) fn longest(&self, key: u128) -> Option<&T> {
+        let mut longest = None;
+        let mut next = self.0.as_deref();
+        while let Some(node) = next
+            && node.is_on_path(key)
+        {
+            let byte = byte(key, node.depth);
+            // Top down, so that the search in this node overlaps with the load of the next.
+            if let Some(index) = node.prefixes.last_on_path(FULL | byte) {
+                longest = Some((node, index));
+            }
+            next = node.child(byte);
+        }
+        let (node, index) = longest?;
+        node.values.get(node.prefixes.rank(index))
+    }
+
     /// The values of the prefixes of `key`, longest first.
     #[inline]
     pub(crate) fn path(&self, key: u128) -> Path<'_, T> {
@@ -97,7 +116,7 @@ impl<T> Tree<T> {
             path.above.extend(path.node.replace(node));
             let byte = byte(key, node.depth);
             path.index = FULL | byte;
-            next = if node.children.contains(byte) { node.nodes.get(node.children.rank(byte)) } else { None };
+            next = node.child(byte);
         }
         path
     }
@@ -125,12 +144,9 @@ impl<'a, T> Iterator for Path<'a, T> {
     fn next(&mut self) -> Option<&'a T> {
         loop {
             let node = self.node?;
-            while self.index > 0 {
-                let index = self.index;
-                self.index /= 2;
-                if node.prefixes.contains(index) {
-                    return node.values.get(node.prefixes.rank(index));
-                }
+            if let Some(index) = node.prefixes.last_on_path(self.index) {
+                self.index = index / 2;
+                return node.values.get(node.prefixes.rank(index));
             }
             self.node = self.above.pop();
             self.index = self.node.map_or(0, |node| FULL | byte(self.key, node.depth));
@@ -152,7 +168,19 @@ impl<T> Node<T> {
 
     #[inline]
     fn is_on_path(&self, key: u128) -> bool {
-        (key ^ self.path) & mask(self.depth) == 0
+        let differ = key ^ self.path;
+        let (high, low) = ((differ >> 64) as u64, differ as u64);
+        // In halves, because shifts of 128 bits by a variable are slow. Twice, because the distance may be 64.
+        if self.depth < 64 {
+            high >> 1 >> (63 - self.depth) == 0
+        } else {
+            high == 0 && low >> 1 >> (127 - self.depth) == 0
+        }
+    }
+
+    #[inline]
+    fn child(&self, byte: usize) -> Option<&Self> {
+        if self.children.contains(byte) { self.nodes.get(self.children.rank(byte)) } else { None }
     }
 
     /// Puts a new node at `depth` above this one.
@@ -258,6 +286,31 @@ impl<const W: usize> Ranks<W> {
     }
 }
 
+impl Ranks<8> {
+    /// The first member of `index`, `index / 2`, `index / 4`, ... 1. `index` may be 0 for none.
+    #[inline]
+    fn last_on_path(&self, mut index: usize) -> Option<usize> {
+        while index >= 64 {
+            if self.contains(index) {
+                return Some(index);
+            }
+            index /= 2;
+        }
+        (self.words[0] & HALVES[index]).checked_ilog2().map(|index| index as usize)
+    }
+}
+
+/// For each number below 64, the set of itself and its halves down to 1.
+const HALVES: [u64; 64] = {
+    let mut halves = [0; 64];
+    let mut index = 1;
+    while index < 64 {
+        halves[index] = 1 << index | halves[index / 2];
+        index += 1;
+    }
+    halves
+};
+
 /// The first `len` bits.
 #[inline]
 pub(crate) fn mask(len: u8) -> u128 {
@@ -272,7 +325,8 @@ fn home_depth(len: u8) -> u8 {
 /// The key's eight bits from `depth` on.
 #[inline]
 fn byte(key: u128, depth: u8) -> usize {
-    usize::from(key.to_be_bytes()[usize::from(depth / 8) % LEVELS])
+    let half = if depth < 64 { (key >> 64) as u64 } else { key as u64 };
+    (half >> (56 - depth % 64)) as usize & 0xFF
 }
 
 /// [`heap_index`] of a prefix of all eight bits of a node, without the bits.
