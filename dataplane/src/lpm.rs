@@ -13,6 +13,8 @@
 //! A look-up of an IPv4 prefix of 17 to 24 bits loads the array, one node and the value; of up to 32 bits,
 //! one node more.
 
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 
 pub(crate) mod tree;
@@ -82,6 +84,24 @@ impl<T> Lpm<T> {
         self.v6.matches(address)
     }
 
+    /// The value of the longest prefix that holds an address.
+    #[inline]
+    pub fn lookup(&self, address: IpAddr) -> Option<&T> {
+        match address {
+            IpAddr::V4(address) => self.lookup_v4(address.to_bits()),
+            IpAddr::V6(address) => self.lookup_v6(address.to_bits()),
+        }
+    }
+
+    /// The values of all prefixes that hold an address, longest first.
+    #[inline]
+    pub fn matches(&self, address: IpAddr) -> Matches<'_, T> {
+        match address {
+            IpAddr::V4(address) => self.matches_v4(address.to_bits()),
+            IpAddr::V6(address) => self.matches_v6(address.to_bits()),
+        }
+    }
+
     /// Prefixes in the table.
     pub fn len(&self) -> usize {
         self.len
@@ -104,13 +124,18 @@ impl<T> Default for Lpm<T> {
     }
 }
 
+/// An address as a trie knows it: its bits from the left.
+#[inline]
+pub(crate) fn address_key(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => u128::from(address.to_bits()) << 96,
+        IpAddr::V6(address) => address.to_bits(),
+    }
+}
+
 /// A prefix as a trie knows it: its bits from the left, the others 0, and its length.
 pub(crate) fn key(prefix: IpNet) -> (u128, u8) {
-    let bits = match prefix.addr() {
-        std::net::IpAddr::V4(address) => u128::from(address.to_bits()) << 96,
-        std::net::IpAddr::V6(address) => address.to_bits(),
-    };
-    (bits & tree::mask(prefix.prefix_len()), prefix.prefix_len())
+    (address_key(prefix.addr()) & tree::mask(prefix.prefix_len()), prefix.prefix_len())
 }
 
 /// One family.
@@ -172,7 +197,7 @@ impl<'a, T> Iterator for Matches<'a, T> {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+    use std::net::{Ipv4Addr, Ipv6Addr};
 
     use proptest::prelude::*;
 
@@ -183,10 +208,7 @@ mod tests {
     }
 
     fn matches(lpm: &Lpm<u32>, address: &str) -> Vec<u32> {
-        match address.parse().unwrap() {
-            IpAddr::V4(address) => lpm.matches_v4(address.to_bits()).copied().collect(),
-            IpAddr::V6(address) => lpm.matches_v6(address.to_bits()).copied().collect(),
-        }
+        lpm.matches(address.parse().unwrap()).copied().collect()
     }
 
     #[test]
@@ -301,10 +323,8 @@ mod tests {
             for (prefix, _) in &changes {
                 prop_assert_eq!(lpm.get_mut(*prefix), map.get_mut(&prefix.trunc()));
                 for address in [prefix.addr(), prefix.network(), prefix.broadcast()] {
-                    let hits: Vec<_> = match address {
-                        IpAddr::V4(address) => lpm.matches_v4(address.to_bits()).collect(),
-                        IpAddr::V6(address) => lpm.matches_v6(address.to_bits()).collect(),
-                    };
+                    let hits: Vec<_> = lpm.matches(address).collect();
+                    prop_assert_eq!(lpm.lookup(address), hits.first().copied());
                     prop_assert_eq!(hits, naive(&map, &address));
                 }
             }

@@ -86,6 +86,17 @@ impl<T> Tree<T> {
         None
     }
 
+    /// All values, in no particular order.
+    pub(crate) fn into_values(self) -> Vec<T> {
+        let mut nodes: Vec<_> = self.0.map(|root| *root).into_iter().collect();
+        let mut values = Vec::new();
+        while let Some(mut node) = nodes.pop() {
+            values.append(&mut node.values);
+            nodes.append(&mut node.nodes);
+        }
+        values
+    }
+
     /// The value of the longest prefix of `key`.
     #[inline]
     pub(crate) fn longest(&self, key: u128) -> Option<&T> {
@@ -382,10 +393,16 @@ mod tests {
         assert_eq!(tree.nodes(), 1);
         let expected: Vec<_> = (0..=8).rev().map(|len| (0b1010_0110 >> (8 - len), len)).collect();
         assert_eq!(tree.path(0b1010_0110 << 120).copied().collect::<Vec<_>>(), expected);
+        let mut copy = Tree::new();
         for (bits, len) in all() {
             let key = bits.checked_shl(128 - u32::from(len)).unwrap_or(0);
+            copy.insert(key, len, (bits, len));
             assert_eq!(tree.get_mut(key, len).copied(), Some((bits, len)));
             assert_eq!(tree.remove(key, len), Some((bits, len)));
         }
+        assert_eq!(tree.nodes(), 0);
+        let mut values = copy.into_values();
+        values.sort_unstable_by_key(|&(bits, len)| (len, bits));
+        assert_eq!(values, all().collect::<Vec<_>>());
     }
 }
