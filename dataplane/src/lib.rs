@@ -7,5 +7,6 @@ pub mod lpm;
 pub mod message;
 pub mod policy;
 pub mod port;
+pub mod route;
 pub mod sa;
 mod sync;

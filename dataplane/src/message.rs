@@ -70,8 +70,8 @@ pub enum RouteUpdate {
 pub struct Route {
     /// Destinations.
     pub to: IpNet,
-    /// The port that leads there.
-    pub port: PortId,
+    /// The port that leads there; `None` for the one through which `via` is reached.
+    pub port: Option<PortId>,
     /// The next hop; `None` when the destinations are on the port's own link.
     pub via: Option<IpAddr>,
 }
