@@ -179,14 +179,7 @@ impl<T> Node<T> {
 
     #[inline]
     fn is_on_path(&self, key: u128) -> bool {
-        let differ = key ^ self.path;
-        let (high, low) = ((differ >> 64) as u64, differ as u64);
-        // In halves, because shifts of 128 bits by a variable are slow. Twice, because the distance may be 64.
-        if self.depth < 64 {
-            high >> 1 >> (63 - self.depth) == 0
-        } else {
-            high == 0 && low >> 1 >> (127 - self.depth) == 0
-        }
+        is_prefix(self.path, self.depth, key)
     }
 
     #[inline]
@@ -328,6 +321,19 @@ pub(crate) fn mask(len: u8) -> u128 {
     u128::MAX.checked_shl(128 - u32::from(len)).unwrap_or(0)
 }
 
+/// Whether `key` starts with the first `len` bits of `prefix`.
+#[inline]
+pub(crate) fn is_prefix(prefix: u128, len: u8, key: u128) -> bool {
+    // In halves, because shifts of 128 bits by a variable are slow.
+    let differ = key ^ prefix;
+    let (high, low) = ((differ >> 64) as u64, differ as u64);
+    if len <= 64 {
+        high.checked_shr(64 - u32::from(len)).unwrap_or(0) == 0
+    } else {
+        high == 0 && low >> (128 - len) == 0
+    }
+}
+
 /// Depth of the node that holds prefixes of this length.
 fn home_depth(len: u8) -> u8 {
     len.saturating_sub(1) & !7
@@ -356,6 +362,18 @@ mod tests {
     #[test]
     fn a_node_takes_three_cache_lines() {
         assert_eq!(size_of::<Node<u32>>(), 192);
+    }
+
+    #[test]
+    fn prefixes_of_every_length_are_told_apart() {
+        let key = 0x2001_0db8_1234_5678_9abc_def0_0fed_cba9;
+        for len in 0..=128 {
+            assert!(is_prefix(key & mask(len), len, key), "{len}");
+            assert!(is_prefix(key ^ !mask(len), len, key), "{len}");
+            for bit in 1..=len {
+                assert!(!is_prefix(key ^ 1 << (128 - bit), len, key), "{len} {bit}");
+            }
+        }
     }
 
     #[test]

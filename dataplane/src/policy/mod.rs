@@ -5,14 +5,15 @@ use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
 
-use crate::lpm;
+use crate::lpm::address_key;
+use crate::lpm::tree::is_prefix;
 use crate::sa::TunnelId;
 
 mod ports;
 mod rules;
 pub mod spd;
 
-use ports::Ports;
+use ports::{Ports, Range};
 
 /// Traffic between two prefixes (RFC 4301 s4.4.1.1). `local` is our side: the source of outbound packets
 /// and the destination of inbound ones.
@@ -52,8 +53,8 @@ impl Selector {
         holds(self.local, destination)
             && holds(self.remote, source)
             && self.protocol.is_none_or(|named| named == protocol)
-            && ports.local.is_in(&self.local_ports)
-            && ports.remote.is_in(&self.remote_ports)
+            && ports.local.is_in(Range::new(&self.local_ports))
+            && ports.remote.is_in(Range::new(&self.remote_ports))
     }
 }
 
@@ -76,12 +77,8 @@ pub fn any_matches_inbound(
 
 #[inline]
 fn holds(prefix: IpNet, address: IpAddr) -> bool {
-    let differ = match (prefix.addr(), address) {
-        (IpAddr::V4(prefix), IpAddr::V4(address)) => u128::from(prefix.to_bits() ^ address.to_bits()) << 96,
-        (IpAddr::V6(prefix), IpAddr::V6(address)) => prefix.to_bits() ^ address.to_bits(),
-        _ => return false,
-    };
-    differ & lpm::tree::mask(prefix.prefix_len()) == 0
+    prefix.addr().is_ipv4() == address.is_ipv4()
+        && is_prefix(address_key(prefix.addr()), prefix.prefix_len(), address_key(address))
 }
 
 /// Names a policy for as long as it exists.
@@ -116,6 +113,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::lpm::tree::mask;
 
     fn selector(local: &str, remote: &str) -> Selector {
         Selector::between(local.parse().unwrap(), remote.parse().unwrap())
@@ -165,7 +163,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_prefix_holds_what_ipnet_says(bits: u128, other: u128, len in 0..=128u8, shared in 0..=128u8, v4: bool) {
-            let other = bits & lpm::tree::mask(shared) | other & !lpm::tree::mask(shared);
+            let other = bits & mask(shared) | other & !mask(shared);
             let ip = |bits: u128| -> IpAddr {
                 if v4 { std::net::Ipv4Addr::from_bits((bits >> 96) as u32).into() }
                 else { std::net::Ipv6Addr::from_bits(bits).into() }

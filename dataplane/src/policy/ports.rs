@@ -40,19 +40,38 @@ impl Port {
     /// Whether a selector with this range matches. A range of all ports matches a hidden port too: ANY
     /// includes OPAQUE (RFC 4301 s4.4.1.1).
     #[inline]
-    pub(super) fn is_in(self, range: &RangeInclusive<u16>) -> bool {
+    pub(super) fn is_in(self, range: Range) -> bool {
         match self {
-            Self::Shown(port) => range.contains(&port),
-            Self::Hidden => is_any(range),
+            Self::Shown(port) => range.start <= port && port <= range.end,
+            Self::Hidden => range.is_any(),
             Self::Exempt => true,
         }
     }
 }
 
-/// All ports.
-#[inline]
-pub(super) fn is_any(range: &RangeInclusive<u16>) -> bool {
-    *range.start() == 0 && *range.end() == u16::MAX
+/// Ports that a selector admits on one side: [`RangeInclusive`] without its state as an iterator.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Range {
+    start: u16,
+    end: u16,
+}
+
+impl Range {
+    #[inline]
+    pub(super) fn new(range: &RangeInclusive<u16>) -> Self {
+        Self { start: *range.start(), end: *range.end() }
+    }
+
+    /// All ports.
+    #[inline]
+    pub(super) fn is_any(self) -> bool {
+        self.start == 0 && self.end == u16::MAX
+    }
+
+    /// How many ports.
+    pub(super) fn len(self) -> u64 {
+        (u64::from(self.end) + 1).saturating_sub(u64::from(self.start))
+    }
 }
 
 /// Source and destination. ICMP, ICMPv6 and the Mobility Header have one value, a message type and code. It is
@@ -82,8 +101,9 @@ mod tests {
         const ECHO_REQUEST: u16 = 8 << 8;
         const ECHO_REPLY: u16 = 0;
         // We may send requests and receive replies.
-        let (local, remote) = (ECHO_REQUEST..=ECHO_REQUEST, ECHO_REPLY..=ECHO_REPLY);
-        let allows = |ports: Ports| ports.local.is_in(&local) && ports.remote.is_in(&remote);
+        let local = Range::new(&(ECHO_REQUEST..=ECHO_REQUEST));
+        let remote = Range::new(&(ECHO_REPLY..=ECHO_REPLY));
+        let allows = |ports: Ports| ports.local.is_in(local) && ports.remote.is_in(remote);
         assert!(allows(Ports::outbound(1, Some((ECHO_REQUEST, 0)))));
         assert!(!allows(Ports::outbound(1, Some((ECHO_REPLY, 0)))));
         assert!(allows(Ports::inbound(1, Some((ECHO_REPLY, 0)))));
@@ -93,9 +113,9 @@ mod tests {
 
     #[test]
     fn hidden_ports_are_in_the_range_of_all_only() {
-        assert!(Port::Hidden.is_in(&(0..=u16::MAX)));
-        assert!(!Port::Hidden.is_in(&(1..=u16::MAX)));
-        assert!(!Port::Hidden.is_in(&(0..=u16::MAX - 1)));
-        assert!(Port::Shown(0).is_in(&(0..=0)));
+        assert!(Port::Hidden.is_in(Range::new(&(0..=u16::MAX))));
+        assert!(!Port::Hidden.is_in(Range::new(&(1..=u16::MAX))));
+        assert!(!Port::Hidden.is_in(Range::new(&(0..=u16::MAX - 1))));
+        assert!(Port::Shown(0).is_in(Range::new(&(0..=0))));
     }
 }

@@ -78,11 +78,7 @@ impl Spd {
         self.port_policies += usize::from(rule.restricts_ports());
         match self.remotes.get_mut(selector.remote) {
             Some(rules) => rules.insert(rule),
-            None => {
-                let mut rules = Rules::new();
-                rules.insert(rule);
-                self.remotes.insert(selector.remote, rules);
-            }
+            None => _ = self.remotes.insert(selector.remote, Rules::new(rule)),
         }
         self.policies.insert(policy.id, policy);
         Ok(())
@@ -93,11 +89,8 @@ impl Spd {
         let policy = self.policies.remove(&id)?;
         let rule = Rule::new(&policy);
         self.port_policies -= usize::from(rule.restricts_ports());
-        if let Some(rules) = self.remotes.get_mut(policy.selector.remote) {
-            rules.remove(&rule);
-            if rules.is_empty() {
-                self.remotes.remove(policy.selector.remote);
-            }
+        if self.remotes.get_mut(policy.selector.remote).is_some_and(|rules| rules.remove(&rule)) {
+            self.remotes.remove(policy.selector.remote);
         }
         Some(policy)
     }
