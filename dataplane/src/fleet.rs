@@ -220,6 +220,6 @@ impl Start {
         let pool = Pool::new(self.frames, self.frame_size)?;
         let large = Pool::new(LARGE_FRAMES, LARGE_FRAME_SIZE)?;
         let queues = self.queues.into_iter().map(|open| open(&pool)).collect::<io::Result<Vec<_>>>()?;
-        Worker::new(self.worker, queues, pool, large, self.crypto, self.channels).map_err(io::Error::other)
+        Ok(Worker::new(self.worker, queues, pool, large, self.crypto, self.channels))
     }
 }

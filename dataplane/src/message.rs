@@ -77,8 +77,8 @@ pub enum RouteUpdate {
 pub struct Route {
     /// Destinations.
     pub to: IpNet,
-    /// The port that leads there.
-    pub port: PortId,
+    /// The port that leads there; `None` for the one through which `via` is reached.
+    pub port: Option<PortId>,
     /// The next hop; `None` when the destinations are on the port's own link.
     pub via: Option<IpAddr>,
 }
@@ -180,10 +180,8 @@ pub enum Refused {
     Inbound(Arc<InboundSa>),
     /// A tunnel's outbound SA.
     Outbound(Arc<OutboundSa>),
-    /// A policy.
+    /// A policy; see [`SpdError`](crate::policy::spd::SpdError).
     Policy(PolicyId),
-    /// A route.
-    Route(Route),
 }
 
 /// An SA that a worker has let go.

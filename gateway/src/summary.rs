@@ -60,7 +60,8 @@ impl fmt::Display for Summary<'_> {
             )
         })?;
         section(f, "routes", config.routes.iter(), |route| {
-            let port = config.ports.get_index(usize::from(route.port)).map_or("?", |(name, _)| name);
+            let port =
+                route.port.and_then(|port| config.ports.get_index(port.into())).map_or("?", |(name, _)| name);
             match route.via {
                 Some(via) => format!("{} via {via} on {port}", route.to),
                 None => format!("{} on {port}", route.to),

@@ -13,6 +13,7 @@ use crate::esp;
 use crate::message::{Direction, Event};
 use crate::packet::ip::{self, IpInfo, Version};
 use crate::packet::{self, ecn};
+use crate::policy::any_matches_inbound;
 use crate::sa::spi_table::SlotIndex;
 use crate::sa::{Endpoints, Mode, Protocol, UdpPorts};
 use crate::worker::Worker;
@@ -179,7 +180,7 @@ fn unwrap(
     }
     let mut info = ip::parse(packet.data())?;
     packet.truncate(usize::from(info.total_len));
-    if !sa.selectors.iter().any(|selector| selector.matches_inbound(&info)) {
+    if !any_matches_inbound(&sa.selectors, info.source, info.destination, info.protocol, info.ports) {
         return Err(DropReason::SelectorMismatch);
     }
     if sa.params.mode == Mode::Tunnel && sa.params.ecn {

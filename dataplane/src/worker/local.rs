@@ -163,7 +163,8 @@ impl Worker {
     ) -> Result<Served, DropReason> {
         // RFC 4301 s5.2 step 3: what policy wants protected must not come in the clear.
         if matches!(origin, Origin::Port(_))
-            && let Some((_, Action::Protect(_))) = self.tables.spd.lookup_inbound(info)
+            && let Some((_, Action::Protect(_))) =
+                self.tables.spd.lookup_inbound(info.source, info.destination, info.protocol, info.ports)
         {
             return Err(DropReason::PolicyClear);
         }

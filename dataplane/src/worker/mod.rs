@@ -24,7 +24,6 @@ use crate::drops::{DropCounters, DropReason};
 use crate::host::reassembly::ReassemblyConfig;
 use crate::message::{Event, Update};
 use crate::port::{Mac, Port, PortId};
-use crate::prefix_table::Full;
 use crate::snapshot;
 
 mod classify;
@@ -55,10 +54,8 @@ pub struct WorkerConfig {
     pub max_sas: u32,
     /// The most tunnels: ids are below this.
     pub max_tunnels: u32,
-    /// The most policies.
+    /// Policies that there is room for without growing.
     pub max_policies: usize,
-    /// The most routes, connected ones included.
-    pub max_routes: usize,
     /// Bounds on fragments that wait for the rest of their packet.
     pub reassembly: ReassemblyConfig,
     /// ICMP errors and ARP or ND answers a second that the gateway sends of itself.
@@ -125,9 +122,6 @@ struct PortState {
 impl Worker {
     /// A worker over these queues, one a port in the order of `config.ports`. Frames come from `pool`; `large` is
     /// for reassembled packets.
-    ///
-    /// # Errors
-    /// [`Full`] when the ports have more addresses than `config.max_routes`.
     pub fn new(
         config: WorkerConfig,
         queues: Vec<Box<dyn Port>>,
@@ -135,15 +129,15 @@ impl Worker {
         large: Pool,
         crypto: Arc<Crypto>,
         channels: Channels,
-    ) -> Result<Self, Full> {
-        let tables = Tables::new(&config)?;
+    ) -> Self {
+        let tables = Tables::new(&config);
         let local = Local::new(&config, large);
         let ports = queues
             .into_iter()
             .zip(config.ports)
             .map(|(driver, config)| PortState { driver, config, tx: Burst::new() })
             .collect();
-        Ok(Self {
+        Self {
             index: config.index,
             ports,
             pool,
@@ -163,7 +157,7 @@ impl Worker {
             swept_inbound: 0,
             swept_outbound: 0,
             draining: false,
-        })
+        }
     }
 
     /// One round over all ports at `now` (see [`clock::now`]); returns the packets received. Updates that wait are

@@ -8,7 +8,6 @@ use crate::message::Route;
 use crate::outer::Outer;
 use crate::policy::spd::Spd;
 use crate::port::PortId;
-use crate::prefix_table::Full;
 use crate::route::RouteTable;
 use crate::sa::counters::SaCounters;
 use crate::sa::lifetime::Lease;
@@ -63,23 +62,21 @@ pub(super) struct Addresses {
 }
 
 impl Tables {
-    /// # Errors
-    /// [`Full`] when the ports have more addresses than there is room for routes.
-    pub(super) fn new(config: &WorkerConfig) -> Result<Self, Full> {
-        let mut routes = RouteTable::with_capacity(config.max_routes);
+    pub(super) fn new(config: &WorkerConfig) -> Self {
+        let mut routes = RouteTable::new();
         for (port, settings) in config.ports.iter().enumerate() {
             for address in &settings.addresses {
-                let route = Route { to: address.trunc(), port: port as PortId, via: None };
-                routes.insert(route)?;
+                let route = Route { to: address.trunc(), port: Some(port as PortId), via: None };
+                routes.insert(route);
             }
         }
-        Ok(Self {
+        Self {
             inbound: SpiTable::with_capacity(config.max_sas),
             outbound: SlotTable::with_limit(config.max_tunnels),
             spd: Spd::with_capacity(config.max_policies),
             routes,
             addresses: Addresses::new(config),
-        })
+        }
     }
 }
 

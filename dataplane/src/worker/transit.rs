@@ -78,13 +78,16 @@ impl Worker {
             self.check_reverse_path(info, port)?;
         }
         let spd = &self.tables.spd;
-        let tunnel = match spd.lookup_outbound(info) {
+        let tunnel = match spd.lookup(info.source, info.destination, info.protocol, info.ports) {
             Some((_, Action::Protect(tunnel))) => Some(tunnel),
             Some((_, Action::Discard)) => return Err(DropReason::PolicyDiscard),
             verdict => {
                 if let Origin::Port(_) = origin {
                     // It came in the clear: had it to come through a tunnel (RFC 4301 s5.2 step 3)?
-                    match (spd.lookup_inbound(info), verdict) {
+                    match (
+                        spd.lookup_inbound(info.source, info.destination, info.protocol, info.ports),
+                        verdict,
+                    ) {
                         (Some((_, Action::Protect(_))), _) => return Err(DropReason::PolicyClear),
                         (Some((_, Action::Bypass)), _) | (None, Some(_)) => {}
                         _ => return Err(DropReason::PolicyDiscard),

@@ -54,16 +54,14 @@ impl Worker {
     /// Where packets to `destination` leave.
     pub(super) fn adjacency(&self, destination: IpAddr) -> Option<Adjacency> {
         let routes = &self.tables.routes;
-        let route = routes.lookup(destination)?;
-        let next_hop = route.via.unwrap_or(destination);
-        let state = self.ports.get(usize::from(route.port))?;
-        let neighbour = self.local.neighbours.find(route.port, next_hop);
+        let next_hop = routes.lookup(destination)?;
+        let state = self.ports.get(usize::from(next_hop.port))?;
         Some(Adjacency {
             generation: routes.generation(),
-            port: route.port,
+            port: next_hop.port,
             mtu: state.config.mtu,
-            next_hop,
-            neighbour,
+            next_hop: next_hop.address,
+            neighbour: self.local.neighbours.find(next_hop.port, next_hop.address),
         })
     }
 

@@ -35,12 +35,10 @@ impl Worker {
                 self.tables.spd.remove(id);
             }
             Update::Route(RouteUpdate::Add(route)) => {
-                if self.tables.routes.insert(route).is_err() {
-                    self.report(Event::Refused(Refused::Route(route)));
-                }
+                self.tables.routes.insert(route);
             }
             Update::Route(RouteUpdate::Remove(prefix)) => {
-                self.tables.routes.remove(&prefix);
+                self.tables.routes.remove(prefix);
             }
             Update::Neighbour(neighbour) => self.neighbour_learned(&neighbour, now),
             Update::Inject(datagram) => self.inject(datagram, now),

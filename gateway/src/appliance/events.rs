@@ -112,8 +112,7 @@ fn refuse(refused: &Refused, tunnels: &Tunnels) {
                 "a worker has no room for the outbound SA"
             );
         }
-        Refused::Policy(id) => tracing::error!(policy = id.0, "a worker has no room for the policy"),
-        Refused::Route(route) => tracing::error!(to = %route.to, "a worker has no room for the route"),
+        Refused::Policy(id) => tracing::error!(policy = id.0, "a worker refuses the policy"),
     }
 }
 

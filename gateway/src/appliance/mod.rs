@@ -40,7 +40,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Tables of a worker. An entry costs memory only when it is used.
 const MAX_SAS: u32 = 1 << 18;
 const MAX_POLICIES: usize = 1 << 18;
-const MAX_ROUTES: usize = 1 << 17;
 /// Answers a second that a worker gives of its own: ICMP errors, echo replies.
 const ANSWERS: u32 = 1000;
 /// UDP port of encapsulated ESP (RFC 3948 s2).
@@ -143,7 +142,6 @@ fn start(config: &Config, ports: OpenPorts, crypto: Arc<Crypto>) -> Result<Fleet
             max_sas: MAX_SAS,
             max_tunnels: MAX_SAS,
             max_policies: MAX_POLICIES,
-            max_routes: MAX_ROUTES,
             reassembly: ReassemblyConfig::default(),
             answers_per_second: ANSWERS,
             nat_port: NAT_PORT,

@@ -97,7 +97,7 @@ impl Facts {
         });
         let fixed = config.routes.iter().map(|route| shown::Route {
             to: route.to,
-            port: port_name(route.port),
+            port: route.port.map_or_else(String::new, port_name),
             via: route.via,
         });
         let names: Vec<&str> = tunnels.iter().map(|tunnel| tunnel.name.as_str()).collect();

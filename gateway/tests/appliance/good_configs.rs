@@ -47,8 +47,8 @@ fn every_section_is_read() {
     assert_eq!(
         config.routes,
         [
-            Route { to: "0.0.0.0/0".parse().unwrap(), port: 0, via },
-            Route { to: "10.9.0.0/16".parse().unwrap(), port: 1, via: None }
+            Route { to: "0.0.0.0/0".parse().unwrap(), port: Some(0), via },
+            Route { to: "10.9.0.0/16".parse().unwrap(), port: Some(1), via: None }
         ]
     );
     assert_eq!(config.policies.len(), 1);

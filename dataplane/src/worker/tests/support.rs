@@ -59,7 +59,6 @@ impl Gateway {
             max_sas: 4096,
             max_tunnels: 4096,
             max_policies: 4096,
-            max_routes: 1024,
             reassembly: ReassemblyConfig::default(),
             answers_per_second: 1000,
             nat_port: 4500,
@@ -73,7 +72,7 @@ impl Gateway {
         let (sender, events) = bounded(1024);
         let crypto = Arc::new(Crypto::new(EngineChoice::Auto).unwrap());
         let channels = Channels { updates: receiver, events: sender };
-        let worker = Worker::new(config, queues, pool, large, Arc::clone(&crypto), channels).unwrap();
+        let worker = Worker::new(config, queues, pool, large, Arc::clone(&crypto), channels);
         Self { worker, ports: handles, macs, updates, events, pool, crypto, now: 1 }
     }
 
@@ -83,7 +82,8 @@ impl Gateway {
     }
 
     pub fn route(&mut self, to: &str, port: usize, via: &str) {
-        let route = Route { to: to.parse().unwrap(), port: port as u16, via: Some(via.parse().unwrap()) };
+        let route =
+            Route { to: to.parse().unwrap(), port: Some(port as u16), via: Some(via.parse().unwrap()) };
         self.update(Update::Route(RouteUpdate::Add(route)));
     }
 

@@ -61,7 +61,7 @@ pub(super) fn resolve(
             (None, None) => None,
         };
         if let Some(port) = port.and_then(|port| u16::try_from(port).ok()) {
-            routes.list.push(Route { to: route.to, port, via: route.via });
+            routes.list.push(Route { to: route.to, port: Some(port), via: route.via });
         }
     }
     routes
