@@ -60,10 +60,9 @@ pub fn receive(
                 return Err(DropReason::AddressConflict);
             }
             let reply = answer(interface, &header, &received, target, source_mac, cx.pool)?;
-            let learned = source_mac.filter(|_| !received.source.is_unspecified());
             let on_link = interface.is_on_link(received.source.into());
             cx.out.push(Output::Frame(port, reply));
-            if let Some(mac) = learned {
+            if let Some(mac) = source_mac {
                 let evidence = if on_link {
                     Evidence::Asked(mac)
                 } else {
