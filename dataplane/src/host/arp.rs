@@ -202,7 +202,7 @@ mod tests {
         let probe = message(Operation::Request, "0.0.0.0", "198.51.100.1");
         receive_message(&mut bench, &mut table, BROADCAST, &probe).unwrap();
         assert_eq!(parse(&bench.frames(4)[0]).1.sender_ip, Ipv4Addr::new(198, 51, 100, 1));
-        assert!(table.is_empty());
+        assert!(table.is_empty() && bench.learned().is_empty());
     }
 
     #[test]
@@ -223,6 +223,25 @@ mod tests {
         receive_message(&mut bench, &mut table, BROADCAST, &request).unwrap();
         assert_eq!(bench.frames(4).len(), 1);
         assert!(table.is_empty());
+    }
+
+    #[test]
+    fn only_a_reply_to_our_own_address_confirms() {
+        for (to, probes) in [(OURS, 0), (BROADCAST, 1)] {
+            let (mut bench, mut table) = (Bench::new(), table());
+            let reply = message(Operation::Reply, "198.51.100.9", "198.51.100.1");
+            let packet = bench.pool.alloc_from(&[0x45]).unwrap();
+            let index = bench.with(|cx| table.send(4, "198.51.100.9".parse().unwrap(), packet, cx)).unwrap();
+            receive_message(&mut bench, &mut table, OURS, &reply).unwrap();
+            bench.now = 30 * crate::host::SECOND;
+            bench.with(|cx| table.tick(cx));
+            receive_message(&mut bench, &mut table, to, &reply).unwrap();
+            bench.out.clear();
+            assert!(table.mac(index).is_some());
+            bench.now += crate::host::SECOND;
+            bench.with(|cx| table.tick(cx));
+            assert_eq!(bench.frames(4).len(), probes, "a reply to {to:x?}");
+        }
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Neighbour Discovery on our ports (RFC 4861): solicitations and advertisements. Router advertisements and
-//! redirects have no effect on a router with static routes (RFC 4861 s8.2), and are not looked at.
+//! redirects have no effect on a router with static routes (RFC 4861 s8.2), and are not looked at. Addresses are used
+//! as configured: DupAddrDetectTransmits is 0 (RFC 4862 s5.1), and a station that claims one shows up as
+//! [`DropReason::AddressConflict`].
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -58,10 +60,9 @@ pub fn receive(
                 return Err(DropReason::AddressConflict);
             }
             let reply = answer(interface, &header, &received, target, source_mac, cx.pool)?;
-            let learned = source_mac.filter(|_| !received.source.is_unspecified());
             let on_link = interface.is_on_link(received.source.into());
             cx.out.push(Output::Frame(port, reply));
-            if let Some(mac) = learned {
+            if let Some(mac) = source_mac {
                 let evidence = if on_link {
                     Evidence::Asked(mac)
                 } else {

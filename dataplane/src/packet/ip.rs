@@ -222,20 +222,15 @@ pub fn clamp_mss(ip_packet: &mut [u8], info: &IpInfo, max_mss: u16) -> bool {
 /// The ports at the start of an upper-layer header; see [`IpInfo::ports`].
 #[inline]
 pub(super) fn ports(protocol: u8, upper: &[u8]) -> Option<(u16, u16)> {
-    let &[a, b, c, d] = upper.first_chunk()?;
+    let word = u32::from_be_bytes(*upper.first_chunk()?);
+    let (first, second) = ((word >> 16) as u16, word as u16);
     match protocol {
         protocol::TCP | protocol::UDP | protocol::SCTP | protocol::UDP_LITE | protocol::DCCP => {
-            Some((u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])))
+            Some((first, second))
         }
-        protocol::ICMP | protocol::ICMPV6 => {
-            let value = u16::from_be_bytes([a, b]);
-            Some((value, value))
-        }
+        protocol::ICMP | protocol::ICMPV6 => Some((first, first)),
         // The type is the third byte of a mobility header (RFC 6275 s6.1.1).
-        protocol::MOBILITY => {
-            let value = u16::from_be_bytes([c, 0]);
-            Some((value, value))
-        }
+        protocol::MOBILITY => Some((second & 0xff00, second & 0xff00)),
         _ => None,
     }
 }

@@ -165,6 +165,25 @@ fn three_probes_without_answer_and_everybody_is_asked_again() {
 }
 
 #[test]
+fn use_during_any_probe_counts_and_none_lets_go() {
+    for (used_after, asked) in [(Some(1), true), (Some(2), true), (Some(3), true), (None, false)] {
+        let mut bench = Bench::new();
+        let (mut table, index) = resolved(&mut bench);
+        tick(&mut bench, &mut table, 30);
+        assert!(table.mac(index).is_some());
+        for probe in 1..=3 {
+            tick(&mut bench, &mut table, 1);
+            assert_eq!(frames(&mut bench), [(PEER, ethertype::ARP)]);
+            assert!(used_after != Some(probe) || table.mac(index).is_some());
+        }
+        tick(&mut bench, &mut table, 1);
+        let asked = if asked { vec![(BROADCAST, ethertype::ARP)] } else { vec![] };
+        assert_eq!(frames(&mut bench), asked, "used after {used_after:?}");
+        assert_eq!(table.is_empty(), asked.is_empty());
+    }
+}
+
+#[test]
 fn an_entry_that_nobody_uses_goes() {
     let mut bench = Bench::new();
     let (mut table, index) = resolved(&mut bench);

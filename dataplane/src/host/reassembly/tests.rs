@@ -245,6 +245,7 @@ fn a_copy_that_says_it_is_the_last_is_none() {
 fn ends_that_contradict() {
     for (pieces, why) in [
         ([piece(16, 8, false, 1), piece(32, 8, false, 1)], "two ends"),
+        ([piece(32, 8, false, 1), piece(16, 8, false, 1)], "two ends, the later one first"),
         ([piece(16, 8, false, 1), piece(32, 8, true, 1)], "behind the end"),
         ([piece(32, 8, true, 1), piece(16, 8, false, 1)], "an end before data"),
     ] {
