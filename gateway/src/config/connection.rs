@@ -278,13 +278,11 @@ impl Ike {
         if let Some(proposals) = read_proposals(&mut fields, Purpose::Ike, allow_weak) {
             ike.proposals = proposals;
         }
-        if let Some(rekey) = between(&mut fields, "rekey", 5 * MINUTE, WEEK) {
+        if let Some(rekey) = fields.duration("rekey", 5 * MINUTE, WEEK) {
             ike.rekey = rekey;
         }
-        if fields.read("dpd", |node| node.value.as_str() == Some("off")) == Some(true) {
-            ike.dpd = None;
-        } else if let Some(dpd) = between(&mut fields, "dpd", Duration::from_secs(1), 60 * MINUTE) {
-            ike.dpd = Some(dpd);
+        if let Some(dpd) = fields.interval("dpd", Duration::from_secs(1), 60 * MINUTE) {
+            ike.dpd = dpd;
         }
         fields.finish();
         Some(ike)
@@ -346,15 +344,6 @@ fn read_lifetime(fields: &mut Fields<'_>) -> Option<Lifetime> {
         return fields.error("rekey", format!("the limit of {kind} is beyond that of `expire`"));
     }
     Some(lifetime)
-}
-
-fn between(fields: &mut Fields<'_>, key: &'static str, least: Duration, most: Duration) -> Option<Duration> {
-    let duration = fields.optional::<Duration>(key)?;
-    if duration < least || duration > most {
-        let [found, least, most] = [duration, least, most].map(humantime::format_duration);
-        return fields.error(key, format!("found {found}, expected {least} to {most}"));
-    }
-    Some(duration)
 }
 
 /// Reads `proposals`; `None` when they are left out. Weak algorithms in them need to be allowed.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use serde_yaml::Value;
 
-use super::node::{FromNode, Node};
+use super::node::{Fields, FromNode, Node};
 
 /// `30s`, `10m`, `4h`, `1d` and sums such as `1h 30m`. A bare number has no unit and is refused.
 impl FromNode for Duration {
@@ -19,6 +19,36 @@ impl FromNode for Duration {
         let expected = Self::expected();
         let text = node.text(&expected)?;
         humantime::parse_duration(text).ok().or_else(|| node.unexpected(&expected))
+    }
+}
+
+impl Fields<'_> {
+    /// The duration of a key, within bounds; `None` when it is missing or wrong.
+    pub(super) fn duration(
+        &mut self,
+        key: &'static str,
+        least: Duration,
+        most: Duration,
+    ) -> Option<Duration> {
+        let duration = self.optional::<Duration>(key)?;
+        if (least..=most).contains(&duration) {
+            return Some(duration);
+        }
+        let [found, least, most] = [duration, least, most].map(humantime::format_duration);
+        self.error(key, format!("found {found}, expected {least} to {most}"))
+    }
+
+    /// Like [`Fields::duration`], or `off`, which is `Some(None)`.
+    pub(super) fn interval(
+        &mut self,
+        key: &'static str,
+        least: Duration,
+        most: Duration,
+    ) -> Option<Option<Duration>> {
+        if self.read(key, |node| node.value.as_str() == Some("off")) == Some(true) {
+            return Some(None);
+        }
+        self.duration(key, least, most).map(Some)
     }
 }
 
