@@ -1,7 +1,7 @@
 //! Longest-prefix match over IPv4 and IPv6.
 //!
 //! Both families are the same trie over left-aligned 128-bit keys. The first 16 bits index an array; what is
-//! below is a [`tree`](self::tree) whose nodes cover eight bits each. A node holds its prefixes and children
+//! below is a tree whose nodes cover eight bits each. A node holds its prefixes and children
 //! in lists that bitmaps index, so it takes 192 bytes whatever is in it, and nodes that would neither branch
 //! nor hold a prefix are left out. That was chosen over nodes of 256 expanded entries because
 //! - memory is bounded by the number of prefixes and not by how they are scattered: at most two nodes a
@@ -308,7 +308,6 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(128))]
         #[test]
         fn agrees_with_a_list(changes in prop::collection::vec((prefixes(), any::<Option<u32>>()), 1..150)) {
             let mut lpm = Lpm::new();

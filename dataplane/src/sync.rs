@@ -1,6 +1,6 @@
 //! The one place that names atomics, so that a model checker can stand in for them.
 //!
-//! `RUSTFLAGS="--cfg loom" cargo test -p spillway-dataplane --release loom` runs the models.
+//! `RUSTFLAGS="--cfg loom" cargo test -p spillway-dataplane --lib --release loom` runs the models.
 
 #[cfg(loom)]
 pub(crate) use loom::sync::atomic::{AtomicU64, Ordering};

@@ -1,0 +1,64 @@
+# `make demo` and `make test` need nothing but Rust, gcc and Python on Debian 12: `make test` installs its tools itself.
+
+CARGO ?= cargo
+export CARGO_TERM_COLOR ?= auto
+# Minutes that each fuzz target runs.
+MINUTES ?= 1
+PYTHON_PACKAGES = scapy==2.8.* cryptography
+
+.PHONY: all demo check test lint unit models tools bench fuzz fuzz-tools deny clean
+
+all:
+	$(CARGO) build --release
+
+## Two gateways, two hosts and an attacker in namespaces of their own. No root needed.
+demo:
+	$(CARGO) build --release --bin spillway
+	target/release/spillway demo
+
+## Format, lints and unit tests: what to run before every commit.
+check: lint unit
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
+
+unit:
+	$(CARGO) test --workspace --lib --bins --locked
+
+## Everything: unit tests, model checks, and the tests with real peers and networks. Needs root for the latter.
+test: tools
+	$(CARGO) test --workspace --lib --bins --locked
+	$(CARGO) test --workspace --doc --locked
+	$(MAKE) models
+	$(CARGO) test --workspace --test '*' --locked -- --test-threads=2
+
+## Every interleaving of the replay window and of the sequence numbers (loom).
+models:
+	RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom $(CARGO) test -p spillway-dataplane --lib --release --locked loom
+
+## What the tests with real peers need. As root; does nothing when everything is there.
+tools:
+	deploy/test-tools.sh $(PYTHON_PACKAGES)
+
+bench:
+	$(CARGO) build --release -p spillway-bench
+	target/release/spillway-bench crypto
+	target/release/spillway-bench esp
+
+## Coverage-guided fuzzing of the packet path; needs nightly Rust.
+fuzz: fuzz-tools
+	for target in $$(cd dataplane && cargo fuzz list); do \
+		(cd dataplane && cargo +nightly fuzz run $$target -- -max_total_time=$$(($(MINUTES) * 60))) || exit 1; \
+	done
+
+fuzz-tools:
+	cargo fuzz --version >/dev/null 2>&1 || $(CARGO) install cargo-fuzz --locked
+
+## Advisories, licences and sources of all dependencies; needs cargo-deny and a network.
+deny:
+	cargo deny check
+
+clean:
+	$(CARGO) clean

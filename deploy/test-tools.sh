@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Installs what the tests with real peers use: network tools from Debian, scapy and cryptography from PyPI.
+# Does nothing when they are there. Without root it says what lacks; the tests that need it then say SKIPPED.
+set -euo pipefail
+
+declare -A packages=(
+    [ip]=iproute2 [ping]=iputils-ping [iperf3]=iperf3 [tshark]=tshark [ethtool]=ethtool [tcpdump]=tcpdump
+)
+missing=()
+for tool in "${!packages[@]}"; do
+    command -v "$tool" >/dev/null || missing+=("${packages[$tool]}")
+done
+python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
+if ((${#missing[@]})); then
+    if ((EUID == 0)); then
+        export DEBIAN_FRONTEND=noninteractive
+        apt-get update -qq
+        apt-get install -y -qq --no-install-recommends "${missing[@]}"
+    else
+        echo "missing, and not installed without root: ${missing[*]}" >&2
+    fi
+fi
+
+# A directory of its own, so that Debian's Python stays as it is.
+venv=target/python
+if ! "$venv/bin/python" -c 'import scapy, cryptography' 2>/dev/null; then
+    python3 -m venv "$venv"
+    "$venv/bin/pip" install --quiet "$@"
+fi
