@@ -233,18 +233,29 @@ impl Worker {
         now: u64,
         opening: Option<&mut ArrayVec<Opening, BURST>>,
     ) {
+        let Some(whole) = self.collect_fragment(packet, info, origin, now) else { return };
+        match ip::parse(whole.data()) {
+            Ok(info) => self.receive(whole, info, origin, now, opening),
+            Err(reason) => self.drop_packet(whole, reason),
+        }
+    }
+
+    /// Keeps a fragment until its packet is complete, and returns that.
+    #[cold]
+    pub(super) fn collect_fragment(
+        &mut self,
+        packet: Packet,
+        info: &IpInfo,
+        origin: Origin,
+        now: u64,
+    ) -> Option<Packet> {
         let context = match origin {
             Origin::Port(port) => port.into(),
             Origin::Tunnel(tunnel) => FROM_TUNNEL | tunnel.0,
             Origin::Local => u32::MAX,
         };
         let local = &mut self.local;
-        let whole = local.reassembly.add(packet, info, context, now, &local.large, &mut self.drops);
-        let Some(whole) = whole else { return };
-        match ip::parse(whole.data()) {
-            Ok(info) => self.receive(whole, info, origin, now, opening),
-            Err(reason) => self.drop_packet(whole, reason),
-        }
+        local.reassembly.add(packet, info, context, now, &local.large, &mut self.drops)
     }
 
     /// Fragments a packet and hands on the pieces. An IPv6 packet, or an IPv4 packet with DF, only when it is `own`.

@@ -51,6 +51,14 @@ impl Worker {
         now: u64,
         sealing: &mut ArrayVec<Sealing, BURST>,
     ) {
+        // RFC 4301 s7.4: where policy looks at ports, fragments must show theirs.
+        if info.fragment.is_some() && origin != Origin::Local && self.tables.spd.restricts_ports() {
+            let Some(whole) = self.collect_fragment(packet, &info, origin, now) else { return };
+            return match ip::parse(whole.data()) {
+                Ok(info) => self.forward(whole, info, origin, now, sealing),
+                Err(reason) => self.drop_packet(whole, reason),
+            };
+        }
         match self.decide(&mut packet, &info, origin) {
             Ok(Some(tunnel)) => self.protect(Sealing { packet, tunnel, info, origin }, now, sealing),
             Ok(None) => self.route(packet, &info, origin, now),
