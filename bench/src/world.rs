@@ -1,0 +1,195 @@
+//! A gateway with its tunnels, the host behind it and the peers in front of it: rounds of traffic through all of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail, ensure};
+use dataplane::crypto::{Crypto, Job, Suite};
+use dataplane::esp;
+use dataplane::packet::ip;
+use dataplane::sa::Mode;
+
+use crate::frames::{self, Frames, MARKED, Peers};
+use crate::gateway::{Gateway, Pools};
+use crate::measure::Round;
+use crate::traffic::{Pick, Stream};
+use crate::tunnels::{self, Direction, Tunnels};
+
+/// How a round is cut.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// Packets that wait when the worker starts to poll, and are timed together.
+    pub ahead: usize,
+    /// How many times.
+    pub times: usize,
+}
+
+/// Everything that one bench case needs.
+pub struct World {
+    /// The gateway.
+    pub gateway: Gateway,
+    peers: Peers,
+    frames: Frames,
+}
+
+impl World {
+    /// A gateway with these tunnels installed and its neighbours resolved, and peers for them. One packet was sent
+    /// each way and came out right.
+    ///
+    /// # Errors
+    /// When something does not fit or does not work.
+    pub fn new(
+        crypto: &Arc<Crypto>,
+        suite: Suite,
+        tunnels: &Tunnels,
+        index: usize,
+        pools: Pools,
+    ) -> anyhow::Result<Self> {
+        let mut gateway = Gateway::new(index, tunnels.len(), Arc::clone(crypto), pools)?;
+        gateway.apply(tunnels.updates())?;
+        let spis = tunnels.inbound.iter().map(|sa| sa.spi);
+        let peers = Peers::new(Arc::clone(crypto), suite, spis, pools.frames)?;
+        let mut world = Self { gateway, peers, frames: Frames::default() };
+        world.prove_outbound(crypto, suite, pools)?;
+        world.prove_inbound()?;
+        Ok(world)
+    }
+
+    /// Prepares a round of packets, then lets the worker carry them. Only the polls are timed.
+    ///
+    /// # Errors
+    /// When not every packet came out.
+    pub fn round(
+        &mut self,
+        direction: Direction,
+        stream: &mut Stream,
+        shape: Shape,
+    ) -> anyhow::Result<Round> {
+        let packets = shape.ahead * shape.times;
+        self.prepare(direction, stream.take(packets))?;
+        let mut round = Round::default();
+        let frames = std::mem::take(&mut self.frames);
+        for start in (0..packets).step_by(shape.ahead) {
+            let chunk = (start..start + shape.ahead).filter_map(|at| frames.get(at));
+            round.time += self.carry(direction, chunk)?;
+        }
+        round.packets = packets as u64;
+        self.frames = frames;
+        Ok(round)
+    }
+
+    /// Makes the frames of a round: what comes in is sealed by the peers, with fresh sequence numbers.
+    fn prepare(&mut self, direction: Direction, picks: impl Iterator<Item = Pick>) -> anyhow::Result<()> {
+        self.frames.clear();
+        let mac = Gateway::mac(direction);
+        match direction {
+            Direction::Outbound => frames::from_host(picks, mac, 0, &mut self.frames),
+            Direction::Inbound => self.peers.seal(picks, mac, &mut self.frames)?,
+        }
+        Ok(())
+    }
+
+    fn carry<'f>(
+        &mut self,
+        direction: Direction,
+        frames: impl Iterator<Item = &'f [u8]>,
+    ) -> anyhow::Result<Duration> {
+        let packets = self.gateway.arrive(direction, frames)?;
+        let time = self.gateway.work(packets)?;
+        let sent = self.gateway.collect(direction, &mut |_| {})?;
+        if sent != packets {
+            bail!("{packets} packets went in, {sent} came out; dropped: {}", self.gateway.drops()?);
+        }
+        Ok(time)
+    }
+
+    /// Sends one packet from the host, and opens what comes out with the peer's key.
+    fn prove_outbound(&mut self, crypto: &Crypto, suite: Suite, pools: Pools) -> anyhow::Result<()> {
+        let pick = Pick { tunnel: 0, length: 100 };
+        let out = self.one_packet(Direction::Outbound, pick)?;
+        let Ok(outer) = ip::parse(&out) else { bail!("the gateway sent a malformed packet") };
+        let at = usize::from(outer.header_len);
+        let key = tunnels::peer_key(crypto, suite, 0, Direction::Outbound)?;
+        let mut packet = pools.frames.alloc_from(&out).context("no free frame")?;
+        let protected = packet.data_mut().get_mut(at..).context("a packet without ESP")?;
+        let mut jobs = [Job { key: &key, packet: protected, seq: 1, ok: false }];
+        crypto.open(&mut jobs);
+        ensure!(jobs.iter().all(|job| job.ok), "the peer cannot open what the gateway sent");
+        esp::inbound::unwrap(&mut packet, &key, Mode::Tunnel, at, at)
+            .map_err(|reason| anyhow!("what the gateway sent is not ESP: {}", reason.name()))?;
+        expect_forwarded(packet.data(), Direction::Outbound, pick, 0)
+    }
+
+    /// Sends one packet from a peer, and looks at what comes out.
+    fn prove_inbound(&mut self) -> anyhow::Result<()> {
+        let pick = Pick { tunnel: 0, length: 100 };
+        let out = self.one_packet(Direction::Inbound, pick)?;
+        expect_forwarded(&out, Direction::Inbound, pick, 1)
+    }
+
+    fn one_packet(&mut self, direction: Direction, pick: Pick) -> anyhow::Result<Vec<u8>> {
+        self.prepare(direction, std::iter::once(pick))?;
+        self.gateway.arrive(direction, self.frames.iter())?;
+        self.gateway.work(1)?;
+        let mut out = Vec::new();
+        let sent = self.gateway.collect(direction, &mut |packet| out = packet.to_vec())?;
+        if sent != 1 {
+            bail!(
+                "the first {} packet did not come out; dropped: {}",
+                direction.name(),
+                self.gateway.drops()?
+            );
+        }
+        Ok(out)
+    }
+}
+
+/// Checks that a packet is as it was sent, but for the TTL.
+fn expect_forwarded(packet: &[u8], direction: Direction, pick: Pick, mark: u64) -> anyhow::Result<()> {
+    debug_assert!(pick.length >= MARKED, "a packet without a mark proves little");
+    let mut expected = Vec::new();
+    frames::inner_packet(pick, direction, mark, &mut expected);
+    ip::decrement_ttl(&mut expected).map_err(|reason| anyhow!("{}", reason.name()))?;
+    ensure!(packet == expected, "the {} packet is not what was sent", direction.name());
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use dataplane::crypto::EngineChoice;
+
+    use super::*;
+    use crate::traffic::{Order, Size};
+
+    fn world(count: usize) -> World {
+        let crypto = Arc::new(Crypto::new(EngineChoice::AwsLc).unwrap());
+        let suite = "aes128gcm16".parse().unwrap();
+        let tunnels = Tunnels::new(&crypto, suite, count).unwrap();
+        World::new(&crypto, suite, &tunnels, 0, Pools::new().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn rounds_carry_every_packet_both_ways() {
+        let mut world = world(5);
+        let shape = Shape { ahead: 100, times: 2 };
+        for direction in [Direction::Outbound, Direction::Inbound] {
+            for order in [Order::Random, Order::RoundRobin] {
+                let mut stream = Stream::new(Size::Imix, 5, order);
+                let round = world.round(direction, &mut stream, shape).unwrap();
+                assert_eq!(round.packets, 200);
+                assert!(round.time > Duration::ZERO);
+            }
+        }
+        assert_eq!(world.gateway.drops().unwrap(), "");
+    }
+
+    #[test]
+    fn a_packet_that_is_lost_is_an_error_that_names_the_drop() {
+        let mut world = world(1);
+        // Of a tunnel that there is no policy for.
+        let mut stream = Stream::new(Size::Fixed(64), 2, Order::RoundRobin);
+        let shape = Shape { ahead: 4, times: 1 };
+        let error = world.round(Direction::Outbound, &mut stream, shape).unwrap_err().to_string();
+        assert_eq!(error, "4 packets went in, 2 came out; dropped: policy_discard 2");
+    }
+}
