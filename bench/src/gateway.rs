@@ -82,7 +82,6 @@ impl Gateway {
             max_sas: tunnels as u32 + 1,
             max_tunnels: tunnels as u32 + 1,
             max_policies: tunnels + 16,
-            max_routes: 1024,
             reassembly: ReassemblyConfig::default(),
             answers_per_second: 1000,
             nat_port: 4500,
@@ -91,9 +90,9 @@ impl Gateway {
         let (updates, from_control) = unbounded();
         let (to_control, events) = bounded(EVENTS);
         let channels = Channels { updates: from_control, events: to_control };
-        let worker = Worker::new(config, queues, pools.frames, pools.large, crypto, channels)?;
+        let worker = Worker::new(config, queues, pools.frames, pools.large, crypto, channels);
         let mut gateway = Self { worker, ports, pool: pools.frames, updates, events, barriers: 0 };
-        let default = Route { to: IpNet::default(), port: WAN as u16, via: Some(IpAddr::V4(ROUTER)) };
+        let default = Route { to: IpNet::default(), port: Some(WAN as u16), via: Some(IpAddr::V4(ROUTER)) };
         gateway.apply([Update::Route(RouteUpdate::Add(default))].into_iter())?;
         Ok(gateway)
     }
