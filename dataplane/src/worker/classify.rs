@@ -1,15 +1,13 @@
 //! What a received packet is: ours and protected, ours and for the gateway, or transit.
 
-use arrayvec::ArrayVec;
-
-use crate::buffer::{BURST, Packet};
+use crate::buffer::Packet;
 use crate::drops::DropReason;
 use crate::host::nd;
 use crate::packet::ethernet::{self, ethertype};
 use crate::packet::ip;
 use crate::worker::Worker;
-use crate::worker::inbound::Opening;
-use crate::worker::outbound::Sealing;
+use crate::worker::inbound::OpenQueue;
+use crate::worker::outbound::SealQueue;
 use crate::worker::transit::Origin;
 
 /// What is behind the link layer.
@@ -27,8 +25,8 @@ impl Worker {
         &mut self,
         mut packet: Packet,
         now: u64,
-        opening: &mut ArrayVec<Opening, BURST>,
-        sealing: &mut ArrayVec<Sealing, BURST>,
+        opening: &mut OpenQueue,
+        sealing: &mut SealQueue,
     ) {
         let link_len = match self.strip_link(&mut packet) {
             Ok(Link::Ip(link_len)) => link_len,
@@ -41,7 +39,7 @@ impl Worker {
         };
         packet.truncate(usize::from(info.total_len));
         let origin = Origin::Port(packet.rx_port);
-        if self.tables.addresses.port_of(info.destination).is_some() {
+        if self.tables.addresses.contains(info.destination) {
             if nd::is_neighbour_message(&info) {
                 return self.neighbour_discovery(packet, link_len, now);
             }

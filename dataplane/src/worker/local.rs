@@ -3,8 +3,6 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use arrayvec::ArrayVec;
-
 use crate::buffer::{BURST, Packet, Pool};
 use crate::drops::DropReason;
 use crate::host::fragment::{DontFragment, fragment_v4, fragment_v6};
@@ -21,8 +19,8 @@ use crate::packet::{ipv4, ipv6, udp};
 use crate::policy::Action;
 use crate::port::PortId;
 use crate::sa::Protocol;
-use crate::worker::inbound::Opening;
-use crate::worker::outbound::Sealing;
+use crate::worker::inbound::OpenQueue;
+use crate::worker::outbound::SealQueue;
 use crate::worker::transit::Origin;
 use crate::worker::{Worker, WorkerConfig};
 
@@ -104,7 +102,7 @@ impl Worker {
         info: IpInfo,
         origin: Origin,
         now: u64,
-        opening: Option<&mut ArrayVec<Opening, BURST>>,
+        opening: Option<&mut OpenQueue>,
     ) {
         if info.fragment.is_some() {
             return self.reassemble(packet, &info, origin, now, opening);
@@ -118,7 +116,7 @@ impl Worker {
         match opening {
             Some(opening) => {
                 let at = usize::from(info.header_len);
-                self.accept_protected(packet, protocol, info, at, None, opening);
+                self.accept_protected(packet, protocol, &info, at, None, opening);
             }
             // Nested SAs that both end here are not supported.
             None => self.drop_packet(packet, DropReason::NoService),
@@ -130,10 +128,10 @@ impl Worker {
     }
 
     /// ESP in UDP, IKE, or a keepalive (RFC 3948 s2).
-    fn receive_udp(&mut self, packet: Packet, info: IpInfo, opening: Option<&mut ArrayVec<Opening, BURST>>) {
+    fn receive_udp(&mut self, packet: Packet, info: IpInfo, opening: Option<&mut OpenQueue>) {
         match (FromUdp::parse(packet.data(), &info), opening) {
             (Ok(FromUdp::Esp { at, ports }), Some(opening)) => {
-                self.accept_protected(packet, Protocol::Esp, info, at, Some(ports), opening);
+                self.accept_protected(packet, Protocol::Esp, &info, at, Some(ports), opening);
             }
             (Ok(FromUdp::Esp { .. }), None) => self.drop_packet(packet, DropReason::NoService),
             (Ok(FromUdp::Ike(datagram)), _) => {
@@ -231,7 +229,7 @@ impl Worker {
         info: &IpInfo,
         origin: Origin,
         now: u64,
-        opening: Option<&mut ArrayVec<Opening, BURST>>,
+        opening: Option<&mut OpenQueue>,
     ) {
         let Some(whole) = self.collect_fragment(packet, info, origin, now) else { return };
         match ip::parse(whole.data()) {
@@ -329,7 +327,7 @@ impl Worker {
     }
 
     /// Sends what we made: replies, errors, IKE.
-    pub(super) fn originate(&mut self, sealing: &mut ArrayVec<Sealing, BURST>, now: u64) {
+    pub(super) fn originate(&mut self, sealing: &mut SealQueue, now: u64) {
         for _ in 0..ROUNDS {
             if self.local.originated.is_empty() {
                 return;
@@ -463,6 +461,6 @@ impl Worker {
     /// Sends a packet as if the gateway had made it.
     pub(super) fn originate_for_test(&mut self, packet: Packet, now: u64) {
         self.local.originated.push(packet);
-        self.originate(&mut ArrayVec::new(), now);
+        self.originate(&mut SealQueue::new(), now);
     }
 }
