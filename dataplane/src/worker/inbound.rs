@@ -172,15 +172,26 @@ impl Worker {
         now: u64,
     ) {
         let Some(slot) = self.tables.inbound.at_mut(work.slot) else { return };
-        match verdict.and_then(|()| unwrap(slot, &mut work, now, &mut self.unsent)) {
+        if let Err(reason) = verdict.and_then(|()| unwrap(slot, &mut work, &mut self.unsent)) {
+            slot.counters.dropped(reason);
+            return self.drop_packet(work.packet, reason);
+        }
+        let Opening { mut packet, tos: outer_tos, .. } = work;
+        // By reference from here on: a copy costs more than the parse.
+        let parsed = ip::parse(packet.data());
+        let checked = match &parsed {
+            Ok(info) => check_inner(slot, &mut packet, info, outer_tos, now, &mut self.unsent).map(|()| info),
+            Err(reason) => Err(*reason),
+        };
+        match checked {
             Ok(info) => {
                 let tunnel = slot.sa.params.tunnel;
-                slot.counters.carried(work.packet.len());
-                self.deliver(work.packet, info, Origin::Tunnel(tunnel), now, sealing);
+                slot.counters.carried(packet.len());
+                self.deliver(packet, info, Origin::Tunnel(tunnel), now, sealing);
             }
             Err(reason) => {
                 slot.counters.dropped(reason);
-                self.drop_packet(work.packet, reason);
+                self.drop_packet(packet, reason);
             }
         }
     }
@@ -207,43 +218,56 @@ fn claim(slot: &InboundSlot, run: &[Opening], verdicts: &mut [Result<(), DropRea
     });
 }
 
-/// Everything from the outer to the inner packet, for a packet whose ICV was good and whose number is new.
+/// From the outer to the inner packet, for a packet whose ICV was good and whose number is new.
 #[inline]
 fn unwrap(
     slot: &mut InboundSlot,
     work: &mut Opening,
-    now: u64,
     events: &mut VecDeque<Event>,
-) -> Result<IpInfo, DropReason> {
+) -> Result<(), DropReason> {
     // The address counts from here on, whatever is inside (RFC 7296 s2.23: any authenticated packet).
     if work.elsewhere {
         report_move(slot, work, events);
     }
     let sa = &*slot.sa;
-    let packet = &mut work.packet;
     match sa.params.protocol {
-        Protocol::Esp => {
-            esp::inbound::unwrap(packet, &sa.key, sa.params.mode, work.ip_len.into(), work.at.into())?;
-        }
-        Protocol::Ah => ah::unwrap(packet, sa.params.mode, work.at.into())?,
+        Protocol::Esp => esp::inbound::unwrap(
+            &mut work.packet,
+            &sa.key,
+            sa.params.mode,
+            work.ip_len.into(),
+            work.at.into(),
+        ),
+        Protocol::Ah => ah::unwrap(&mut work.packet, sa.params.mode, work.at.into()),
     }
-    let mut info = ip::parse(packet.data())?;
+}
+
+/// What an inner packet must pass: selectors, ECN, lifetime. Cuts off what is behind it.
+#[inline]
+fn check_inner(
+    slot: &mut InboundSlot,
+    packet: &mut Packet,
+    info: &IpInfo,
+    outer_tos: u8,
+    now: u64,
+    events: &mut VecDeque<Event>,
+) -> Result<(), DropReason> {
+    let sa = &*slot.sa;
     packet.truncate(usize::from(info.total_len));
     if !any_matches_inbound(&sa.selectors, info.source, info.destination, info.protocol, info.ports) {
         return Err(DropReason::SelectorMismatch);
     }
     if sa.params.mode == Mode::Tunnel && sa.params.ecn {
-        let tos = ecn::decapsulate(info.tos, work.tos)?;
+        let tos = ecn::decapsulate(info.tos, outer_tos)?;
         if tos != info.tos {
             ip::set_tos(packet.data_mut(), tos)?;
-            info.tos = tos;
         }
     }
     let charge = sa.usage.charge(&mut slot.lease, packet.len() as u64, now);
     if let Some(reached) = charge.reached {
         events.push_back(Event::expired(&sa.params, sa.spi, Direction::Inbound, reached));
     }
-    if charge.allowed { Ok(info) } else { Err(DropReason::SaExpired) }
+    if charge.allowed { Ok(()) } else { Err(DropReason::SaExpired) }
 }
 
 /// Reports where a peer's packets come from now, once for each new place.

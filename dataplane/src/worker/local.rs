@@ -99,24 +99,24 @@ impl Worker {
     pub(super) fn receive(
         &mut self,
         packet: Packet,
-        info: IpInfo,
+        info: &IpInfo,
         origin: Origin,
         now: u64,
         opening: Option<&mut OpenQueue>,
     ) {
         if info.fragment.is_some() {
-            return self.reassemble(packet, &info, origin, now, opening);
+            return self.reassemble(packet, info, origin, now, opening);
         }
         let protocol = match info.protocol {
             protocol::ESP => Protocol::Esp,
             protocol::AH => Protocol::Ah,
-            protocol::UDP if self.is_ike_or_nat(&info) => return self.receive_udp(packet, info, opening),
-            _ => return self.serve(packet, &info, origin, now),
+            protocol::UDP if self.is_ike_or_nat(info) => return self.receive_udp(packet, info, opening),
+            _ => return self.serve(packet, info, origin, now),
         };
         match opening {
             Some(opening) => {
                 let at = usize::from(info.header_len);
-                self.accept_protected(packet, protocol, &info, at, None, opening);
+                self.accept_protected(packet, protocol, info, at, None, opening);
             }
             // Nested SAs that both end here are not supported.
             None => self.drop_packet(packet, DropReason::NoService),
@@ -128,10 +128,10 @@ impl Worker {
     }
 
     /// ESP in UDP, IKE, or a keepalive (RFC 3948 s2).
-    fn receive_udp(&mut self, packet: Packet, info: IpInfo, opening: Option<&mut OpenQueue>) {
-        match (FromUdp::parse(packet.data(), &info), opening) {
+    fn receive_udp(&mut self, packet: Packet, info: &IpInfo, opening: Option<&mut OpenQueue>) {
+        match (FromUdp::parse(packet.data(), info), opening) {
             (Ok(FromUdp::Esp { at, ports }), Some(opening)) => {
-                self.accept_protected(packet, Protocol::Esp, &info, at, Some(ports), opening);
+                self.accept_protected(packet, Protocol::Esp, info, at, Some(ports), opening);
             }
             (Ok(FromUdp::Esp { .. }), None) => self.drop_packet(packet, DropReason::NoService),
             (Ok(FromUdp::Ike(datagram)), _) => {
@@ -233,7 +233,7 @@ impl Worker {
     ) {
         let Some(whole) = self.collect_fragment(packet, info, origin, now) else { return };
         match ip::parse(whole.data()) {
-            Ok(info) => self.receive(whole, info, origin, now, opening),
+            Ok(info) => self.receive(whole, &info, origin, now, opening),
             Err(reason) => self.drop_packet(whole, reason),
         }
     }
@@ -335,7 +335,7 @@ impl Worker {
             let mut packets = std::mem::take(&mut self.local.originated);
             for packet in packets.drain(..) {
                 match ip::parse(packet.data()) {
-                    Ok(info) => self.forward(packet, info, Origin::Local, now, sealing),
+                    Ok(info) => self.forward(packet, &info, Origin::Local, now, sealing),
                     Err(reason) => self.drop_packet(packet, reason),
                 }
             }

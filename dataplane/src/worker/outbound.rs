@@ -65,7 +65,8 @@ impl Sealing {
         let inner = Inner {
             header_len: info.header_len,
             protocol: info.protocol,
-            tos: info.tos,
+            // Of the packet and not of `info`: ECN may have changed it since it was parsed.
+            tos: ip::tos(packet.data()),
             version: info.version,
             dont_fragment: info.dont_fragment,
             is_fragment: info.fragment.is_some(),
@@ -241,13 +242,15 @@ impl Worker {
         let Some(slot) = self.tables.tunnel_mut(tunnel) else { return };
         // Admission put it there, in the same poll.
         let Some(adjacency) = slot.adjacency else { return };
-        let outer = slot.outer;
+        let outer = slot.outer.needs_checksum().then_some(slot.outer);
         for work in run.iter().filter(|work| work.packet.is_some()) {
             slot.counters.carried(work.inner_len.into());
         }
         for work in run {
             let Some(mut packet) = work.packet.take() else { continue };
-            outer.finish_udp6(packet.data_mut());
+            if let Some(outer) = &outer {
+                outer.finish_udp6(packet.data_mut());
+            }
             if packet.len() <= work.mtu as usize {
                 self.transmit(packet, &adjacency, now);
             } else {

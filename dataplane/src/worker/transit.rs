@@ -27,7 +27,7 @@ impl Worker {
     pub(super) fn deliver(
         &mut self,
         packet: Packet,
-        info: IpInfo,
+        info: &IpInfo,
         origin: Origin,
         now: u64,
         sealing: &mut SealQueue,
@@ -44,25 +44,25 @@ impl Worker {
     pub(super) fn forward(
         &mut self,
         mut packet: Packet,
-        info: IpInfo,
+        info: &IpInfo,
         origin: Origin,
         now: u64,
         sealing: &mut SealQueue,
     ) {
         // RFC 4301 s7.4: where policy looks at ports, fragments must show theirs.
         if info.fragment.is_some() && origin != Origin::Local && self.tables.spd.restricts_ports() {
-            let Some(whole) = self.collect_fragment(packet, &info, origin, now) else { return };
+            let Some(whole) = self.collect_fragment(packet, info, origin, now) else { return };
             return match ip::parse(whole.data()) {
-                Ok(info) => self.forward(whole, info, origin, now, sealing),
+                Ok(info) => self.forward(whole, &info, origin, now, sealing),
                 Err(reason) => self.drop_packet(whole, reason),
             };
         }
-        match self.decide(&mut packet, &info, origin) {
-            Ok(Some(tunnel)) => self.protect(Sealing::new(packet, tunnel, &info, origin), now, sealing),
-            Ok(None) => self.route(packet, &info, origin, now),
+        match self.decide(&mut packet, info, origin) {
+            Ok(Some(tunnel)) => self.protect(Sealing::new(packet, tunnel, info, origin), now, sealing),
+            Ok(None) => self.route(packet, info, origin, now),
             Err(reason) => {
                 if reason == DropReason::TtlExceeded {
-                    self.complain(&packet, &info, origin, Error::TimeExceeded, now);
+                    self.complain(&packet, info, origin, Error::TimeExceeded, now);
                 }
                 self.drop_packet(packet, reason);
             }
