@@ -7,6 +7,7 @@ use super::{AhJob, EngineKey, Job, KeyError, KeyMaterial, Suite};
 mod aead;
 mod ah;
 mod cbc;
+mod cbc_mac;
 mod gmac;
 mod mac;
 mod separate;

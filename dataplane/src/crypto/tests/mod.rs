@@ -1,0 +1,123 @@
+//! Vectors and properties that hold for every engine. An engine is put to all of them by one line of
+//! [`engine_tests!`] at the end of this file.
+
+mod dispatch;
+mod peer;
+mod properties;
+mod published;
+mod wycheproof_aead;
+
+use super::aws_lc::AwsLc;
+use super::engine::{ESP_HEADER_LEN, Engine};
+use super::known_answer::unhex;
+use super::vaes::Vaes;
+use super::{Job, Key, KeyMaterial, Suite};
+
+/// Bytes from hexadecimal digits; white space between them is skipped.
+pub fn hex(digits: &str) -> Vec<u8> {
+    unhex(&digits.split_whitespace().collect::<String>()).unwrap()
+}
+
+/// Key of a suite, of bytes that count up from `seed`.
+pub fn key<E: Engine>(engine: &E, suite: Suite, esn: bool, seed: u8) -> Key {
+    let bytes = (0..suite.key_len()).map(|n| (n as u8).wrapping_mul(29).wrapping_add(seed)).collect();
+    Key::with_engine(engine, suite, esn, &KeyMaterial::new(bytes)).unwrap()
+}
+
+/// A packet ready to be sealed; what the engine is to write holds 0xa5.
+pub fn unsealed(key: &Key, header: [u8; ESP_HEADER_LEN], plaintext: &[u8]) -> Vec<u8> {
+    [&header, &*vec![0xa5; key.iv_len()], plaintext, &*vec![0xa5; key.icv_len()]].concat()
+}
+
+/// Seals one packet; returns [`Job::ok`].
+pub fn seal<E: Engine>(engine: &E, key: &Key, packet: &mut [u8], seq: u64) -> bool {
+    let mut jobs = [Job { key, packet, seq, ok: false }];
+    engine.seal(&mut jobs);
+    jobs[0].ok
+}
+
+/// Opens one packet; returns [`Job::ok`].
+pub fn open<E: Engine>(engine: &E, key: &Key, packet: &mut [u8], seq: u64) -> bool {
+    // A stale result must not survive.
+    let mut jobs = [Job { key, packet, seq, ok: true }];
+    engine.open(&mut jobs);
+    jobs[0].ok
+}
+
+/// The payload of a packet of `key`.
+pub fn payload<'p>(key: &Key, packet: &'p [u8]) -> &'p [u8] {
+    &packet[ESP_HEADER_LEN + key.iv_len()..packet.len() - key.icv_len()]
+}
+
+/// The ESP suites that an engine carries; there must be some.
+pub fn suites<E: Engine>(engine: &E) -> Vec<Suite> {
+    let suites: Vec<_> = Suite::all().filter(|&suite| !suite.is_ah() && engine.supports(suite)).collect();
+    assert!(!suites.is_empty());
+    suites
+}
+
+/// Puts an engine to a check, unless it cannot run on this machine. Where every test must run, that is an error.
+fn put<E: Engine>(engine: Result<E, String>, check: fn(&E)) {
+    match engine {
+        Ok(engine) => check(&engine),
+        Err(reason) if std::env::var_os("CI").is_some() => panic!("{} cannot run: {reason}", E::NAME),
+        Err(reason) => println!("SKIPPED: {} cannot run: {reason}", E::NAME),
+    }
+}
+
+/// Puts an engine to every test in this folder.
+macro_rules! engine_tests {
+    ($name:ident, $engine:expr) => {
+        mod $name {
+            use super::*;
+
+            #[test]
+            fn published_vectors() {
+                put($engine, published::check);
+            }
+
+            #[test]
+            fn wycheproof() {
+                put($engine, wycheproof_aead::check);
+            }
+
+            #[test]
+            fn packets_of_another_implementation() {
+                put($engine, peer::check);
+            }
+
+            #[test]
+            fn what_is_sealed_opens_at_every_length() {
+                put($engine, properties::opens_what_was_sealed);
+            }
+
+            #[test]
+            fn a_changed_bit_is_refused_and_leaves_no_plaintext() {
+                put($engine, properties::refuses_changed_bits);
+            }
+
+            #[test]
+            fn another_upper_half_is_refused_with_esn_alone() {
+                put($engine, properties::authenticates_the_upper_half);
+            }
+
+            #[test]
+            fn a_packet_too_short_is_refused() {
+                put($engine, properties::refuses_short_packets);
+            }
+
+            #[test]
+            fn bursts_mix_suites_lengths_and_bad_packets() {
+                put($engine, properties::mixes_bursts);
+            }
+
+            #[test]
+            fn agrees_with_aws_lc() {
+                put($engine, |engine| properties::agrees_with(engine, &AwsLc::new()));
+            }
+        }
+    };
+}
+
+engine_tests!(aws_lc, Ok(AwsLc::new()));
+engine_tests!(vaes, Vaes::new());
