@@ -42,13 +42,18 @@ pub fn finish<const N: usize>(
     lengths: __m128i,
 ) -> __m128i {
     let mut data = data.as_slice();
-    if let [a, b, c, d, rest @ ..] = data && N > 4 {
+    if let [a, b, c, d, rest @ ..] = data
+        && N > 4
+    {
         sum = Some(absorb(key, sum, &[*a, *b, *c, *d]));
         (data, blocks) = (rest, blocks - 16);
     }
     // A sum counts as one more vector, and so does a length block that finds no lane left. There are 16 powers: what
     // would need more is shortened.
-    if let [a, b, rest @ ..] = data && data.len() == 4 && (sum.is_some() || blocks > 16) {
+    if let [a, b, rest @ ..] = data
+        && data.len() == 4
+        && (sum.is_some() || blocks > 16)
+    {
         sum = Some(absorb_two(key, sum, [*a, *b]));
         (data, blocks) = (rest, blocks - 8);
     }

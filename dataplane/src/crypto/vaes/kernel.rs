@@ -109,7 +109,11 @@ impl Packet<'_> {
         let mut data = input;
         for n in 0..N {
             let cipher_text = if SEAL { text.clip(n, out[n]) } else { input[n] };
-            data[n] = if FIRST && n == 0 { reflect_with_first(cipher_text, self.mask) } else { reflect(cipher_text) };
+            data[n] = if FIRST && n == 0 {
+                reflect_with_first(cipher_text, self.mask)
+            } else {
+                reflect(cipher_text)
+            };
         }
         if FIRST {
             self.mask = _mm512_castsi512_si128(out[0]);

@@ -3,7 +3,7 @@
 
 use super::engine::Engine;
 use super::suite::{Encryption, Suite};
-use super::{EngineError, EngineKey, Job, Key, KeyError, KeyMaterial};
+use super::{EngineKey, Job, Key, KeyError, KeyMaterial};
 
 mod aes;
 mod frame;
@@ -12,6 +12,7 @@ mod hash;
 mod kernel;
 mod key;
 mod lanes;
+mod self_test;
 #[cfg(test)]
 mod tests;
 
@@ -39,47 +40,6 @@ impl Vaes {
         let missing: Vec<_> =
             missing!("avx512f", "avx512bw", "avx512dq", "avx512vl", "vaes", "vpclmulqdq", "bmi2").collect();
         if missing.is_empty() { Ok(Self(())) } else { Err(format!("the CPU has no {}", missing.join(", "))) }
-    }
-}
-
-/// Lengths of payload at which the engine takes different ways, or a way ends.
-const SELF_TEST_LENGTHS: [usize; 24] = [
-    0, 1, 16, 31, 32, 48, 64, 100, 160, 223, 225, 239, 240, 256, 368, 490, 495, 496, 512, 760, 1000, 1424, 4096, 9000,
-];
-
-impl Vaes {
-    /// Seals packets of every kind and length that has code of its own, and lets the judge open them, and the other way
-    /// round.
-    ///
-    /// # Errors
-    /// [`EngineError::SelfTest`] names the suite and the length.
-    pub fn agrees_with<E: Engine>(&self, judge: &E) -> Result<(), EngineError> {
-        for suite in Suite::all().filter(|&suite| self.supports(suite)) {
-            for (esn, len) in [false, true].into_iter().flat_map(|esn| SELF_TEST_LENGTHS.map(|len| (esn, len))) {
-                let fail = || EngineError::SelfTest { engine: Self::NAME, what: format!("{suite}, {len} bytes") };
-                let material = KeyMaterial::new((0..suite.key_len()).map(|n| (n * 37 + len) as u8).collect());
-                let ours = Key::with_engine(self, suite, esn, &material).map_err(|_| fail())?;
-                let theirs = Key::with_engine(judge, suite, esn, &material).map_err(|_| fail())?;
-                let len = 8 + ours.iv_len() + len + ours.icv_len();
-                let plain: Vec<u8> = (0..len).map(|n| (n * 11 + n / 256) as u8).collect();
-                let (mut a, mut b) = (plain.clone(), plain);
-                let mut sealed = [
-                    Job { key: &ours, packet: &mut a, seq: 0x1_0203_0405, ok: false },
-                ];
-                self.seal(&mut sealed);
-                let mut judged = [Job { key: &theirs, packet: &mut b, seq: 0x1_0203_0405, ok: false }];
-                judge.seal(&mut judged);
-                if !sealed[0].ok || !judged[0].ok || sealed[0].packet != judged[0].packet {
-                    return Err(fail());
-                }
-                self.open(&mut sealed);
-                judge.open(&mut judged);
-                if !sealed[0].ok || !judged[0].ok || sealed[0].packet != judged[0].packet {
-                    return Err(fail());
-                }
-            }
-        }
-        Ok(())
     }
 }
 
