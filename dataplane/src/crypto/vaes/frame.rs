@@ -48,18 +48,6 @@ impl<'p> Frame<'p> {
         let nonce_iv = u64::from_ne_bytes(seq.to_be_bytes());
         Some(Self { iv: iv.try_into().ok(), payload, icv, nonce_iv, aad, lengths })
     }
-
-    /// The IV that the packet came with, as it is in memory.
-    #[inline]
-    pub fn received_iv(&self) -> u64 {
-        self.iv.as_ref().map_or(self.nonce_iv, |iv| u64::from_ne_bytes(**iv))
-    }
-
-    /// Blocks of the stream: header, payload, length block.
-    #[inline]
-    pub fn blocks(&self) -> usize {
-        self.payload.len().div_ceil(BLOCK) + 2
-    }
 }
 
 /// Puts the length block into vector `index` if its lane is there: it is the last of a stream of `blocks`.

@@ -12,6 +12,7 @@ mod hash;
 mod kernel;
 mod key;
 mod lanes;
+mod self_test;
 #[cfg(test)]
 mod tests;
 
