@@ -11,6 +11,9 @@ mod gateway;
 #[path = "../../../dataplane/tests/netns/mod.rs"]
 mod netns;
 mod scapy;
+mod site;
+mod traffic;
+mod tunnel;
 
 use std::fs::File;
 use std::time::{Duration, Instant};
@@ -22,7 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// share the machine's cores.
 fn serial() -> File {
     let path = std::env::temp_dir().join("spillway-interop.lock");
-    let file = File::options().create(true).truncate(false).write(true).open(&path).expect("opens a lock file");
+    let file =
+        File::options().create(true).truncate(false).write(true).open(&path).expect("opens a lock file");
     file.lock().expect("locks it");
     file
 }

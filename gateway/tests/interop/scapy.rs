@@ -113,9 +113,15 @@ fn proves(cases: Vec<Case>) {
         let sas: String = cases.iter().zip(&plans).map(|(case, plan)| case.yaml(plan)).collect();
         let gateway = Gateway::start(&inside, files, &format!("{GATEWAY}manual_sas:\n{sas}"));
 
-        let plan = json!({ "wan_mac": mac(&gateway, "wan"), "lan_mac": mac(&gateway, "lan"), "cases": plans });
+        let plan =
+            json!({ "wan_mac": mac(&gateway, "wan"), "lan_mac": mac(&gateway, "lan"), "cases": plans });
         let failures = run_peer(&outside, &gateway, &plan);
-        assert!(failures.is_empty(), "{} cases failed: {failures:#?}\n{}", failures.len(), gateway.all_drops());
+        assert!(
+            failures.is_empty(),
+            "{} cases failed: {failures:#?}\n{}",
+            failures.len(),
+            gateway.all_drops()
+        );
         for (case, plan) in cases.iter().zip(&plans) {
             let name = plan["name"].as_str().unwrap();
             let drops = &gateway.sa(name, "inbound")["drops"];
@@ -142,7 +148,8 @@ fn run_peer(namespace: &Namespace, gateway: &Gateway, plan: &Value) -> Vec<Strin
 }
 
 fn scapy_is_missing() -> Option<String> {
-    let import = "import cryptography, scapy; assert tuple(map(int, scapy.__version__.split('.')[:2])) >= (2, 6)";
+    let import =
+        "import cryptography, scapy; assert tuple(map(int, scapy.__version__.split('.')[:2])) >= (2, 6)";
     let found = Command::new("python3").args(["-c", import]).stderr(Stdio::null()).status();
     let found = found.is_ok_and(|status| status.success());
     (!found).then(|| "python3 has no scapy 2.6 or newer with cryptography".to_owned())
