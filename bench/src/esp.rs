@@ -15,7 +15,7 @@ use crate::gateway::{DEPTH, MTU, Pools};
 use crate::measure::{Case, Samples, interleave};
 use crate::report::{Finding, Goal, Report, Row};
 use crate::traffic::{Order, Size, Stream};
-use crate::tunnels::{Direction, Tunnels};
+use crate::tunnels::Direction;
 use crate::world::{Shape, World};
 
 /// What to measure.
@@ -37,28 +37,34 @@ pub struct Options {
         value_delimiter = ',',
         default_value = "aes128gcm16,aes256gcm16,chacha20poly1305,aes128-sha256"
     )]
-    suites: Vec<Suite>,
+    pub suites: Vec<Suite>,
     /// Bytes of the inner IP packet, or imix: 7:4:1 of 64, 594 and 1420.
     #[arg(long, value_delimiter = ',', default_value = "64,128,256,512,1024,1420,imix")]
-    sizes: Vec<Size>,
+    pub sizes: Vec<Size>,
     /// How many tunnels, each with an SA in both directions and a policy.
     #[arg(long, value_delimiter = ',', default_value = "1,1000,100000")]
-    sas: Vec<usize>,
+    pub sas: Vec<usize>,
     /// In which order the packets use them.
     #[arg(long, value_delimiter = ',', default_value = "random")]
-    order: Vec<Order>,
+    pub order: Vec<Order>,
+    /// Which ways.
+    #[arg(long, value_delimiter = ',', default_value = "outbound,inbound")]
+    pub directions: Vec<Direction>,
+    /// Leave out the engines alone and the bare call, for a profile of the path.
+    #[arg(long)]
+    pub path_only: bool,
     /// Engines; without this, all that run here.
     #[arg(long, value_delimiter = ',')]
-    engines: Vec<EngineChoice>,
+    pub engines: Vec<EngineChoice>,
     /// Rounds of each case.
     #[arg(long, default_value_t = 201)]
-    rounds: usize,
+    pub rounds: usize,
     /// Packets that wait when the worker starts to poll, and are timed together: it takes 64 a poll.
     #[arg(long, default_value_t = 256)]
-    ahead: usize,
+    pub ahead: usize,
     /// How many times that many packets are in a round.
     #[arg(long, default_value_t = 2)]
-    times: usize,
+    pub times: usize,
 }
 
 /// IPv4 and ESP header.
@@ -95,12 +101,20 @@ struct Measured {
 /// # Errors
 /// When an option makes no sense, or a packet is lost.
 pub fn run(options: &Options) -> anyhow::Result<Report> {
-    let Options { ahead, times, .. } = *options;
-    ensure!((1..=DEPTH).contains(&ahead), "--ahead: from 1 to {}, not {ahead}", DEPTH);
-    ensure!(times > 0, "--times: at least 1");
     let mut report = Report::new("esp");
+    bench(options, &engines::start(&options.engines)?, &mut report)?;
+    Ok(report)
+}
+
+/// Measures and adds rows and findings.
+///
+/// # Errors
+/// When an option makes no sense, or a packet is lost.
+pub fn bench(options: &Options, engines: &[Arc<Crypto>], report: &mut Report) -> anyhow::Result<()> {
+    let Options { ahead, times, .. } = *options;
+    ensure!((1..=DEPTH).contains(&ahead), "--ahead: from 1 to {DEPTH}, not {ahead}");
+    ensure!(times > 0, "--times: at least 1");
     let pools = Pools::new()?;
-    let engines = engines::start(&options.engines)?;
     for &suite in &options.suites {
         if suite.is_ah() {
             bail!("--suites: {suite} is one of AH");
@@ -109,18 +123,18 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
             let whole = OUTER_HEADERS + suite.iv_len() + body_len(suite, size.longest()) + suite.icv_len();
             ensure!(whole <= MTU as usize, "--sizes: {size} bytes with {suite} do not fit an MTU of {MTU}");
         }
-        let places = places(options, suite, &engines, pools)?;
+        let places = places(options, suite, engines, pools)?;
         for &size in &options.sizes {
             let measured = measure(options, &places, suite, size)?;
-            measured.rows(&mut report);
-            measured.findings(&mut report);
+            measured.rows(report);
+            measured.findings(report);
         }
         for place in &places {
             let drops = place.world.borrow_mut().gateway.drops()?;
             ensure!(drops.is_empty(), "{suite}, {} SAs: dropped {drops}", place.sas);
         }
     }
-    Ok(report)
+    Ok(())
 }
 
 /// A gateway for each engine and number of tunnels.
@@ -133,8 +147,7 @@ fn places(
     let mut places = Vec::new();
     for (engine, crypto) in engines::of_suite(engines, suite) {
         for &sas in &options.sas {
-            let tunnels = Tunnels::new(&crypto, suite, sas)?;
-            let world = World::new(&crypto, suite, &tunnels, 0, pools)?;
+            let world = World::new(&crypto, suite, sas, pools)?;
             let (crypto, world) = (Arc::clone(&crypto), Rc::new(RefCell::new(world)));
             places.push(Place { engine, crypto, sas, world });
         }
@@ -150,21 +163,23 @@ fn measure(options: &Options, places: &[Place], suite: Suite, size: Size) -> any
     let (mut subjects, mut cases) = (Vec::new(), Vec::new());
     for place in places {
         for &order in options.order.iter().take(if place.sas == 1 { 1 } else { options.order.len() }) {
-            for direction in [Direction::Outbound, Direction::Inbound] {
+            for &direction in &options.directions {
                 subjects.push((place.engine, Subject::Path { sas: place.sas, order, direction }));
                 cases.push(place.case(size, order, direction, shape));
             }
         }
     }
-    for place in places.iter().filter(|place| Some(&place.sas) == options.sas.first()) {
-        for operation in [Operation::Seal, Operation::Open] {
-            subjects.push((place.engine, Subject::Engine(operation)));
-            cases.push(engine_case::engine(Arc::clone(&place.crypto), &work, operation)?);
+    if !options.path_only {
+        for place in places.iter().filter(|place| Some(&place.sas) == options.sas.first()) {
+            for operation in [Operation::Seal, Operation::Open] {
+                subjects.push((place.engine, Subject::Engine(operation)));
+                cases.push(engine_case::engine(Arc::clone(&place.crypto), &work, operation)?);
+            }
         }
-    }
-    if let Some(case) = engine_case::bare(&work)? {
-        subjects.push(("aws-lc", Subject::Bare));
-        cases.push(case);
+        if let Some(case) = engine_case::bare(&work)? {
+            subjects.push(("aws-lc", Subject::Bare));
+            cases.push(case);
+        }
     }
     let samples = interleave(&mut cases, options.rounds)?;
     let all = subjects.into_iter().zip(samples).map(|((engine, subject), s)| (engine, subject, s)).collect();

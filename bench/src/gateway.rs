@@ -9,6 +9,7 @@ use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use dataplane::buffer::{Packet, Pool};
 use dataplane::clock;
 use dataplane::crypto::Crypto;
+use dataplane::drops::DropCounters;
 use dataplane::fleet::frame_size_for;
 use dataplane::host::reassembly::ReassemblyConfig;
 use dataplane::message::{Event, Route, RouteUpdate, Update};
@@ -123,6 +124,21 @@ impl Gateway {
         mac(from(direction))
     }
 
+    /// Where updates go, for a control thread.
+    pub fn updates(&self) -> Sender<Update> {
+        self.updates.clone()
+    }
+
+    /// What the worker reports, for a control thread.
+    pub fn events(&self) -> Receiver<Event> {
+        self.events.clone()
+    }
+
+    /// Packets that wait to be received.
+    pub fn waiting(&self, direction: Direction) -> usize {
+        self.handle(from(direction)).arriving()
+    }
+
     /// Lets frames arrive: copies each into a frame of the pool, as a driver that copies does.
     ///
     /// # Errors
@@ -158,22 +174,30 @@ impl Gateway {
         Ok(time)
     }
 
-    /// Takes what was sent: shows the packets of a direction, without their Ethernet header, and answers ARP. Returns
-    /// how many packets there were.
+    /// One poll at a time of the caller's, whatever waits: how many packets were received, and how long it took.
+    pub fn poll_at(&mut self, now: u64) -> (usize, Duration) {
+        let start = Instant::now();
+        let received = self.worker.poll(now);
+        (received, start.elapsed())
+    }
+
+    /// Takes what was sent: shows every IP packet with its direction, and answers ARP. Returns how many packets there
+    /// were.
     ///
     /// # Errors
-    /// When something else was sent, such as an ICMP error.
-    pub fn collect(&mut self, direction: Direction, show: &mut dyn FnMut(&[u8])) -> anyhow::Result<usize> {
+    /// When something else was sent.
+    pub fn collect(&mut self, show: &mut dyn FnMut(Direction, &[u8])) -> anyhow::Result<usize> {
         let mut count = 0;
         let mut asked = false;
-        for port in [WAN, LAN] {
+        for direction in [Direction::Outbound, Direction::Inbound] {
+            let port = to(direction);
             while let Some(packet) = self.handle(port).pop() {
                 let (header, payload) = split(&packet)?;
                 match header.ethertype {
                     ethertype::ARP => asked |= self.answer(port, payload)?,
-                    ethertype::IPV4 if port == to(direction) => {
+                    ethertype::IPV4 => {
                         count += 1;
-                        show(payload);
+                        show(direction, payload);
                     }
                     other => bail!("the gateway sent a frame of type {other:#06x} by port {port}"),
                 }
@@ -182,7 +206,7 @@ impl Gateway {
         if asked {
             // The answers are no part of the traffic that is measured.
             self.worker.poll(clock::now());
-            count += self.collect(direction, show)?;
+            count += self.collect(show)?;
         }
         Ok(count)
     }
@@ -192,14 +216,23 @@ impl Gateway {
     /// # Errors
     /// When the worker does not answer.
     pub fn drops(&mut self) -> anyhow::Result<String> {
+        let counters = self.drop_counters()?;
+        let named: Vec<_> =
+            counters.nonzero().map(|(reason, count)| format!("{} {count}", reason.name())).collect();
+        Ok(named.join(", "))
+    }
+
+    /// Drops since the start.
+    ///
+    /// # Errors
+    /// When the worker does not answer.
+    pub fn drop_counters(&mut self) -> anyhow::Result<DropCounters> {
         let snapshot = Box::new(Snapshot::with_room(2, 16));
         self.updates.send(Update::Snapshot(snapshot)).ok().context("the worker is gone")?;
         self.worker.poll(clock::now());
         for event in self.events.try_iter() {
             if let Event::Snapshot(snapshot) = event {
-                let drops =
-                    snapshot.drops.nonzero().map(|(reason, count)| format!("{} {count}", reason.name()));
-                return Ok(drops.collect::<Vec<_>>().join(", "));
+                return Ok(snapshot.drops);
             }
         }
         bail!("the worker did not answer")

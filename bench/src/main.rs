@@ -14,10 +14,13 @@ mod engines;
 mod esp;
 mod frames;
 mod gateway;
+mod latency;
 mod machine;
 mod measure;
 mod random;
 mod report;
+mod scale;
+mod simulation;
 mod traffic;
 mod tunnels;
 mod world;
@@ -37,6 +40,10 @@ enum Command {
     Crypto(crypto::Options),
     /// The whole worker path over memory ports, outbound and inbound
     Esp(esp::Options),
+    /// One SA on several cores, many SAs on one, SAs that come and go
+    Scale(scale::Options),
+    /// Latency through the worker at shares of its capacity
+    Latency(latency::Options),
 }
 
 #[derive(Args)]
@@ -51,6 +58,8 @@ fn main() -> anyhow::Result<()> {
     let report = match &cli.command {
         Command::Crypto(options) => crypto::run(options)?,
         Command::Esp(options) => esp::run(options)?,
+        Command::Scale(options) => scale::run(options)?,
+        Command::Latency(options) => latency::run(options)?,
     };
     print!("{report}");
     if let Some(path) = &cli.output.json {

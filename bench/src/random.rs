@@ -23,6 +23,13 @@ impl Random {
     pub fn below(&mut self, count: usize) -> usize {
         (self.bits() % count as u64) as usize
     }
+
+    /// Time to the next event of a Poisson process whose events are `mean` apart.
+    pub fn exponential(&mut self, mean: f64) -> f64 {
+        // In (0, 1], so that its logarithm exists.
+        let uniform = ((self.bits() >> 11) + 1) as f64 / (1_u64 << 53) as f64;
+        -uniform.ln() * mean
+    }
 }
 
 #[cfg(test)]
@@ -37,5 +44,17 @@ mod tests {
             seen[random.below(7)] += 1;
         }
         assert!(seen.iter().all(|&count| (800..1200).contains(&count)), "{seen:?}");
+    }
+
+    #[test]
+    fn gaps_of_a_poisson_process_have_its_mean_and_are_often_short() {
+        let mut random = Random::default();
+        let gaps: Vec<f64> = (0..100_000).map(|_| random.exponential(50.0)).collect();
+        let mean = gaps.iter().sum::<f64>() / gaps.len() as f64;
+        let below_mean = gaps.iter().filter(|&&gap| gap < 50.0).count();
+        assert!((49.0..51.0).contains(&mean), "{mean}");
+        // 1 - 1/e of them.
+        assert!((62_000..64_500).contains(&below_mean), "{below_mean}");
+        assert!(gaps.iter().all(|&gap| gap >= 0.0));
     }
 }

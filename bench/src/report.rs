@@ -43,6 +43,17 @@ pub const FIGURES: &[(&str, &str, usize)] = &[
     // Millions of packets, and 10^9 bits of what the bench counts as a packet, in a second.
     ("mpps", "Mpps", 2),
     ("gbits", "Gbit/s", 1),
+    // Millions of packets that arrived in a second.
+    ("offered_mpps", "Mpps offered", 2),
+    // Microseconds from a packet's arrival to the end of the poll that sent it, and of the longest poll.
+    ("p50_us", "p50 us", 2),
+    ("p99_us", "p99 us", 2),
+    ("p999_us", "p99.9 us", 2),
+    ("max_us", "max us", 2),
+    ("longest_poll_us", "longest poll us", 2),
+    // Packets that did not come out, and polls that another thread of the machine disturbed.
+    ("lost", "lost", 0),
+    ("disturbed", "disturbed", 0),
 ];
 
 /// What one bench found.
@@ -99,6 +110,12 @@ pub enum Goal {
 }
 
 impl Row {
+    /// A row of these labels and figures.
+    pub fn new(labels: Vec<(&'static str, String)>, figures: Vec<(&'static str, f64)>) -> Self {
+        debug_assert!(figures.iter().all(|(name, _)| FIGURES.iter().any(|(known, ..)| known == name)));
+        Self { labels, figures }
+    }
+
     /// A row of throughput: `bytes` is the mean length of a packet as it counts for the bit rate.
     pub fn throughput(labels: Vec<(&'static str, String)>, bytes: f64, samples: &Samples) -> Self {
         let stats = samples.stats();
@@ -109,7 +126,7 @@ impl Row {
             ("mpps", stats.mpps()),
             ("gbits", stats.gbits(bytes)),
         ];
-        Self { labels, figures }
+        Self::new(labels, figures)
     }
 
     fn columns(&self) -> impl Iterator<Item = &'static str> + '_ {
@@ -122,6 +139,11 @@ impl Finding {
     pub fn new(what: String, samples: &Samples, unit: &'static str, goal: Option<Goal>) -> Self {
         let Stats { median, p10, p90 } = samples.stats();
         Self { what, value: median, p10, p90, unit, goal, met: goal.map(|goal| goal.is_met(median)) }
+    }
+
+    /// A count, or another figure that has no spread.
+    pub fn exact(what: String, value: f64, unit: &'static str, goal: Option<Goal>) -> Self {
+        Self { what, value, p10: value, p90: value, unit, goal, met: goal.map(|goal| goal.is_met(value)) }
     }
 }
 
@@ -179,7 +201,11 @@ impl fmt::Display for Report {
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { what, value, p10, p90, unit, goal, met } = self;
-        write!(f, "{what}: {value:.2} {unit} ({p10:.2} to {p90:.2})")?;
+        if p10 == p90 {
+            write!(f, "{what}: {value} {unit}")?;
+        } else {
+            write!(f, "{what}: {value:.2} {unit} ({p10:.2} to {p90:.2})")?;
+        }
         match goal {
             Some(Goal::AtMost(most)) => write!(f, "; goal: at most {most}")?,
             Some(Goal::AtLeast(least)) => write!(f, "; goal: at least {least}")?,

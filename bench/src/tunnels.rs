@@ -40,10 +40,12 @@ pub struct Tunnels {
     pub outbound: Vec<Arc<OutboundSa>>,
     /// From the peers to the gateway.
     pub inbound: Vec<Arc<InboundSa>>,
+    /// The gateway's SPIs.
+    pub spis: SpiAllocator,
 }
 
 /// Which way packets go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Direction {
     /// From the LAN into the tunnels.
     Outbound,
@@ -62,21 +64,21 @@ impl Direction {
 }
 
 impl Tunnels {
-    /// New SAs for `count` tunnels: ESP in tunnel mode with ESN, a replay window of 4,096, and limits as an operator
+    /// New SAs for `count` tunnels, and SPIs for `more` of them: ESP in tunnel mode with ESN, a replay window of 4,096, and limits as an operator
     /// sets them, which are never reached here.
     ///
     /// # Errors
     /// When a key is refused, or there are more tunnels than [`MOST`].
-    pub fn new(crypto: &Crypto, suite: Suite, count: usize) -> anyhow::Result<Self> {
+    pub fn new(crypto: &Crypto, suite: Suite, count: usize, more: usize) -> anyhow::Result<Self> {
         ensure!((1..=MOST).contains(&count), "from 1 to {MOST} tunnels, not {count}");
-        let mut spis = SpiAllocator::new(count as u32);
+        let mut spis = SpiAllocator::new((count + more) as u32);
         let (mut outbound, mut inbound) = (Vec::with_capacity(count), Vec::with_capacity(count));
         for number in 0..count {
             let spi = spis.allocate().context("no SPI left")?;
             outbound.push(outbound_sa(crypto, suite, number, 0x8000_0000 | number as u32)?);
             inbound.push(inbound_sa(crypto, suite, number, spi)?);
         }
-        Ok(Self { outbound, inbound })
+        Ok(Self { outbound, inbound, spis })
     }
 
     /// How many there are.
@@ -87,15 +89,29 @@ impl Tunnels {
     /// What installs them in a worker: both SAs and the policy of each.
     pub fn updates(&self) -> impl Iterator<Item = Update> + '_ {
         self.outbound.iter().zip(&self.inbound).enumerate().flat_map(|(number, (outbound, inbound))| {
-            let id = PolicyId(number as u32);
-            let action = Action::Protect(TunnelId(number as u32));
-            [
-                Update::Sa(SaUpdate::AddInbound(Arc::clone(inbound))),
-                Update::Sa(SaUpdate::SetOutbound(Arc::clone(outbound), endpoints(number))),
-                Update::Policy(PolicyUpdate::Add(Policy { id, selector: selector(number), action })),
-            ]
+            set_up(number, Arc::clone(outbound), Arc::clone(inbound))
         })
     }
+}
+
+/// What installs one tunnel: both SAs and the policy.
+pub fn set_up(number: usize, outbound: Arc<OutboundSa>, inbound: Arc<InboundSa>) -> [Update; 3] {
+    let (id, tunnel) = (PolicyId(number as u32), TunnelId(number as u32));
+    let policy = Policy { id, selector: selector(number), action: Action::Protect(tunnel) };
+    [
+        Update::Sa(SaUpdate::AddInbound(inbound)),
+        Update::Sa(SaUpdate::SetOutbound(outbound, endpoints(number))),
+        Update::Policy(PolicyUpdate::Add(policy)),
+    ]
+}
+
+/// What takes it away.
+pub fn tear_down(number: usize, inbound: Spi) -> [Update; 3] {
+    [
+        Update::Policy(PolicyUpdate::Remove(PolicyId(number as u32))),
+        Update::Sa(SaUpdate::RemoveOutbound(TunnelId(number as u32))),
+        Update::Sa(SaUpdate::RemoveInbound(inbound)),
+    ]
 }
 
 /// An SA to the peer of a tunnel.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail, ensure};
+use dataplane::buffer::Pool;
 use dataplane::crypto::{Crypto, Job, Suite};
 use dataplane::esp;
 use dataplane::packet::ip;
@@ -29,30 +30,70 @@ pub struct World {
     /// The gateway.
     pub gateway: Gateway,
     peers: Peers,
+    crypto: Arc<Crypto>,
+    suite: Suite,
+    pool: Pool,
     frames: Frames,
 }
 
 impl World {
-    /// A gateway with these tunnels installed and its neighbours resolved, and peers for them. One packet was sent
+    /// A gateway with `sas` new tunnels installed and its neighbours resolved, and peers for them. One packet was sent
     /// each way and came out right.
     ///
     /// # Errors
     /// When something does not fit or does not work.
-    pub fn new(
+    pub fn new(crypto: &Arc<Crypto>, suite: Suite, sas: usize, pools: Pools) -> anyhow::Result<Self> {
+        let tunnels = Tunnels::new(crypto, suite, sas, 0)?;
+        let mut world = Self::over(crypto, suite, &tunnels, 0, 0, pools)?;
+        world.prove(0)?;
+        Ok(world)
+    }
+
+    /// A gateway with tunnels that others have too: the worker with this index, with room for `more` tunnels. Its
+    /// neighbours are not resolved.
+    ///
+    /// # Errors
+    /// When something does not fit.
+    pub fn over(
         crypto: &Arc<Crypto>,
         suite: Suite,
         tunnels: &Tunnels,
+        more: usize,
         index: usize,
         pools: Pools,
     ) -> anyhow::Result<Self> {
-        let mut gateway = Gateway::new(index, tunnels.len(), Arc::clone(crypto), pools)?;
+        let mut gateway = Gateway::new(index, tunnels.len() + more, Arc::clone(crypto), pools)?;
         gateway.apply(tunnels.updates())?;
         let spis = tunnels.inbound.iter().map(|sa| sa.spi);
         let peers = Peers::new(Arc::clone(crypto), suite, spis, pools.frames)?;
-        let mut world = Self { gateway, peers, frames: Frames::default() };
-        world.prove_outbound(crypto, suite, pools)?;
-        world.prove_inbound()?;
-        Ok(world)
+        Ok(Self {
+            gateway,
+            peers,
+            crypto: Arc::clone(crypto),
+            suite,
+            pool: pools.frames,
+            frames: Frames::default(),
+        })
+    }
+
+    /// Sends one packet of a tunnel each way, whose sequence number is 1, and looks whether it comes out right. This
+    /// also resolves the neighbours.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn prove(&mut self, tunnel: usize) -> anyhow::Result<()> {
+        let pick = Pick { tunnel, length: 100 };
+        self.prove_outbound(pick)?;
+        let out = self.one_packet(Direction::Inbound, pick)?;
+        expect_forwarded(&out, Direction::Inbound, pick, 1)
+    }
+
+    /// Seals packets of peers with these sequence numbers.
+    ///
+    /// # Errors
+    /// When the engine refuses a packet.
+    pub fn seal_numbered(&self, work: &[(Pick, u64)], frames: &mut Frames) -> anyhow::Result<()> {
+        self.peers.seal_numbered(work, Gateway::mac(Direction::Inbound), frames)
     }
 
     /// Prepares a round of packets, then lets the worker carry them. Only the polls are timed.
@@ -66,9 +107,9 @@ impl World {
         shape: Shape,
     ) -> anyhow::Result<Round> {
         let packets = shape.ahead * shape.times;
-        self.prepare(direction, stream.take(packets))?;
+        let mut frames = std::mem::take(&mut self.frames);
+        self.prepare(direction, stream.take(packets), &mut frames)?;
         let mut round = Round::default();
-        let frames = std::mem::take(&mut self.frames);
         for start in (0..packets).step_by(shape.ahead) {
             let chunk = (start..start + shape.ahead).filter_map(|at| frames.get(at));
             round.time += self.carry(direction, chunk)?;
@@ -79,12 +120,20 @@ impl World {
     }
 
     /// Makes the frames of a round: what comes in is sealed by the peers, with fresh sequence numbers.
-    fn prepare(&mut self, direction: Direction, picks: impl Iterator<Item = Pick>) -> anyhow::Result<()> {
-        self.frames.clear();
+    ///
+    /// # Errors
+    /// When the engine refuses a packet.
+    pub fn prepare(
+        &mut self,
+        direction: Direction,
+        picks: impl Iterator<Item = Pick>,
+        frames: &mut Frames,
+    ) -> anyhow::Result<()> {
+        frames.clear();
         let mac = Gateway::mac(direction);
         match direction {
-            Direction::Outbound => frames::from_host(picks, mac, 0, &mut self.frames),
-            Direction::Inbound => self.peers.seal(picks, mac, &mut self.frames)?,
+            Direction::Outbound => frames::from_host(picks, mac, 0, frames),
+            Direction::Inbound => self.peers.seal(picks, mac, frames)?,
         }
         Ok(())
     }
@@ -96,7 +145,7 @@ impl World {
     ) -> anyhow::Result<Duration> {
         let packets = self.gateway.arrive(direction, frames)?;
         let time = self.gateway.work(packets)?;
-        let sent = self.gateway.collect(direction, &mut |_| {})?;
+        let sent = self.gateway.collect(&mut |_, _| {})?;
         if sent != packets {
             bail!("{packets} packets went in, {sent} came out; dropped: {}", self.gateway.drops()?);
         }
@@ -104,35 +153,28 @@ impl World {
     }
 
     /// Sends one packet from the host, and opens what comes out with the peer's key.
-    fn prove_outbound(&mut self, crypto: &Crypto, suite: Suite, pools: Pools) -> anyhow::Result<()> {
-        let pick = Pick { tunnel: 0, length: 100 };
+    fn prove_outbound(&mut self, pick: Pick) -> anyhow::Result<()> {
         let out = self.one_packet(Direction::Outbound, pick)?;
         let Ok(outer) = ip::parse(&out) else { bail!("the gateway sent a malformed packet") };
         let at = usize::from(outer.header_len);
-        let key = tunnels::peer_key(crypto, suite, 0, Direction::Outbound)?;
-        let mut packet = pools.frames.alloc_from(&out).context("no free frame")?;
+        let key = tunnels::peer_key(&self.crypto, self.suite, pick.tunnel, Direction::Outbound)?;
+        let mut packet = self.pool.alloc_from(&out).context("no free frame")?;
         let protected = packet.data_mut().get_mut(at..).context("a packet without ESP")?;
         let mut jobs = [Job { key: &key, packet: protected, seq: 1, ok: false }];
-        crypto.open(&mut jobs);
+        self.crypto.open(&mut jobs);
         ensure!(jobs.iter().all(|job| job.ok), "the peer cannot open what the gateway sent");
         esp::inbound::unwrap(&mut packet, &key, Mode::Tunnel, at, at)
             .map_err(|reason| anyhow!("what the gateway sent is not ESP: {}", reason.name()))?;
         expect_forwarded(packet.data(), Direction::Outbound, pick, 0)
     }
 
-    /// Sends one packet from a peer, and looks at what comes out.
-    fn prove_inbound(&mut self) -> anyhow::Result<()> {
-        let pick = Pick { tunnel: 0, length: 100 };
-        let out = self.one_packet(Direction::Inbound, pick)?;
-        expect_forwarded(&out, Direction::Inbound, pick, 1)
-    }
-
     fn one_packet(&mut self, direction: Direction, pick: Pick) -> anyhow::Result<Vec<u8>> {
-        self.prepare(direction, std::iter::once(pick))?;
-        self.gateway.arrive(direction, self.frames.iter())?;
+        let mut frames = Frames::default();
+        self.prepare(direction, std::iter::once(pick), &mut frames)?;
+        self.gateway.arrive(direction, frames.iter())?;
         self.gateway.work(1)?;
         let mut out = Vec::new();
-        let sent = self.gateway.collect(direction, &mut |packet| out = packet.to_vec())?;
+        let sent = self.gateway.collect(&mut |_, packet| out = packet.to_vec())?;
         if sent != 1 {
             bail!(
                 "the first {} packet did not come out; dropped: {}",
@@ -163,9 +205,7 @@ mod tests {
 
     fn world(count: usize) -> World {
         let crypto = Arc::new(Crypto::new(EngineChoice::AwsLc).unwrap());
-        let suite = "aes128gcm16".parse().unwrap();
-        let tunnels = Tunnels::new(&crypto, suite, count).unwrap();
-        World::new(&crypto, suite, &tunnels, 0, Pools::new().unwrap()).unwrap()
+        World::new(&crypto, "aes128gcm16".parse().unwrap(), count, Pools::new().unwrap()).unwrap()
     }
 
     #[test]
