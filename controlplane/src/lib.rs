@@ -1,2 +1,4 @@
 //! IKEv2 for Spillway: a sans-IO protocol core, and the one control thread that drives it.
 #![forbid(unsafe_code)]
+
+pub mod crypto;
