@@ -1,0 +1,18 @@
+//! Who the peer is, and the proof of it.
+//!
+//! # The API in short
+//!
+//! ```text
+//! octets::signed_octets(..), IntAuth      what an AUTH payload signs (RFC 7296 s2.15, RFC 9242 s3.3)
+//! psk::auth_value, psk::verify            AUTH of shared keys: PSK, EAP's MSK, NULL authentication
+//! Identity, IdPattern                     ID payloads, and what a configuration expects of them
+//! ```
+
+pub mod dn;
+pub mod identity;
+pub mod octets;
+pub mod psk;
+
+pub use dn::DistinguishedName;
+pub use identity::{IdPattern, Identity, IdentityError};
+pub use octets::{IntAuth, signed_octets};
