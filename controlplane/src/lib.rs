@@ -2,7 +2,17 @@
 #![forbid(unsafe_code)]
 
 pub mod auth;
+pub mod config;
 pub mod crypto;
+pub mod endpoint;
+mod peer;
+mod pool;
 pub mod proposal;
+pub mod rejection;
+mod sa;
 pub mod selector;
+pub mod timer;
+pub mod update;
 pub mod wire;
+
+pub use endpoint::Endpoint;
