@@ -11,6 +11,8 @@ pub mod proposal;
 pub mod rejection;
 mod sa;
 pub mod selector;
+#[cfg(test)]
+mod sim;
 pub mod timer;
 pub mod update;
 pub mod wire;

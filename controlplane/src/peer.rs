@@ -9,7 +9,11 @@ use crate::config::Connection;
 use crate::wire::Id;
 
 /// The connections whose addresses fit, in the order of the configuration.
-pub(crate) fn candidates(connections: &[Arc<Connection>], local: IpAddr, remote: IpAddr) -> Vec<Arc<Connection>> {
+pub(crate) fn candidates(
+    connections: &[Arc<Connection>],
+    local: IpAddr,
+    remote: IpAddr,
+) -> Vec<Arc<Connection>> {
     let fits = |connection: &&Arc<Connection>| {
         let ours = &connection.local_addresses;
         (ours.is_empty() || ours.contains(&local)) && connection.remote.allows(remote)
@@ -24,9 +28,12 @@ pub(crate) fn identify(
     id: &Id<'_>,
     wanted: Option<&Id<'_>>,
 ) -> Result<(Arc<Connection>, Identity), String> {
-    let identity = Identity::from_payload(id.kind.0, &id.data).map_err(|error| format!("IDi {id}: {error}"))?;
+    let identity =
+        Identity::from_payload(id.kind.0, &id.data).map_err(|error| format!("IDi {id}: {error}"))?;
     let ours = |connection: &Connection| {
-        let matches = |id: &Id<'_>| Identity::from_payload(id.kind.0, &id.data).is_ok_and(|id| id == connection.local_id);
+        let matches = |id: &Id<'_>| {
+            Identity::from_payload(id.kind.0, &id.data).is_ok_and(|id| id == connection.local_id)
+        };
         wanted.is_none_or(matches)
     };
     let mut best: Option<(MatchQuality, &Arc<Connection>)> = None;

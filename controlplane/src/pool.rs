@@ -1,6 +1,7 @@
 //! Pools of numbers that must be unique: inbound SPIs and tunnels.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 use dataplane::sa::{Spi, TunnelId};
 
@@ -76,6 +77,39 @@ impl TunnelPool {
     }
 }
 
+/// IKE SAs by the name of their connection.
+#[derive(Debug, Default)]
+pub(crate) struct ByConnection {
+    spis: HashMap<Arc<str>, BTreeSet<u64>>,
+    names: HashMap<u64, Arc<str>>,
+}
+
+impl ByConnection {
+    /// The IKE SA belongs to this connection, or to none.
+    pub fn set(&mut self, spi: u64, name: Option<&Arc<str>>) {
+        if self.names.get(&spi) == name {
+            return;
+        }
+        if let Some(before) = self.names.remove(&spi)
+            && let Some(spis) = self.spis.get_mut(&before)
+        {
+            spis.remove(&spi);
+            if spis.is_empty() {
+                self.spis.remove(&before);
+            }
+        }
+        if let Some(name) = name {
+            self.names.insert(spi, name.clone());
+            self.spis.entry(name.clone()).or_default().insert(spi);
+        }
+    }
+
+    /// Our SPIs of the connection's IKE SAs, in ascending order.
+    pub fn of(&self, name: &str) -> impl Iterator<Item = u64> {
+        self.spis.get(name).into_iter().flatten().copied()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -89,6 +123,20 @@ mod tests {
         assert!(spis.iter().all(|&spi| spi >= 256));
         spis.into_iter().for_each(|spi| pool.release(spi));
         assert_eq!(pool.len(), 0);
+    }
+
+    #[test]
+    fn connections_know_their_ike_sas() {
+        let (net, lan): (Arc<str>, Arc<str>) = ("net".into(), "lan".into());
+        let mut index = ByConnection::default();
+        index.set(2, Some(&net));
+        index.set(1, Some(&net));
+        index.set(3, Some(&lan));
+        index.set(3, Some(&net));
+        assert_eq!(index.of("net").collect::<Vec<_>>(), [1, 2, 3]);
+        assert_eq!(index.of("lan").count(), 0);
+        (1..4).for_each(|spi| index.set(spi, None));
+        assert!(index.spis.is_empty() && index.names.is_empty());
     }
 
     #[test]

@@ -80,7 +80,10 @@ mod tests {
         assert_eq!(timers.next(), at(1));
         assert_eq!(timers.pop_due(start), None);
         let later = start + Duration::from_secs(2);
-        assert_eq!([timers.pop_due(later), timers.pop_due(later), timers.pop_due(later)], [Some('b'), Some('a'), None]);
+        assert_eq!(
+            [timers.pop_due(later), timers.pop_due(later), timers.pop_due(later)],
+            [Some('b'), Some('a'), None]
+        );
         assert!(timers.is_empty());
     }
 }

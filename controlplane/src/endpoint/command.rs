@@ -1,6 +1,5 @@
 //! What concerns more than one IKE SA.
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use super::Endpoint;
@@ -31,8 +30,8 @@ impl Endpoint {
                         established.expect_delete(ctx);
                     }
                 }),
-                Command::Replace { connection, peer, except } => {
-                    self.replace(now, rng, &connection, &peer, except);
+                Command::Replace { connection, peer, except, before } => {
+                    self.replace(now, rng, (&connection, &peer), except, before);
                 }
                 Command::Restart { connection, child, after } => {
                     self.restarts.push((now + after, connection, child));
@@ -78,23 +77,26 @@ impl Endpoint {
         }
         // The successor is gone: so are the children.
         if let Some(Estate { connection, mut children, .. }) = estate {
-            let mut ctx = super::context(&self.config, &mut self.out, &mut self.spis, &mut self.tunnels, now, rng);
-            children.clear(&mut ctx, &connection, &DownReason::IkeDown);
+            children.clear(&mut self.context(now, rng), &connection, &DownReason::IkeDown);
             self.carry_out(now, rng, from);
         }
     }
 
     /// The peer has no other IKE SA with us than `except` (RFC 7296 s2.4, INITIAL_CONTACT).
-    fn replace(&mut self, now: Instant, rng: &mut dyn Random, connection: &Arc<Connection>, peer: &Identity, except: u64) {
-        let stale = |(spi, sa): (&u64, &crate::sa::IkeSa)| match &sa.state {
-            State::Established(established)
-                if *spi != except && established.connection.name == connection.name && established.peer == *peer =>
-            {
-                Some(*spi)
-            }
-            _ => None,
+    fn replace(
+        &mut self,
+        now: Instant,
+        rng: &mut dyn Random,
+        (connection, peer): (&Connection, &Identity),
+        except: u64,
+        before: Instant,
+    ) {
+        let is_stale = |spi: &u64| match self.sas.get(spi).map(|sa| &sa.state) {
+            Some(State::Established(established)) => established.since < before && established.peer == *peer,
+            _ => false,
         };
-        let stale: Vec<_> = self.sas.iter().filter_map(stale).collect();
+        let others = self.connections.of(&connection.name).filter(|&spi| spi != except);
+        let stale: Vec<_> = others.filter(is_stale).collect();
         for spi in stale {
             self.serve(now, rng, spi, |sa, ctx| sa.abolish(ctx, DownReason::Replaced));
         }

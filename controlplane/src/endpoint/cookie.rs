@@ -30,7 +30,14 @@ impl Cookies {
     }
 
     /// The cookie for this request: `version | MAC(secret, Ni | IPi | SPIi)`.
-    pub fn make(&mut self, now: Instant, rng: &mut dyn Random, nonce: &[u8], address: IpAddr, spi: u64) -> Vec<u8> {
+    pub fn make(
+        &mut self,
+        now: Instant,
+        rng: &mut dyn Random,
+        nonce: &[u8],
+        address: IpAddr,
+        spi: u64,
+    ) -> Vec<u8> {
         self.rotate(now, rng);
         self.current.as_ref().map_or_else(Vec::new, |secret| secret.cookie(nonce, address, spi))
     }
@@ -39,9 +46,11 @@ impl Cookies {
     pub fn verify(&self, now: Instant, cookie: &[u8], nonce: &[u8], address: IpAddr, spi: u64) -> bool {
         let secrets = [&self.current, &self.previous];
         let fresh = |secret: &&Secret| now < secret.since + self.lifetime * 2;
-        secrets.into_iter().flatten().filter(fresh).any(|secret| {
-            verify_slices_are_equal(&secret.cookie(nonce, address, spi), cookie).is_ok()
-        })
+        secrets
+            .into_iter()
+            .flatten()
+            .filter(fresh)
+            .any(|secret| verify_slices_are_equal(&secret.cookie(nonce, address, spi), cookie).is_ok())
     }
 
     fn rotate(&mut self, now: Instant, rng: &mut dyn Random) {

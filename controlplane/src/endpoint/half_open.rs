@@ -96,7 +96,10 @@ mod tests {
             admission
         };
         use Admission::*;
-        assert_eq!([1, 1, 1, 1].map(|host| open(&mut half_open, host)), [Free, Free, WithCookie, AddressFull]);
+        assert_eq!(
+            [1, 1, 1, 1].map(|host| open(&mut half_open, host)),
+            [Free, Free, WithCookie, AddressFull]
+        );
         assert_eq!([2, 2, 2, 3].map(|host| open(&mut half_open, host)), [Free, WithCookie, WithCookie, Full]);
         assert_eq!(half_open.find(peer(1), 1), Some(1));
         (1..=7).for_each(|spi| half_open.remove(spi));

@@ -36,7 +36,7 @@ use self::reply::Replies;
 use crate::config::{ChildConfig, Config, Connection};
 use crate::crypto::Random;
 use crate::peer;
-use crate::pool::{SpiPool, TunnelPool};
+use crate::pool::{ByConnection, SpiPool, TunnelPool};
 use crate::rejection::{Counters, Rejection};
 use crate::sa::{Answered, Context, Core, IkeSa, Output, Path, Refusal, State, find_notify};
 use crate::timer::Timers;
@@ -51,6 +51,7 @@ pub use self::operator::{ChildStatus, IkeStatus, OperatorError};
 pub struct Endpoint {
     config: Arc<Config>,
     sas: HashMap<u64, IkeSa>,
+    connections: ByConnection,
     timers: Timers<u64>,
     half_open: HalfOpen,
     cookies: Cookies,
@@ -71,6 +72,7 @@ impl Endpoint {
             cookies: Cookies::new(config.limits.cookie_lifetime),
             config,
             sas: HashMap::new(),
+            connections: ByConnection::default(),
             timers: Timers::default(),
             half_open: HalfOpen::default(),
             replies: Replies::default(),
@@ -186,7 +188,14 @@ impl Endpoint {
         let candidates = peer::candidates(&self.config.connections, local.ip(), remote.ip());
         if candidates.is_empty() {
             debug!(%local, %remote, "no connection for these addresses");
-            return self.refuse(now, header, local, remote, Rejection::NoConnection, Notify::bare(NotifyType::NO_PROPOSAL_CHOSEN));
+            return self.refuse(
+                now,
+                header,
+                local,
+                remote,
+                Rejection::NoConnection,
+                Notify::bare(NotifyType::NO_PROPOSAL_CHOSEN),
+            );
         }
         let body = request.get(HEADER_LEN..).unwrap_or_default();
         let payloads = match parse_chain(header.next_payload, body, HEADER_LEN) {
@@ -203,7 +212,7 @@ impl Endpoint {
         if !self.admit(now, header, local, remote, &payloads, rng) {
             return;
         }
-        let mut ctx = context(&self.config, &mut self.out, &mut self.spis, &mut self.tunnels, now, rng);
+        let mut ctx = self.context(now, rng);
         match Answered::answer(&mut ctx, header, &request, &payloads, Path { local, remote }, &candidates) {
             Ok(sa) => {
                 let spi = sa.core.spi;
@@ -276,14 +285,37 @@ impl Endpoint {
         step: impl FnOnce(&mut IkeSa, &mut Context<'_>),
     ) {
         let Some(mut sa) = self.sas.remove(&spi) else { return };
-        let mut ctx = context(&self.config, &mut self.out, &mut self.spis, &mut self.tunnels, now, rng);
+        let initiating = matches!(sa.state, State::InitSent(_));
+        let first_contact =
+            initiating && !sa.connection().is_some_and(|connection| self.is_up(&connection.name));
+        let mut ctx = self.context(now, rng);
+        ctx.first_contact = first_contact;
         step(&mut sa, &mut ctx);
         self.put_back(now, sa);
         self.carry_out(now, rng, spi);
     }
 
+    /// An IKE SA of this connection is established.
+    fn is_up(&self, name: &str) -> bool {
+        let mut sas = self.connections.of(name).filter_map(|spi| self.sas.get(&spi));
+        sas.any(|sa| matches!(sa.state, State::Established(_)))
+    }
+
+    fn context<'a>(&'a mut self, now: Instant, rng: &'a mut dyn Random) -> Context<'a> {
+        Context {
+            now,
+            rng,
+            config: &self.config,
+            out: &mut self.out,
+            spis: &mut self.spis,
+            tunnels: &mut self.tunnels,
+            first_contact: false,
+        }
+    }
+
     fn put_back(&mut self, now: Instant, sa: IkeSa) {
         let spi = sa.core.spi;
+        self.connections.set(spi, sa.connection().map(|connection| &connection.name));
         if sa.is_over(now) {
             self.timers.set(spi, None);
             self.half_open.remove(spi);
@@ -295,17 +327,6 @@ impl Endpoint {
         self.timers.set(spi, sa.deadline());
         self.sas.insert(spi, sa);
     }
-}
-
-fn context<'a>(
-    config: &'a Config,
-    out: &'a mut Output,
-    spis: &'a mut SpiPool,
-    tunnels: &'a mut TunnelPool,
-    now: Instant,
-    rng: &'a mut dyn Random,
-) -> Context<'a> {
-    Context { now, rng, config, out, spis, tunnels }
 }
 
 /// The name of an IKE SA for the log and for tests.

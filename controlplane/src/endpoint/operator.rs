@@ -7,7 +7,7 @@ use std::time::Instant;
 use dataplane::sa::{Endpoints, Spi, TunnelId};
 use thiserror::Error;
 
-use super::{Endpoint, context};
+use super::Endpoint;
 use crate::auth::Identity;
 use crate::config::{ChildConfig, Connection, RemoteAddress, Start};
 use crate::crypto::Random;
@@ -128,7 +128,11 @@ impl Endpoint {
                 established.advance(&mut sa.core, ctx);
             }
             (State::Established(established), Some(child)) => {
-                let spis = established.children.iter().filter(|one| &*one.config.name == child).map(|one| one.spi_in);
+                let spis = established
+                    .children
+                    .iter()
+                    .filter(|one| &*one.config.name == child)
+                    .map(|one| one.spi_in);
                 for spi in spis.collect::<Vec<_>>() {
                     established.add_task(ctx.now, Task::DeleteChild { spi, reason: DownReason::Terminated });
                 }
@@ -140,7 +144,12 @@ impl Endpoint {
     }
 
     /// Rekeys the IKE SA of a connection.
-    pub fn rekey_ike(&mut self, now: Instant, rng: &mut dyn Random, connection: &str) -> Result<(), OperatorError> {
+    pub fn rekey_ike(
+        &mut self,
+        now: Instant,
+        rng: &mut dyn Random,
+        connection: &str,
+    ) -> Result<(), OperatorError> {
         let connection = self.find(connection)?;
         self.each(now, rng, &connection, |sa, ctx| {
             if let State::Established(established) = &mut sa.state {
@@ -161,7 +170,8 @@ impl Endpoint {
         let connection = self.find(connection)?;
         self.each(now, rng, &connection, |sa, ctx| {
             if let State::Established(established) = &mut sa.state {
-                let named = established.children.iter().filter(|one| one.active && &*one.config.name == child);
+                let named =
+                    established.children.iter().filter(|one| one.active && &*one.config.name == child);
                 for spi in named.map(|one| one.spi_in).collect::<Vec<_>>() {
                     established.add_task(ctx.now, Task::RekeyChild { spi, group: None });
                 }
@@ -171,12 +181,20 @@ impl Endpoint {
     }
 
     /// The data plane used up an SA, by its inbound or outbound SPI: soft means to rekey it, hard that it is dead.
-    pub fn child_expired(&mut self, now: Instant, rng: &mut dyn Random, tunnel: TunnelId, spi: Spi, hard: bool) {
+    pub fn child_expired(
+        &mut self,
+        now: Instant,
+        rng: &mut dyn Random,
+        tunnel: TunnelId,
+        spi: Spi,
+        hard: bool,
+    ) {
         let Some(owner) = self.tunnels.owner(tunnel) else { return };
         self.serve(now, rng, owner, |sa, ctx| {
             let State::Established(established) = &mut sa.state else { return };
             let children = established.children.iter().filter(|child| child.tunnel == tunnel);
-            let mut found = children.filter(|one| one.spi_in == spi || one.spi_out == spi).map(|one| one.spi_in);
+            let mut found =
+                children.filter(|one| one.spi_in == spi || one.spi_out == spi).map(|one| one.spi_in);
             let Some(spi_in) = found.next() else { return };
             drop(found);
             let task = if hard {
@@ -237,16 +255,15 @@ impl Endpoint {
         if let Some(spi) = existing {
             return self.serve(now, rng, spi, |sa, ctx| sa.add_children(ctx, children));
         }
-        let (Some(&local), RemoteAddress::Addresses(remote)) = (connection.local_addresses.first(), &connection.remote)
+        let (Some(&local), RemoteAddress::Addresses(remote)) =
+            (connection.local_addresses.first(), &connection.remote)
         else {
             return;
         };
         let Some(&remote) = remote.first() else { return };
         let port = if connection.start_on_4500 { crate::sa::NAT_PORT } else { IKE_PORT };
         let path = Path { local: SocketAddr::new(local, port), remote: SocketAddr::new(remote, port) };
-        let first_contact = self.of(connection).next().is_none();
-        let mut ctx = context(&self.config, &mut self.out, &mut self.spis, &mut self.tunnels, now, rng);
-        match Sent::start(&mut ctx, connection.clone(), children.to_vec(), path, first_contact) {
+        match Sent::start(&mut self.context(now, rng), connection.clone(), children.to_vec(), path) {
             Ok(sa) => self.put_back(now, sa),
             Err(reason) => {
                 let connection = Some(connection.name.clone());
@@ -260,7 +277,7 @@ impl Endpoint {
     }
 
     fn of<'a>(&'a self, connection: &'a Arc<Connection>) -> impl Iterator<Item = &'a IkeSa> {
-        self.sas.values().filter(|sa| sa.connection().is_some_and(|one| one.name == connection.name))
+        self.connections.of(&connection.name).filter_map(|spi| self.sas.get(&spi))
     }
 
     fn each(
@@ -270,11 +287,10 @@ impl Endpoint {
         connection: &Arc<Connection>,
         mut step: impl FnMut(&mut IkeSa, &mut Context<'_>),
     ) -> Result<(), OperatorError> {
-        let mut spis: Vec<_> = self.of(connection).map(|sa| sa.core.spi).collect();
+        let spis: Vec<_> = self.connections.of(&connection.name).collect();
         if spis.is_empty() {
             return Err(OperatorError::NotUp(connection.name.to_string()));
         }
-        spis.sort_unstable();
         for spi in spis {
             self.serve(now, rng, spi, &mut step);
         }

@@ -7,7 +7,8 @@ use dataplane::message::Datagram;
 
 use crate::sa::Output;
 use crate::wire::{
-    ExchangeType, HEADER_LEN, Header, Notify, NotifyType, Payload, PayloadType, WireError, WireErrorKind, emit_chain,
+    ExchangeType, HEADER_LEN, Header, Notify, NotifyType, Payload, PayloadType, WireError, WireErrorKind,
+    emit_chain,
 };
 
 /// No more stateless error answers than this in a second: they are a favour to honest peers (RFC 7296 s2.21.4).
@@ -58,7 +59,13 @@ impl Replies {
 }
 
 /// Answers an IKE_SA_INIT with a notify. The responder's SPI stays 0 (RFC 7296 s2.6).
-pub(super) fn stateless(out: &mut Output, request: &Header, local: SocketAddr, remote: SocketAddr, notify: Notify<'_>) {
+pub(super) fn stateless(
+    out: &mut Output,
+    request: &Header,
+    local: SocketAddr,
+    remote: SocketAddr,
+    notify: Notify<'_>,
+) {
     send(out, &Header { spi_r: 0, ..answer_to(request) }, local, remote, notify);
 }
 
@@ -77,7 +84,11 @@ fn answer_to(request: &Header) -> Header {
         initiator: !request.initiator,
         version: false,
         response: true,
-        exchange: if request.exchange.name().is_some() { request.exchange } else { ExchangeType::INFORMATIONAL },
+        exchange: if request.exchange.name().is_some() {
+            request.exchange
+        } else {
+            ExchangeType::INFORMATIONAL
+        },
         ..*request
     }
 }

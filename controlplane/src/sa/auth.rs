@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tracing::{info, warn};
 
@@ -10,12 +11,21 @@ use super::core::{Opened, Protection};
 use super::init::{Answered, PeerSupport, Transcript, find_notify, notifies};
 use super::{Command, Context, Core, Established, State, Task};
 use crate::auth::{Identity, psk, signed_octets};
-use crate::config::{ChildConfig, Connection, LocalAuth, RemoteAuth};
+use crate::config::{ChildConfig, Connection, LocalAuth, OnDown, RemoteAuth};
 use crate::crypto::CryptoError;
 use crate::peer;
 use crate::rejection::Rejection;
 use crate::update::{DownReason, Event};
-use crate::wire::{Auth, AuthMethod, ExchangeType, Id, IdType, Notify, NotifyType, Payload, WireError, parse_chain};
+use crate::wire::{
+    Auth, AuthMethod, ExchangeType, Id, IdType, Notify, NotifyType, Payload, WireError, parse_chain,
+};
+
+/// A connection that is to be kept up is tried again so long after an attempt that nobody answered, and up to
+/// twice as long.
+const RETRY_UNREACHABLE: Duration = Duration::from_secs(5);
+
+/// The same after the peer, or we, refused: somebody must change something first.
+const RETRY_REFUSED: Duration = Duration::from_secs(30);
 
 /// Our IKE_AUTH is out.
 pub(crate) struct Sent {
@@ -36,25 +46,29 @@ impl Sent {
         mut children: Vec<Arc<ChildConfig>>,
         transcript: Transcript,
         support: PeerSupport,
-        first_contact: bool,
     ) -> State {
         let id = id_payload(&connection.local_id);
         let auth = match prove(core, &connection, &transcript, &id, true) {
             Ok(auth) => auth,
-            Err(error) => return down(core, ctx, &connection, DownReason::Failed(error.to_string())),
+            Err(error) => {
+                let reason = DownReason::Failed(error.to_string());
+                initiation_failed(core, ctx, &connection, &children, reason);
+                return State::gone(ctx);
+            }
         };
         let mut payloads = vec![Payload::IdI(id)];
         if let crate::auth::IdPattern::Exact(expected) = &connection.remote_id {
             payloads.push(Payload::IdR(id_payload(expected)));
         }
         payloads.push(Payload::Auth(auth));
-        if first_contact && connection.unique {
+        if ctx.first_contact && connection.unique {
             payloads.push(Payload::Notify(Notify::bare(NotifyType::INITIAL_CONTACT)));
         }
         let childless = connection.childless && support.childless || children.is_empty();
         if childless && !support.childless {
             let reason = "connection has no children, and the peer does not support that (RFC 6023)";
-            return down(core, ctx, &connection, DownReason::Failed(reason.into()));
+            initiation_failed(core, ctx, &connection, &children, DownReason::Failed(reason.into()));
+            return State::gone(ctx);
         }
         let child = (!childless).then(|| Request::first(ctx, core, children.remove(0)));
         if let Some(child) = &child {
@@ -75,11 +89,15 @@ impl Sent {
             None => {
                 let error = notifies(&payloads).find(|notify| notify.kind.is_error());
                 let Some(error) = error else {
-                    return self.fail(core, ctx, Rejection::Authentication, "response without IDr and AUTH".into());
+                    return self.fail(
+                        core,
+                        ctx,
+                        Rejection::Authentication,
+                        "response without IDr and AUTH".into(),
+                    );
                 };
                 // The responder has closed the IKE SA with this (RFC 7296 s2.21.2).
                 let reason = DownReason::Rejected(error.kind);
-                info!(connection = %self.connection.name, %reason, "initiation failed");
                 return self.end(core, ctx, reason);
             }
         };
@@ -122,7 +140,13 @@ impl Sent {
 
     /// We do not accept the peer: it is told in an exchange of its own (RFC 7296 s2.21.2), without waiting for
     /// an answer from somebody who could not prove anything.
-    fn fail(self: Box<Self>, core: &mut Core, ctx: &mut Context<'_>, rejection: Rejection, why: String) -> State {
+    fn fail(
+        self: Box<Self>,
+        core: &mut Core,
+        ctx: &mut Context<'_>,
+        rejection: Rejection,
+        why: String,
+    ) -> State {
         warn!(connection = %self.connection.name, remote = %core.path.remote, %why, "peer not accepted");
         ctx.reject(rejection);
         let notify = Payload::Notify(Notify::bare(NotifyType::AUTHENTICATION_FAILED));
@@ -131,11 +155,13 @@ impl Sent {
     }
 
     fn end(self: Box<Self>, core: &mut Core, ctx: &mut Context<'_>, reason: DownReason) -> State {
-        let Self { connection, child, .. } = *self;
+        let Self { connection, child, later: mut children, .. } = *self;
         if let Some(child) = child {
+            children.insert(0, child.config.clone());
             child.discard(ctx);
         }
-        down(core, ctx, &connection, reason)
+        initiation_failed(core, ctx, &connection, &children, reason);
+        State::closed(ctx)
     }
 }
 
@@ -167,7 +193,12 @@ pub(super) fn respond(answered: Answered, core: &mut Core, ctx: &mut Context<'_>
     };
     if find_notify(&payloads, NotifyType::INITIAL_CONTACT).is_some() && connection.unique {
         let (connection, peer) = (connection.clone(), identity.clone());
-        ctx.out.commands.push(Command::Replace { connection, peer, except: core.spi });
+        ctx.out.commands.push(Command::Replace {
+            connection,
+            peer,
+            except: core.spi,
+            before: answered.since,
+        });
     }
     if core.fragment_size.is_some() {
         core.fragment_size =
@@ -295,8 +326,24 @@ fn refuse_malformed(core: &mut Core, ctx: &mut Context<'_>, error: &WireError) -
     State::closed(ctx)
 }
 
-fn down(core: &Core, ctx: &mut Context<'_>, connection: &Arc<Connection>, reason: DownReason) -> State {
+/// Tells that our attempt failed, and makes another one later when the connection is to be kept up.
+pub(super) fn initiation_failed(
+    core: &Core,
+    ctx: &mut Context<'_>,
+    connection: &Arc<Connection>,
+    children: &[Arc<ChildConfig>],
+    reason: DownReason,
+) {
+    info!(connection = %connection.name, ike = core.spi, remote = %core.path.remote, %reason, "initiation failed");
+    if connection.on_down == OnDown::Restart {
+        let wait =
+            if matches!(reason, DownReason::Unreachable(_)) { RETRY_UNREACHABLE } else { RETRY_REFUSED };
+        let after = wait + ctx.jitter(wait);
+        for child in children {
+            let (connection, child) = (connection.clone(), Some(child.clone()));
+            ctx.out.commands.push(Command::Restart { connection, child, after });
+        }
+    }
     let name = Some(connection.name.clone());
     ctx.out.events.push_back(Event::IkeDown { connection: name, ike: core.spi, reason });
-    State::closed(ctx)
 }

@@ -1,7 +1,6 @@
 //! What every IKE SA has, whatever its state: SPIs, path, keys, message IDs; and the way messages take.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Instant;
 
 use dataplane::message::Datagram;
@@ -14,8 +13,8 @@ use super::window::{Requests, Responses, Timeout};
 use crate::crypto::{CryptoError, IkeKeys, IkeSuite, Secret, SkOpener, SkSealer};
 use crate::rejection::Rejection;
 use crate::wire::{
-    Encrypted, ExchangeType, GENERIC_LEN, HEADER_LEN, Header, Payload, PayloadType, SKF_HEADER_LEN, WireError,
-    emit_chain,
+    Encrypted, ExchangeType, GENERIC_LEN, HEADER_LEN, Header, Payload, PayloadType, SKF_HEADER_LEN,
+    WireError, emit_chain,
 };
 
 /// The UDP port of IKE and encapsulated ESP behind NATs (RFC 7296 s2.23).
@@ -241,8 +240,13 @@ impl Core {
         let encrypted = match Encrypted::find(header, &datagram.payload) {
             Ok(encrypted) => encrypted,
             Err(error) => {
-                debug!(ike = self.spi, %error, "malformed message");
-                return Opening::Rejected(Rejection::Malformed);
+                debug!(ike = self.spi, %error, "not an encrypted message");
+                let encrypted = matches!(header.next_payload, PayloadType::SK | PayloadType::SKF);
+                return Opening::Rejected(if encrypted {
+                    Rejection::Malformed
+                } else {
+                    Rejection::Cleartext
+                });
             }
         };
         let order = if !header.response {
@@ -375,6 +379,3 @@ fn seal_one(
     protection.sealer.seal(ctx.rng, &mut message, body)?;
     Ok(message)
 }
-
-/// A name as it is kept in many places.
-pub(crate) type Name = Arc<str>;

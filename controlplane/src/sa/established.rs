@@ -25,6 +25,7 @@ pub(super) const RETRY_LATER: Duration = Duration::from_secs(15);
 pub(crate) struct Established {
     pub connection: Arc<Connection>,
     pub peer: Identity,
+    pub since: Instant,
     pub children: Children,
     pub phase: Phase,
     pub tasks: Vec<(Instant, Task)>,
@@ -45,6 +46,9 @@ pub(crate) enum Phase {
     /// We answered the peer's rekey. The peer deletes this IKE SA once it has the answer; if it does not until
     /// the deadline, the successor takes over anyway.
     Answered { successor: u64, deadline: Instant },
+    /// Made by a rekey of the peer that crossed ours and lost. The peer deletes it, unless it never got our answer
+    /// and does not know it: then it is forgotten at the deadline.
+    Redundant { deadline: Instant },
     /// Our delete is queued or sent.
     Leaving(DownReason),
 }
@@ -52,13 +56,27 @@ pub(crate) enum Phase {
 /// Something to do in an exchange of our own.
 #[derive(Clone, Debug)]
 pub(crate) enum Task {
-    CreateChild { config: Arc<ChildConfig>, group: Option<Group> },
-    RekeyChild { spi: u32, group: Option<Group> },
+    CreateChild {
+        config: Arc<ChildConfig>,
+        group: Option<Group>,
+    },
+    RekeyChild {
+        spi: u32,
+        group: Option<Group>,
+    },
     /// A Child SA of ours, by inbound SPI.
-    DeleteChild { spi: u32, reason: DownReason },
+    DeleteChild {
+        spi: u32,
+        reason: DownReason,
+    },
     /// A Child SA that only the peer has: we did not accept its terms.
-    DeleteUnwanted { protocol: ProtocolId, spi: u32 },
-    RekeyIke { group: Option<Group> },
+    DeleteUnwanted {
+        protocol: ProtocolId,
+        spi: u32,
+    },
+    RekeyIke {
+        group: Option<Group>,
+    },
     DeleteIke,
     /// Is the peer alive?
     Probe,
@@ -96,6 +114,16 @@ pub(crate) struct Estate {
     pub tasks: Vec<(Instant, Task)>,
 }
 
+impl Phase {
+    /// When it ends without the peer.
+    fn deadline(&self) -> Option<Instant> {
+        match self {
+            Self::Answered { deadline, .. } | Self::Redundant { deadline } => Some(*deadline),
+            Self::Up | Self::Leaving(_) => None,
+        }
+    }
+}
+
 impl Established {
     pub fn new(ctx: &mut Context<'_>, connection: Arc<Connection>, peer: Identity) -> Self {
         let jitter = ctx.jitter(connection.rekey_jitter);
@@ -103,6 +131,7 @@ impl Established {
         Self {
             connection,
             peer,
+            since: ctx.now,
             children: Children::default(),
             phase: Phase::Up,
             tasks: Vec::new(),
@@ -145,7 +174,8 @@ impl Established {
                 ctx.reject(if fatal { Rejection::Malformed } else { Rejection::CriticalPayload });
                 core.respond(ctx, exchange, &[Payload::Notify(notify)]);
                 // RFC 7296 s2.21.3: INVALID_SYNTAX in an authenticated message ends the IKE SA.
-                let next = if fatal { Next::Close(DownReason::Failed(error.to_string())) } else { Next::Stay };
+                let next =
+                    if fatal { Next::Close(DownReason::Failed(error.to_string())) } else { Next::Stay };
                 return self.step(core, ctx, next);
             }
         };
@@ -210,10 +240,8 @@ impl Established {
             warn!(connection = %self.connection.name, remote = %core.path.remote, "peer does not answer");
             return self.step(core, ctx, Next::Close(reason));
         }
-        if let Phase::Answered { deadline, .. } = self.phase
-            && deadline <= ctx.now
-        {
-            debug!(ike = core.spi, "peer did not delete the old IKE SA");
+        if self.phase.deadline().is_some_and(|deadline| deadline <= ctx.now) {
+            debug!(ike = core.spi, "peer did not delete an IKE SA that was replaced");
             self.quiet = true;
             return self.step(core, ctx, Next::Close(DownReason::Terminated));
         }
@@ -224,18 +252,19 @@ impl Established {
 
     /// When [`Established::timeout`] is due.
     pub fn deadline(&self, core: &Core) -> Option<Instant> {
-        let answered = match self.phase {
-            Phase::Answered { deadline, .. } => Some(deadline),
-            _ => None,
-        };
-        let idle = core.requests.is_idle() && answered.is_none();
-        let tasks = self.tasks.iter().map(|&(at, _)| at).filter(|_| idle).min();
+        let replaced = self.phase.deadline();
+        let idle = core.requests.is_idle() && self.active.is_none();
+        let tasks = self.tasks.iter().filter(|(_, task)| idle && self.may(task)).map(|&(at, _)| at).min();
         let up = self.phase == Phase::Up;
         let rekey = self.rekey_at.filter(|_| up);
         let children = self.children.iter().filter_map(|child| child.deadline()).filter(|_| up).min();
-        let probe = informational::probe_at(&self.connection, core).filter(|_| idle && up);
+        let idle_up = idle && up && self.heir_of.is_none();
+        let probe = informational::probe_at(&self.connection, core).filter(|_| idle_up);
         let keepalive = informational::keepalive_at(&self.connection, core);
-        [core.requests.deadline(), answered, tasks, rekey, children, probe, keepalive].into_iter().flatten().min()
+        [core.requests.deadline(), replaced, tasks, rekey, children, probe, keepalive]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Turns what has become due into tasks.
@@ -259,7 +288,11 @@ impl Established {
             }
         }
         let probe_due = informational::probe_at(&self.connection, core).is_some_and(|at| at <= ctx.now);
-        if probe_due && core.requests.is_idle() && !self.tasks.iter().any(|&(at, _)| at <= ctx.now) {
+        if probe_due
+            && self.heir_of.is_none()
+            && core.requests.is_idle()
+            && !self.tasks.iter().any(|&(at, _)| at <= ctx.now)
+        {
             self.tasks.push((ctx.now, Task::Probe));
         }
     }
@@ -275,15 +308,21 @@ impl Established {
     /// Starts the next task, if no exchange of ours is under way.
     pub fn advance(&mut self, core: &mut Core, ctx: &mut Context<'_>) {
         while core.requests.is_idle() && self.active.is_none() {
-            let may = |task: &Task| match self.phase {
-                Phase::Up => true,
-                Phase::Answered { .. } => false,
-                Phase::Leaving(_) => matches!(task, Task::DeleteIke),
-            };
-            let due = self.tasks.iter().enumerate().filter(|(_, (at, task))| *at <= ctx.now && may(task));
+            let due =
+                self.tasks.iter().enumerate().filter(|(_, (at, task))| *at <= ctx.now && self.may(task));
             let Some(index) = due.min_by_key(|(_, (at, _))| *at).map(|(index, _)| index) else { return };
             let (_, task) = self.tasks.remove(index);
             self.start(core, ctx, task);
+        }
+    }
+
+    /// The task can be started in this phase. Nothing is started on an IKE SA whose children are still on the one
+    /// before: the peer may not know it yet.
+    fn may(&self, task: &Task) -> bool {
+        match self.phase {
+            Phase::Up => self.heir_of.is_none(),
+            Phase::Answered { .. } | Phase::Redundant { .. } => false,
+            Phase::Leaving(_) => matches!(task, Task::DeleteIke),
         }
     }
 
@@ -298,7 +337,9 @@ impl Established {
                 self.active = Some(Active::CreateChild(Box::new(request)));
             }
             Task::RekeyChild { spi, group } => {
-                let Some(old) = self.children.by_inbound(spi).filter(|old| old.stage == Stage::Up) else { return };
+                let Some(old) = self.children.by_inbound(spi).filter(|old| old.stage == Stage::Up) else {
+                    return;
+                };
                 let request = Request::rekey(ctx, old, group);
                 core.request(ctx, ExchangeType::CREATE_CHILD_SA, &request.payloads(Some(spi)));
                 self.active = Some(Active::RekeyChild { old: spi, request: Box::new(request), rival: None });
@@ -354,12 +395,11 @@ impl Established {
         }
     }
 
-    /// Lost against our own rekey: the peer deletes it, or we do when it does not.
+    /// Lost against our own rekey: the peer deletes it.
     pub fn expect_delete(&mut self, ctx: &mut Context<'_>) {
         self.quiet = true;
         self.heir_of = None;
-        self.phase = Phase::Leaving(DownReason::Terminated);
-        self.tasks.push((ctx.now + ctx.config.retransmit.total(), Task::DeleteIke));
+        self.phase = Phase::Redundant { deadline: ctx.now + ctx.config.retransmit.total() };
     }
 
     /// The peer made this successor.

@@ -6,14 +6,16 @@ use std::time::Instant;
 use dataplane::message::Datagram;
 use tracing::{debug, info, warn};
 
+use super::Context;
 use super::child::Stage;
 use super::core::{Core, Opened, Path};
 use super::established::{Active, Established, Next, Phase};
 use super::init::notifies;
-use super::Context;
 use crate::config::Connection;
 use crate::update::DownReason;
-use crate::wire::{Delete, ExchangeType, Notify, NotifyType, Payload, ProtocolId, WireError, WireErrorKind, parse_chain};
+use crate::wire::{
+    Delete, ExchangeType, Notify, NotifyType, Payload, ProtocolId, WireError, WireErrorKind, parse_chain,
+};
 
 /// The one byte of a NAT keepalive (RFC 3948 s2.3). It goes out without non-ESP marker.
 pub(crate) const KEEPALIVE: &[u8] = &[0xff];

@@ -48,6 +48,8 @@ pub(crate) struct Context<'a> {
     pub out: &'a mut Output,
     pub spis: &'a mut SpiPool,
     pub tunnels: &'a mut TunnelPool,
+    /// No other IKE SA of the connection is established.
+    pub first_contact: bool,
 }
 
 impl Context<'_> {
@@ -107,8 +109,9 @@ pub(crate) enum Command {
     Handover { from: u64, to: u64, estate: Estate },
     /// The peer made this IKE SA in a rekey that crossed ours and lost: the peer deletes it.
     Redundant(u64),
-    /// INITIAL_CONTACT: other IKE SAs with this peer are stale.
-    Replace { connection: Arc<Connection>, peer: crate::auth::Identity, except: u64 },
+    /// INITIAL_CONTACT: other IKE SAs with this peer are stale. One that came up after the peer had begun this
+    /// one is not: both ends initiated at the same time.
+    Replace { connection: Arc<Connection>, peer: crate::auth::Identity, except: u64, before: Instant },
     /// A half-open IKE SA is established, or closed.
     NoLongerHalfOpen,
     /// Set a child up again.
@@ -150,6 +153,7 @@ impl State {
             Self::Established(established) => match established.phase {
                 Phase::Up => "established",
                 Phase::Answered { .. } => "rekeyed",
+                Phase::Redundant { .. } => "redundant",
                 Phase::Leaving(_) => "deleting",
             },
             Self::Closed(_) => "closed",
@@ -170,7 +174,12 @@ impl State {
 impl IkeSa {
     /// Serves a message that carries this IKE SA's SPI. When it is the first on an IKE SA whose children are
     /// still on the one before, it comes back to be given to [`IkeSa::proceed`] once they have come over.
-    pub fn receive(&mut self, ctx: &mut Context<'_>, header: &Header, datagram: Datagram) -> Option<Deferred> {
+    pub fn receive(
+        &mut self,
+        ctx: &mut Context<'_>,
+        header: &Header,
+        datagram: Datagram,
+    ) -> Option<Deferred> {
         let opened = self.open(ctx, header, datagram)?;
         if let State::Established(established) = &mut self.state
             && let Some(from) = established.heir_of
@@ -202,7 +211,9 @@ impl IkeSa {
             return Err(Some(Rejection::Malformed));
         }
         if let State::InitSent(_) = &self.state {
-            let State::InitSent(sent) = mem::replace(&mut self.state, State::gone(ctx)) else { return Err(None) };
+            let State::InitSent(sent) = mem::replace(&mut self.state, State::gone(ctx)) else {
+                return Err(None);
+            };
             self.state = sent.receive(&mut self.core, ctx, header, datagram);
             return Err(None);
         }
@@ -289,9 +300,7 @@ impl IkeSa {
     pub fn takes_children(&self) -> bool {
         match &self.state {
             State::InitSent(_) | State::AuthSent(_) => true,
-            State::Established(established) => {
-                established.phase == Phase::Up && established.heir_of.is_none() && !established.quiet
-            }
+            State::Established(established) => established.phase == Phase::Up,
             State::Answered(_) | State::Closed(_) => false,
         }
     }

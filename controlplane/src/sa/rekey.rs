@@ -92,8 +92,9 @@ impl Established {
         let kex::Response { public, shared } = kex::respond(group, &ke.data)
             .map_err(|_| Denied::new(Rejection::KeyExchange, NotifyType::INVALID_SYNTAX))?;
         let (spi, nonce) = (ctx.ike_spi(), ctx.random::<NONCE_LEN>().to_vec());
-        let mut heir = successor(core, ctx, spi, peer_spi, false, &chosen, &shared, (essentials.nonce, &nonce))
-            .map_err(|_| syntax())?;
+        let mut heir =
+            successor(core, ctx, spi, peer_spi, false, &chosen, &shared, (essentials.nonce, &nonce))
+                .map_err(|_| syntax())?;
         let mut established = Self::new(ctx, self.connection.clone(), self.peer.clone());
         established.heir_of = Some(core.spi);
         heir.state = State::Established(Box::new(established));
@@ -146,7 +147,9 @@ impl Established {
             (NotifyType::INVALID_KE_PAYLOAD, &[high, low]) => Some(KeId(u16::from_be_bytes([high, low]))),
             _ => None,
         };
-        let offered = |id: &KeId| self.connection.proposals.iter().any(|one| one.key_exchanges().any(|ours| ours == *id));
+        let offered = |id: &KeId| {
+            self.connection.proposals.iter().any(|one| one.key_exchanges().any(|ours| ours == *id))
+        };
         let group = wanted.filter(offered).and_then(|id| Group::from_iana(id.0));
         let (wait, group) = match group {
             Some(group) if group != request.key_exchange.group() => (std::time::Duration::ZERO, Some(group)),
@@ -162,13 +165,20 @@ impl Established {
 
     /// Our rekey made a new IKE SA. When the peer made one at the same time, the one whose exchange has the lowest
     /// nonce is redundant, and whoever made it deletes it (RFC 7296 s2.8.2).
-    fn succeed(&mut self, core: &mut Core, ctx: &mut Context<'_>, request: Request, mut new: IkeSa, lowest: &[u8]) {
+    fn succeed(
+        &mut self,
+        core: &mut Core,
+        ctx: &mut Context<'_>,
+        request: Request,
+        mut new: IkeSa,
+        lowest: &[u8],
+    ) {
         let new_spi = new.core.spi;
         let mut established = Self::new(ctx, self.connection.clone(), self.peer.clone());
         // The rival counts only as long as the peer has not deleted it.
-        let rival = request.rival.filter(|rival| {
-            matches!(self.phase, Phase::Answered { successor, .. } if successor == rival.spi)
-        });
+        let rival = request.rival.filter(
+            |rival| matches!(self.phase, Phase::Answered { successor, .. } if successor == rival.spi),
+        );
         if rival.as_ref().is_some_and(|rival| lowest < rival.lowest.as_slice()) {
             info!(connection = %self.connection.name, redundant = new_spi, "simultaneous rekey: the peer's IKE SA stays");
             established.quiet = true;
@@ -203,7 +213,9 @@ impl Request {
     ) -> Result<(IkeSa, Vec<u8>), String> {
         let essentials = Essentials::find(payloads).ok_or("SA and Nonce are needed once each")?;
         let chosen = proposal::verify(ours, essentials.sa).map_err(|error| error.to_string())?;
-        let ProposalSpi::Ike(peer_spi @ 1..) = chosen.proposal.spi else { return Err("no SPI in the proposal".into()) };
+        let ProposalSpi::Ike(peer_spi @ 1..) = chosen.proposal.spi else {
+            return Err("no SPI in the proposal".into());
+        };
         let method = KeId(self.key_exchange.group().iana());
         let ke = essentials.ke.filter(|ke| ke.method == method && chosen.ke() == Some(method));
         let ke = ke.ok_or("KE payload does not fit the proposal")?;

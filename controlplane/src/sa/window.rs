@@ -47,7 +47,13 @@ impl Requests {
     }
 
     /// A request goes out.
-    pub fn sent(&mut self, now: Instant, exchange: ExchangeType, packets: Vec<Vec<u8>>, retransmit: &Retransmit) {
+    pub fn sent(
+        &mut self,
+        now: Instant,
+        exchange: ExchangeType,
+        packets: Vec<Vec<u8>>,
+        retransmit: &Retransmit,
+    ) {
         let (id, at) = (self.next_id, now + retransmit.wait(0));
         self.next_id = self.next_id.wrapping_add(1);
         self.outstanding = Some(Outstanding { id, exchange, packets, repeated: 0, at });
@@ -154,8 +160,12 @@ mod tests {
 
     #[test]
     fn a_request_is_repeated_ever_more_slowly_and_then_given_up() {
-        let retransmit =
-            Retransmit { initial: Duration::from_secs(1), factor: 2.0, max: Duration::from_secs(3), tries: 3 };
+        let retransmit = Retransmit {
+            initial: Duration::from_secs(1),
+            factor: 2.0,
+            max: Duration::from_secs(3),
+            tries: 3,
+        };
         let start = Instant::now();
         let mut requests = Requests::default();
         requests.sent(start, ExchangeType::INFORMATIONAL, vec![vec![1]], &retransmit);

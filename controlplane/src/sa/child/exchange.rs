@@ -2,10 +2,10 @@
 
 use tracing::{debug, info};
 
+use super::super::Context;
 use super::super::core::Core;
 use super::super::established::{Active, Established, Next, Phase, RETRY_LATER, RETRY_SOON, Rival, Task};
 use super::super::init::find_notify;
-use super::super::Context;
 use super::{Denied, Request, Settled, Stage, respond};
 use crate::rejection::Rejection;
 use crate::update::DownReason;
@@ -54,11 +54,18 @@ impl Established {
         }
         let Some(rekeyed) = find_notify(payloads, NotifyType::REKEY_SA) else {
             let made = respond(ctx, core, &self.connection, payloads, None, None)?;
+            // Both ends ask for the same child at once: whoever tries again first makes the one.
+            if matches!(&self.active, Some(Active::CreateChild(ours)) if ours.config.name == made.pair.inbound.child.name)
+            {
+                made.discard(ctx);
+                return Err(busy());
+            }
             let spi = self.children.accept(ctx, made.pair);
             self.children.send_on(ctx, spi);
             return Ok(made.payloads);
         };
-        let spi_out = rekeyed.child_spi().ok_or_else(|| Denied::new(Rejection::Syntax, NotifyType::INVALID_SYNTAX))?;
+        let spi_out =
+            rekeyed.child_spi().ok_or_else(|| Denied::new(Rejection::Syntax, NotifyType::INVALID_SYNTAX))?;
         let protocol = rekeyed.protocol;
         let Some(old) = self.children.by_outbound(protocol, spi_out) else {
             // RFC 7296 s2.25: the notify names the SPI that was not found.

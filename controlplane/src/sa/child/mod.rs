@@ -93,7 +93,8 @@ impl Terms<'_> {
     /// Derives the keys.
     pub fn settle(self, core: &Core) -> Result<Pair, String> {
         let suite = suite(self.chosen)?;
-        let (encr_len, integ_len) = key_lengths(&suite).ok_or_else(|| format!("no keys for {}", self.chosen))?;
+        let (encr_len, integ_len) =
+            key_lengths(&suite).ok_or_else(|| format!("no keys for {}", self.chosen))?;
         let protection = core.protection.as_ref().ok_or("no keys yet")?;
         let keymat = keys::child_keymat(
             protection.suite.prf,
@@ -194,10 +195,6 @@ impl Children {
         self.0.iter_mut()
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     pub fn by_inbound(&mut self, spi: u32) -> Option<&mut Child> {
         self.0.iter_mut().find(|child| child.spi_in == spi)
     }
@@ -217,11 +214,19 @@ impl Children {
 
     /// Starts to send on a Child SA, instead of on the one before.
     pub fn send_on(&mut self, ctx: &mut Context<'_>, spi_in: u32) {
+        let Some(tunnel) = self.by_inbound(spi_in).map(|child| child.tunnel) else { return };
+        let first = !self.0.iter().any(|child| child.tunnel == tunnel && child.active);
+        self.switch(ctx, spi_in, first);
+    }
+
+    fn switch(&mut self, ctx: &mut Context<'_>, spi_in: u32, first: bool) {
         let Some(child) = self.by_inbound(spi_in) else { return };
         let Some(outbound) = child.waiting.take() else { return };
         let tunnel = child.tunnel;
-        let first = !self.0.iter().any(|child| child.tunnel == tunnel && child.active);
-        self.0.iter_mut().filter(|child| child.tunnel == tunnel).for_each(|child| child.active = child.spi_in == spi_in);
+        self.0
+            .iter_mut()
+            .filter(|child| child.tunnel == tunnel)
+            .for_each(|child| child.active = child.spi_in == spi_in);
         let (connection, child) = (outbound.connection.clone(), outbound.child.name.clone());
         ctx.out.updates.push_back(ChildUpdate::SetOutbound(outbound));
         ctx.out.events.push_back(if first {
@@ -249,7 +254,7 @@ impl Children {
         if others.next().is_none() {
             self.tunnel_down(ctx, connection, &child, reason);
         } else if let Some(successor) = successor.filter(|_| child.active) {
-            self.send_on(ctx, successor);
+            self.switch(ctx, successor, false);
         }
         Some(child)
     }
@@ -269,7 +274,13 @@ impl Children {
         self.0.append(&mut other.0);
     }
 
-    fn tunnel_down(&self, ctx: &mut Context<'_>, connection: &Arc<Connection>, child: &Child, reason: &DownReason) {
+    fn tunnel_down(
+        &self,
+        ctx: &mut Context<'_>,
+        connection: &Arc<Connection>,
+        child: &Child,
+        reason: &DownReason,
+    ) {
         ctx.out.updates.push_back(ChildUpdate::RemoveOutbound(child.tunnel));
         ctx.tunnels.release(child.tunnel);
         ctx.out.events.push_back(Event::ChildDown {

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use dataplane::sa::{Mode, TunnelId};
 use tracing::debug;
 
+use super::super::Context;
 use super::super::core::Core;
 use super::super::init::{NONCE_LEN, find_notify, notifies};
-use super::super::Context;
 use super::{Child, Pair, Terms};
 use crate::config::{ChildConfig, Connection};
 use crate::crypto::{Group, KeyExchange};
@@ -96,7 +96,11 @@ impl Request {
     pub fn payloads(&self, rekeyed: Option<u32>) -> Vec<Payload<'static>> {
         let mut payloads = Vec::with_capacity(8);
         if let Some(spi) = rekeyed {
-            payloads.push(Payload::Notify(Notify::about_child(NotifyType::REKEY_SA, self.config.protocol, spi)));
+            payloads.push(Payload::Notify(Notify::about_child(
+                NotifyType::REKEY_SA,
+                self.config.protocol,
+                spi,
+            )));
         }
         if self.config.mode == Mode::Transport {
             payloads.push(Payload::Notify(Notify::bare(NotifyType::USE_TRANSPORT_MODE)));
@@ -141,7 +145,9 @@ impl Request {
         let Some(spi_out) = response.spi() else {
             return unacceptable(Rejection::Syntax, "proposal without SPI".into(), ctx);
         };
-        if !selector::is_subset(response.local, &self.local) || !selector::is_subset(response.remote, &self.remote) {
+        if !selector::is_subset(response.local, &self.local)
+            || !selector::is_subset(response.remote, &self.remote)
+        {
             let why = format!(
                 "selectors are not a subset of ours: {} === {}, expected within {} === {}",
                 selector::display(response.local),
@@ -162,9 +168,14 @@ impl Request {
             Err(why) => return unacceptable(Rejection::KeyExchange, why, ctx),
         };
         let transport = find_notify(payloads, NotifyType::USE_TRANSPORT_MODE).is_some();
-        let mode = if transport && self.config.mode == Mode::Transport { Mode::Transport } else { Mode::Tunnel };
+        let mode =
+            if transport && self.config.mode == Mode::Transport { Mode::Transport } else { Mode::Tunnel };
         if mode != self.config.mode {
-            return unacceptable(Rejection::Syntax, "peer wants tunnel mode, expected transport mode".into(), ctx);
+            return unacceptable(
+                Rejection::Syntax,
+                "peer wants tunnel mode, expected transport mode".into(),
+                ctx,
+            );
         }
         let tunnel = self.tunnel.unwrap_or_else(|| ctx.tunnels.allocate());
         let terms = Terms {
@@ -227,7 +238,9 @@ impl Request {
         let Some(method) = method else { return Ok(None) };
         let fits = |ours: &&KeyExchange| KeId(ours.group().iana()) == method;
         match (self.key_exchange.as_ref().filter(fits), theirs.filter(|theirs| theirs.method == method)) {
-            (Some(ours), Some(theirs)) => ours.finish(&theirs.data).map(Some).map_err(|error| error.to_string()),
+            (Some(ours), Some(theirs)) => {
+                ours.finish(&theirs.data).map(Some).map_err(|error| error.to_string())
+            }
             _ => Err(format!("KE payload does not fit the chosen method {method}")),
         }
     }
@@ -276,9 +289,13 @@ impl<'p, 'a> Response<'p, 'a> {
 
     fn spi(&self) -> Option<u32> {
         match self.sa {
-            [wire::Proposal { spi: ProposalSpi::Child(spi), protocol: ProtocolId::ESP | ProtocolId::AH, .. }] => {
-                Some(*spi)
-            }
+            [
+                wire::Proposal {
+                    spi: ProposalSpi::Child(spi),
+                    protocol: ProtocolId::ESP | ProtocolId::AH,
+                    ..
+                },
+            ] => Some(*spi),
             _ => None,
         }
     }

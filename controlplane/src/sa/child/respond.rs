@@ -6,9 +6,9 @@ use std::sync::Arc;
 use dataplane::sa::{Mode, TunnelId};
 use tracing::info;
 
+use super::super::Context;
 use super::super::core::Core;
 use super::super::init::{NONCE_LEN, find_notify};
-use super::super::Context;
 use super::{Child, Pair, Terms};
 use crate::config::{ChildConfig, Connection};
 use crate::crypto::{Group, Secret, kex};
@@ -23,6 +23,13 @@ pub(crate) struct Answer {
     pub payloads: Vec<Payload<'static>>,
     /// Our nonce; it decides collisions.
     pub nr: Vec<u8>,
+}
+
+impl Answer {
+    /// Gives back what a new tunnel took.
+    pub fn discard(self, ctx: &mut Context<'_>) {
+        give_back(ctx, self.pair.inbound.spi, Some(self.pair.inbound.tunnel));
+    }
 }
 
 /// Why we did not agree, and what the peer is told.
@@ -85,7 +92,8 @@ pub(crate) fn respond(
         (None, Some(ni)) => (ni, nonce.as_slice()),
         (None, None) => return Err(Denied::new(Rejection::Syntax, NotifyType::INVALID_SYNTAX)),
     };
-    let transport = config.mode == Mode::Transport && find_notify(payloads, NotifyType::USE_TRANSPORT_MODE).is_some();
+    let transport =
+        config.mode == Mode::Transport && find_notify(payloads, NotifyType::USE_TRANSPORT_MODE).is_some();
     let mode = if transport { Mode::Transport } else { Mode::Tunnel };
     let spi_in = ctx.spis.allocate(ctx.rng);
     let tunnel = rekeyed.map_or_else(|| ctx.tunnels.allocate(), |old| old.tunnel);
@@ -102,8 +110,21 @@ pub(crate) fn respond(
         answer.push(Payload::Notify(Notify::bare(NotifyType::USE_TRANSPORT_MODE)));
     }
     let (chosen, shared) = (&chosen, shared.as_ref());
-    let terms =
-        Terms { connection, config, tunnel, chosen, spi_in, spi_out, mode, local, remote, initiated: false, shared, ni, nr };
+    let terms = Terms {
+        connection,
+        config,
+        tunnel,
+        chosen,
+        spi_in,
+        spi_out,
+        mode,
+        local,
+        remote,
+        initiated: false,
+        shared,
+        ni,
+        nr,
+    };
     match terms.settle(core) {
         Ok(pair) => Ok(Answer { pair, payloads: answer, nr: nonce }),
         Err(error) => {

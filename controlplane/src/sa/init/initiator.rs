@@ -12,14 +12,14 @@ use tracing::{debug, info};
 use super::super::core::NAT_PORT;
 use super::super::{Context, Core, IkeSa, Path, State, auth};
 use super::{
-    Essentials, NONCE_LEN, PeerSupport, Transcript, detect_nat, find_notify, ike_suite, nat_notifies, notifies,
-    protect,
+    Essentials, NONCE_LEN, PeerSupport, Transcript, detect_nat, find_notify, ike_suite, nat_notifies,
+    notifies, protect,
 };
 use crate::config::{ChildConfig, Connection};
 use crate::crypto::{CryptoError, Group, KeyExchange};
 use crate::proposal::{self, Chosen};
 use crate::rejection::Rejection;
-use crate::update::{DownReason, Event};
+use crate::update::DownReason;
 use crate::wire::{
     self, ExchangeType, HEADER_LEN, Header, KeId, Notify, NotifyType, Payload, ProposalSpi, parse_chain,
 };
@@ -35,8 +35,6 @@ pub(crate) struct Sent {
     pub connection: Arc<Connection>,
     /// Children to set up, the first in IKE_AUTH.
     pub children: Vec<Arc<ChildConfig>>,
-    /// We have no other IKE SA with this peer.
-    first_contact: bool,
     nonce: Vec<u8>,
     key_exchange: KeyExchange,
     cookie: Option<Vec<u8>>,
@@ -69,7 +67,6 @@ impl Sent {
         connection: Arc<Connection>,
         children: Vec<Arc<ChildConfig>>,
         path: Path,
-        first_contact: bool,
     ) -> Result<IkeSa, DownReason> {
         let spi = ctx.ike_spi();
         let mut core = Core::new(ctx.now, spi, true, path);
@@ -82,7 +79,6 @@ impl Sent {
         let mut sent = Self {
             connection,
             children,
-            first_contact,
             nonce,
             key_exchange,
             cookie: None,
@@ -271,8 +267,8 @@ impl Sent {
         }
         core.last_heard = ctx.now;
         let transcript = Transcript { ni: self.nonce, nr, request, response: datagram.payload };
-        let Self { connection, children, first_contact, .. } = *self;
-        auth::Sent::start(core, ctx, connection, children, transcript, support, first_contact)
+        let Self { connection, children, .. } = *self;
+        auth::Sent::start(core, ctx, connection, children, transcript, support)
     }
 
     /// Repeats the request, or gives up.
@@ -282,9 +278,7 @@ impl Sent {
             _ if core.retransmit(ctx) => return State::InitSent(self),
             _ => DownReason::Unreachable(self.note.clone()),
         };
-        info!(connection = %self.connection.name, %reason, "initiation failed");
-        let connection = Some(self.connection.name.clone());
-        ctx.out.events.push_back(Event::IkeDown { connection, ike: core.spi, reason });
+        auth::initiation_failed(core, ctx, &self.connection, &self.children, reason);
         State::gone(ctx)
     }
 

@@ -20,7 +20,7 @@ pub(crate) use responder::{Answered, Refusal};
 pub(super) const NONCE_LEN: usize = 32;
 
 /// What the first exchange leaves for the ones that follow: both messages are covered by AUTH.
-pub(super) struct Transcript {
+pub(crate) struct Transcript {
     pub ni: Vec<u8>,
     pub nr: Vec<u8>,
     /// The request, from the IKE header on (RFC 7296 s2.15, RealMessage1).
@@ -31,7 +31,7 @@ pub(super) struct Transcript {
 
 /// What the peer announced.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct PeerSupport {
+pub(crate) struct PeerSupport {
     /// RFC 7383.
     pub fragmentation: bool,
     /// RFC 6023.
@@ -73,7 +73,13 @@ pub(super) fn ike_suite(chosen: &Chosen) -> Option<IkeSuite> {
 }
 
 /// Keys from the shared secret of the first key exchange (RFC 7296 s2.14).
-fn protect(core: &mut Core, suite: IkeSuite, ni: &[u8], nr: &[u8], shared: &Secret) -> Result<(), CryptoError> {
+fn protect(
+    core: &mut Core,
+    suite: IkeSuite,
+    ni: &[u8],
+    nr: &[u8],
+    shared: &Secret,
+) -> Result<(), CryptoError> {
     let (spi_i, spi_r) = core.spis();
     let exchange = Exchange { ni, nr, spi_i, spi_r };
     let seed = keys::skeyseed(suite.prf, &exchange, shared)?;

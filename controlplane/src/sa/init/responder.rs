@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use tracing::{debug, info};
 
-use super::super::{Context, Core, IkeSa, Path, State};
 use super::super::{Command, core::Opened};
+use super::super::{Context, Core, IkeSa, Path, State};
 use super::{Essentials, NONCE_LEN, PeerSupport, Transcript, detect_nat, ike_suite, nat_notifies, protect};
 use crate::config::Connection;
 use crate::crypto::{CryptoError, Group, kex};
@@ -22,6 +22,8 @@ pub(crate) struct Answered {
     pub candidates: Vec<Arc<Connection>>,
     pub(in crate::sa) transcript: Transcript,
     pub(in crate::sa) support: PeerSupport,
+    /// When the peer began it.
+    pub since: Instant,
     /// When it is forgotten.
     pub expires: Instant,
 }
@@ -52,10 +54,15 @@ impl Answered {
         let essentials = Essentials::find(payloads).ok_or_else(syntax)?;
         let ke = essentials.ke.ok_or_else(syntax)?;
         let offered = essentials.sa;
-        if offered.iter().any(|proposal| proposal.protocol != ProtocolId::IKE || proposal.spi != ProposalSpi::None) {
+        if offered
+            .iter()
+            .any(|proposal| proposal.protocol != ProtocolId::IKE || proposal.spi != ProposalSpi::None)
+        {
             return Err(syntax());
         }
-        let choices = candidates.iter().map(|connection| (connection, proposal::select(&connection.proposals, offered)));
+        let choices = candidates
+            .iter()
+            .map(|connection| (connection, proposal::select(&connection.proposals, offered)));
         let mut failures = Vec::new();
         let mut chosen = None;
         for (connection, choice) in choices {
@@ -119,7 +126,7 @@ impl Answered {
         debug!(ike = core.spi, remote = %path.remote, %chosen, "half open");
         let transcript = Transcript { ni, nr: nonce, request: request.to_vec(), response };
         let expires = ctx.now + ctx.config.limits.half_open_timeout;
-        let answered = Self { candidates, transcript, support, expires };
+        let answered = Self { candidates, transcript, support, since: ctx.now, expires };
         Ok(IkeSa { core, state: State::Answered(Box::new(answered)) })
     }
 
@@ -129,7 +136,13 @@ impl Answered {
     }
 
     /// The peer's first encrypted request.
-    pub fn request(self: Box<Self>, core: &mut Core, ctx: &mut Context<'_>, header: &Header, opened: &Opened) -> State {
+    pub fn request(
+        self: Box<Self>,
+        core: &mut Core,
+        ctx: &mut Context<'_>,
+        header: &Header,
+        opened: &Opened,
+    ) -> State {
         if header.exchange != ExchangeType::IKE_AUTH {
             ctx.reject(Rejection::UnexpectedExchange);
             return State::Answered(self);
