@@ -6,13 +6,16 @@
 //! octets::signed_octets(..), IntAuth      what an AUTH payload signs (RFC 7296 s2.15, RFC 9242 s3.3)
 //! psk::auth_value, psk::verify            AUTH of shared keys: PSK, EAP's MSK, NULL authentication
 //! Identity, IdPattern                     ID payloads, and what a configuration expects of them
+//! x509::TrustStore::verify                chains, CRLs, and whether a certificate names an identity
 //! ```
 
 pub mod dn;
 pub mod identity;
 pub mod octets;
 pub mod psk;
+pub mod x509;
 
 pub use dn::DistinguishedName;
 pub use identity::{IdPattern, Identity, IdentityError};
 pub use octets::{IntAuth, signed_octets};
+pub use x509::{Certificate, CertificateError, TrustStore};
