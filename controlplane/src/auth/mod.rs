@@ -6,10 +6,12 @@
 //! octets::signed_octets(..), IntAuth      what an AUTH payload signs (RFC 7296 s2.15, RFC 9242 s3.3)
 //! psk::auth_value, psk::verify            AUTH of shared keys: PSK, EAP's MSK, NULL authentication
 //! Identity, IdPattern                     ID payloads, and what a configuration expects of them
+//! eap::EapServer, eap::EapPeer            EAP-TLS and EAP-MSCHAPv2
 //! x509::TrustStore::verify                chains, CRLs, and whether a certificate names an identity
 //! ```
 
 pub mod dn;
+pub mod eap;
 pub mod identity;
 pub mod octets;
 pub mod psk;

@@ -12,7 +12,7 @@ use x509_cert::ext::pkix::{KeyUsage, SubjectAltName, SubjectKeyIdentifier};
 
 use super::CertificateError;
 use super::error::List;
-use crate::auth::{DistinguishedName, Identity};
+use crate::auth::{DistinguishedName, IdPattern, Identity};
 use crate::crypto::PublicKey;
 
 /// A certificate that was read. Reading it says nothing about trust.
@@ -121,11 +121,19 @@ impl Certificate {
         if self.names(claimed) {
             return Ok(());
         }
-        let mut found: Vec<_> = self.names.iter().map(ToString::to_string).collect();
-        if !self.subject.is_empty() {
-            found.push(self.subject.to_string());
+        Err(CertificateError::Identity { claimed: claimed.to_string(), found: self.all_names() })
+    }
+
+    /// Whether one of its names, or its subject, matches `expected`.
+    pub fn check_pattern(&self, expected: &IdPattern) -> Result<(), CertificateError> {
+        if let IdPattern::Exact(identity) = expected {
+            return self.check_identity(identity);
         }
-        Err(CertificateError::Identity { claimed: claimed.to_string(), found: List(found) })
+        let subject = Identity::Dn(self.subject.clone());
+        if self.names.iter().chain([&subject]).any(|name| expected.matches(name).is_some()) {
+            return Ok(());
+        }
+        Err(CertificateError::Identity { claimed: expected.to_string(), found: self.all_names() })
     }
 
     /// An identity that the certificate proves: its first alternative name, or its subject.
@@ -145,6 +153,14 @@ impl Certificate {
             return Err(CertificateError::Expired { subject, not_after: utc(self.not_after), now: utc(now) });
         }
         Ok(())
+    }
+
+    fn all_names(&self) -> List {
+        let mut names: Vec<_> = self.names.iter().map(ToString::to_string).collect();
+        if !self.subject.is_empty() {
+            names.push(self.subject.to_string());
+        }
+        List(names)
     }
 
     /// The key usage extension, if there is one.
