@@ -304,6 +304,21 @@ mod tests {
         );
     }
 
+    /// Files as `openssl genrsa -traditional`, `openssl ecparam -genkey` and `openssl genpkey` write them.
+    #[test]
+    fn key_files_of_every_form() {
+        let rsa = SigningKey::from_pem(include_bytes!("testdata/rsa_pkcs1.pem")).unwrap();
+        assert_eq!(rsa.public().kind(), KeyKind::Rsa(2048));
+        let ec = SigningKey::from_pem(include_bytes!("testdata/ec_sec1.pem")).unwrap();
+        assert_eq!(ec.public().kind(), KeyKind::EcdsaP384);
+        assert_eq!(ec.public(), &PublicKey::from_pem(include_bytes!("testdata/ec_public.pem")).unwrap());
+        let ed = SigningKey::from_pem(include_bytes!("testdata/ed25519_pkcs8_v1.pem")).unwrap();
+        assert_eq!(ed.public().kind(), KeyKind::Ed25519);
+        let locked = SigningKey::from_pem(include_bytes!("testdata/encrypted.pem"));
+        assert!(matches!(locked, Err(SignatureError::PrivateKey)));
+        assert!(PublicKey::from_pem(b"").is_err());
+    }
+
     #[test]
     fn debug_shows_no_key() {
         assert_eq!(format!("{:?}", rsa_2048().public()), "PublicKey(an RSA key of 2048 bits)");

@@ -5,9 +5,7 @@ use std::sync::Arc;
 use rustls_pki_types::UnixTime;
 
 use super::packet::{self, Packet};
-use super::{
-    EapError, MAX_PACKETS, MethodKind, MethodStep, TlsServerConfig, Users, mschapv2, printable, tls,
-};
+use super::{EapError, MAX_PACKETS, MethodKind, MethodStep, TlsServerConfig, Users, mschapv2, tls};
 use crate::auth::Identity;
 use crate::crypto::{Random, Secret};
 
@@ -131,7 +129,11 @@ impl EapServer {
         };
         match (std::mem::replace(&mut self.state, State::Over), kind) {
             (State::Identity, packet::IDENTITY) => {
-                self.claimed = printable(data);
+                // Longer ones do not even fit the smallest link (RFC 3748 s5.1).
+                if data.len() > 1015 {
+                    return self.fail(EapError::Malformed("EAP identity"));
+                }
+                self.claimed = String::from_utf8_lossy(data).into_owned();
                 self.offer(self.config.methods.first().cloned(), &[], random)
             }
             (State::Offered(_), packet::NAK) => {

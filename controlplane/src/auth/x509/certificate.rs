@@ -155,6 +155,11 @@ impl Certificate {
         Ok(())
     }
 
+    /// The serial number as it is encoded.
+    pub(super) fn serial_octets(&self) -> &[u8] {
+        &self.serial
+    }
+
     fn all_names(&self) -> List {
         let mut names: Vec<_> = self.names.iter().map(ToString::to_string).collect();
         if !self.subject.is_empty() {

@@ -53,9 +53,9 @@ pub enum CertificateError {
         subject: String,
     },
     /// A CRL lists it.
-    #[error("the certificate {subject} (serial {serial}) or a CA above it is revoked")]
+    #[error("the certificate {subject} (serial {serial}) is revoked")]
     Revoked {
-        /// Subject of the end entity.
+        /// Subject of the revoked certificate, which may be a CA.
         subject: String,
         /// Its serial number in hexadecimal.
         serial: String,

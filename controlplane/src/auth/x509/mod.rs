@@ -21,5 +21,6 @@ mod usage;
 
 pub use certificate::{Certificate, read_pem};
 pub use error::CertificateError;
+pub use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 pub use trust::{Revocation, TrustStore, verify_pinned};
 pub use usage::Usage;

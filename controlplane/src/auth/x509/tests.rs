@@ -263,6 +263,20 @@ fn revoked_certificates_are_refused() {
 }
 
 #[test]
+fn a_revoked_authority_takes_its_certificates_with_it() {
+    let root = Authority::root("Root");
+    let mut numbered = authority_params("Middle");
+    numbered.serial_number = Some(SerialNumber::from(7u64));
+    let middle = root.subordinate(numbered);
+    let leaf = middle.issue("gw", &["gw.example.net"]);
+    let mut store = store(&[&root]);
+    check(&store, &[&leaf.der, &middle.der], "gw.example.net").unwrap();
+    store.add_crls(&root.revoke(7, 12)).unwrap();
+    let error = check(&store, &[&leaf.der, &middle.der], "gw.example.net").unwrap_err();
+    assert_eq!(error.to_string(), "the certificate C=CH, O=Example, CN=Middle (serial 07) is revoked");
+}
+
+#[test]
 fn strict_revocation_needs_a_current_crl_of_the_right_authority() {
     let (root, other) = (Authority::root("Root"), Authority::root("Other"));
     let leaf = root.issue("gw", &["gw.example.net"]);

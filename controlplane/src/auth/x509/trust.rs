@@ -171,6 +171,14 @@ impl TrustStore {
         result
     }
 
+    /// Whether a CRL of its issuer lists the certificate. For the error only; webpki has decided.
+    fn is_listed(&self, certificate: &Certificate) -> bool {
+        self.crls.iter().any(|crl| {
+            certificate.issuer().der().ends_with(crl.issuer())
+                && crl.find_serial(certificate.serial_octets()).is_ok_and(|entry| entry.is_some())
+        })
+    }
+
     /// Turns webpki's error into one that names the certificate.
     fn explain(
         &self,
@@ -197,7 +205,10 @@ impl TrustStore {
                 }
             }
             Error::InvalidSignatureForPublicKey => CertificateError::Signature { subject },
-            Error::CertRevoked => CertificateError::Revoked { subject, serial: certificate.serial() },
+            Error::CertRevoked => {
+                let revoked = all.find(|candidate| self.is_listed(candidate)).unwrap_or(certificate);
+                CertificateError::Revoked { subject: revoked.subject().to_string(), serial: revoked.serial() }
+            }
             Error::UnknownRevocationStatus | Error::CrlExpired { .. } => {
                 CertificateError::NoCurrentCrl { subject }
             }

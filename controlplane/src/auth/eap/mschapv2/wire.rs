@@ -55,7 +55,7 @@ impl<'a> Message<'a> {
                 let (_reserved, rest) = rest.split_first_chunk::<8>().ok_or(broken.clone())?;
                 let (nt_response, rest) = rest.split_first_chunk::<24>().ok_or(broken.clone())?;
                 let (_flags, name) = rest.split_first().ok_or(broken.clone())?;
-                if *size != 49 {
+                if *size != 49 || name.len() > MAX_NAME {
                     return Err(broken);
                 }
                 Ok(Self::Response { id, peer_challenge: *peer_challenge, nt_response: *nt_response, name })
@@ -88,9 +88,11 @@ pub(super) const SUCCESS_ACK: &[u8] = &[3];
 /// The acknowledgement of a failure is its op code alone.
 pub(super) const FAILURE_ACK: &[u8] = &[4];
 
-/// RFC 2759 s4: a name has at most 256 characters.
+/// The most characters of a user name (RFC 2759 s4).
+const MAX_NAME: usize = 256;
+
 fn bounded(name: &[u8]) -> &[u8] {
-    name.get(..256).unwrap_or(name)
+    name.get(..MAX_NAME).unwrap_or(name)
 }
 
 /// Bodies are shorter than 512 octets.
