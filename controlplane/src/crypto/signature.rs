@@ -1,6 +1,8 @@
 //! Private keys that sign AUTH payloads: RFC 7427 (any algorithm by its AlgorithmIdentifier), RFC 8420 (Ed25519),
 //! and the older methods with a fixed algorithm (RFC 7296 s3.8, RFC 4754).
 
+use std::fmt;
+
 use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa;
@@ -130,6 +132,12 @@ impl SigningKey {
             }
             Private::Ed25519(_) => Err(self.public.wrong_key(SignatureScheme::Ed25519)),
         }
+    }
+}
+
+impl fmt::Debug for SigningKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SigningKey({})", self.public.kind())
     }
 }
 

@@ -9,6 +9,7 @@ use super::{EapError, MAX_PACKETS, MethodKind, MethodStep, TlsPeerConfig, mschap
 use crate::crypto::{Random, Secret};
 
 /// What a peer can do.
+#[derive(Debug)]
 pub struct PeerConfig {
     /// The EAP identity to answer with.
     pub identity: String,
@@ -17,7 +18,7 @@ pub struct PeerConfig {
 }
 
 /// A method of a peer, with its credentials.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub enum PeerMethod {
     /// EAP-TLS.
     Tls(Arc<TlsPeerConfig>),

@@ -10,6 +10,7 @@ use crate::auth::Identity;
 use crate::crypto::{Random, Secret};
 
 /// What a server offers.
+#[derive(Debug)]
 pub struct ServerConfig {
     /// The name that EAP-MSCHAPv2 shows to peers.
     pub name: String,
@@ -21,7 +22,7 @@ pub struct ServerConfig {
 }
 
 /// A method that a server offers.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub enum ServerMethod {
     /// EAP-TLS.
     Tls(Arc<TlsServerConfig>),

@@ -13,6 +13,7 @@
 //! in who has it, like the password. Keep the file readable by the gateway alone.
 
 use std::collections::HashMap;
+use std::fmt;
 
 use data_encoding::HEXLOWER_PERMISSIVE;
 
@@ -100,6 +101,12 @@ impl Users {
 
     pub(super) fn nt_hash(&self, user: &str) -> Option<&Secret> {
         self.hashes.get(user)
+    }
+}
+
+impl fmt::Debug for Users {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Users({})", self.hashes.len())
     }
 }
 

@@ -1,5 +1,6 @@
 //! Trusted CAs, their CRLs, and the verification of chains.
 
+use std::fmt;
 use std::time::Duration;
 
 use aws_lc_rs::digest;
@@ -260,6 +261,18 @@ pub fn verify_pinned(
     check_end_entity_usage(&certificate)?;
     certificate.check_identity(claimed)?;
     Ok(certificate)
+}
+
+impl fmt::Debug for TrustStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "TrustStore({} CAs, {} CRLs, {:?})",
+            self.authorities.len(),
+            self.crls.len(),
+            self.revocation
+        )
+    }
 }
 
 /// Follows the issuers among `others` as far as they go.

@@ -87,6 +87,18 @@ impl TlsPeerConfig {
     }
 }
 
+impl fmt::Debug for TlsServerConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TlsServerConfig")
+    }
+}
+
+impl fmt::Debug for TlsPeerConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TlsPeerConfig")
+    }
+}
+
 /// The wall clock as it was handed in with the packet being handled.
 #[derive(Debug, Default)]
 pub(super) struct Clock(AtomicU64);
