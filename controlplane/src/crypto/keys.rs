@@ -180,6 +180,8 @@ fn half(nonce: &[u8]) -> &[u8] {
 
 #[cfg(test)]
 mod tests {
+    use hex_literal::hex;
+
     use super::*;
     use crate::crypto::AesKey;
 
@@ -193,6 +195,35 @@ mod tests {
 
     fn exchange<'a>() -> Exchange<'a> {
         Exchange { ni: &[1; 32], nr: &[2; 24], spi_i: 0x0102_0304_0506_0708, spi_r: 0x1112_1314_1516_1718 }
+    }
+
+    /// NIST CAVP, IKEv2 key derivation (SP 800-135 s4.1.2) with HMAC-SHA1. The 132 octets of keying material are
+    /// those of AES-128-CBC with HMAC-SHA1.
+    #[test]
+    fn cavp_ikev2_kdf() {
+        let exchange = Exchange {
+            ni: &hex!("32b50d5f4a3763f3"),
+            nr: &hex!("9206a04b26564cb1"),
+            spi_i: 0x34c9_e7c1_8886_8785,
+            spi_r: 0x3ff7_7d76_0d2b_2199,
+        };
+        let shared = hex!("4b2c1f971981a8ad8d0abeafabf38cf75fc8349c148142465ed9c8b516b8be52");
+        let shared_new = hex!("863f3c9d06efd39d2b907b97f8699e5dd5251ef64a2a176f36ee40c87d4f9330");
+        let prf = Prf::HmacSha1;
+        let seed = skeyseed(prf, &exchange, &Secret::copy_of(&shared)).unwrap();
+        assert_eq!(seed.expose(), hex!("a9a7b222b59f8f48645f28a1db5b5f5d7479cba7"));
+        let suite = IkeSuite { encr: Encr::AesCbc(AesKey::Aes128), integ: Some(Integ::HmacSha1_96), prf };
+        let keys = IkeKeys::derive(&suite, &seed, &exchange).unwrap();
+        let material = hex!(
+            "a14293677cc80ff8f9cc0eee30d895da9d8f405666e30ef0dfcb63c634a46002"
+            "a2a63080e514a062768b76606f9fa5e992204fc5a670bde3f10d6b027113936a"
+            "5c55b648a194ae587b0088d52204b702c979fa280870d2ed41efa9c549fd1119"
+            "8af1670b143d384bd275c5f594cf266b05ebadca855e4249520a441a81157435a7a56cc4"
+        );
+        let parts = [&keys.d, &keys.ai, &keys.ar, &keys.ei, &keys.er, &keys.pi, &keys.pr];
+        assert_eq!(parts.map(Secret::expose).concat(), material);
+        let rekeyed = skeyseed_rekey(prf, &keys.d, &Secret::copy_of(&shared_new), &[], &exchange).unwrap();
+        assert_eq!(rekeyed.expose(), hex!("63e81194946ebd05df7df5ebf5d8750056bf1f1d"));
     }
 
     #[test]

