@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use dataplane::sa::{Lifetime, Mode};
 
-use crate::auth::{IdPattern, Identity};
-use crate::crypto::Secret;
+use crate::auth::{IdPattern, Identity, LocalProof, RemoteProof};
 use crate::proposal::Proposal;
 use crate::selector::SelectorSpec;
 use crate::wire::ProtocolId;
@@ -110,9 +109,11 @@ pub struct Connection {
     /// Who the peer must be.
     pub remote_id: IdPattern,
     /// How we prove who we are.
-    pub local_auth: LocalAuth,
+    pub local_auth: LocalProof,
     /// How the peer must prove who it is.
-    pub remote_auth: RemoteAuth,
+    pub remote_auth: RemoteProof,
+    /// Accept SHA-1 in signatures of method 1 (RFC 7296 s3.8), for old peers.
+    pub allow_sha1: bool,
     /// For the IKE SA, in order of preference.
     pub proposals: Vec<Proposal>,
     /// Rekey the IKE SA after this time; `None` never.
@@ -165,20 +166,6 @@ impl RemoteAddress {
             Self::Addresses(addresses) => addresses.contains(&address),
         }
     }
-}
-
-/// How we prove who we are.
-#[derive(Clone, Debug)]
-pub enum LocalAuth {
-    /// With a preshared key.
-    Psk(Secret),
-}
-
-/// How the peer proves who it is.
-#[derive(Clone, Debug)]
-pub enum RemoteAuth {
-    /// With a preshared key.
-    Psk(Secret),
 }
 
 /// What happens when a Child SA or its IKE SA goes down without our wish.

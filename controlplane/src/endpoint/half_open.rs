@@ -95,12 +95,10 @@ mod tests {
             }
             admission
         };
-        use Admission::*;
-        assert_eq!(
-            [1, 1, 1, 1].map(|host| open(&mut half_open, host)),
-            [Free, Free, WithCookie, AddressFull]
-        );
-        assert_eq!([2, 2, 2, 3].map(|host| open(&mut half_open, host)), [Free, WithCookie, WithCookie, Full]);
+        let [free, cookie, full, address_full] =
+            [Admission::Free, Admission::WithCookie, Admission::Full, Admission::AddressFull];
+        assert_eq!([1, 1, 1, 1].map(|host| open(&mut half_open, host)), [free, free, cookie, address_full]);
+        assert_eq!([2, 2, 2, 3].map(|host| open(&mut half_open, host)), [free, cookie, cookie, full]);
         assert_eq!(half_open.find(peer(1), 1), Some(1));
         (1..=7).for_each(|spi| half_open.remove(spi));
         assert_eq!((half_open.len(), half_open.by_address.len(), half_open.by_request.len()), (0, 0, 0));

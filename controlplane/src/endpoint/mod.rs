@@ -24,7 +24,7 @@ mod reply;
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use dataplane::message::Datagram;
 use dataplane::sa::TunnelId;
@@ -33,6 +33,7 @@ use tracing::debug;
 use self::cookie::Cookies;
 use self::half_open::{Admission, HalfOpen};
 use self::reply::Replies;
+use crate::auth::x509::UnixTime;
 use crate::config::{ChildConfig, Config, Connection};
 use crate::crypto::Random;
 use crate::peer;
@@ -50,6 +51,7 @@ pub use self::operator::{ChildStatus, IkeStatus, OperatorError};
 /// All IKE SAs of a gateway.
 pub struct Endpoint {
     config: Arc<Config>,
+    clock: WallClock,
     sas: HashMap<u64, IkeSa>,
     connections: ByConnection,
     timers: Timers<u64>,
@@ -65,10 +67,32 @@ pub struct Endpoint {
     tunnels: TunnelPool,
 }
 
+/// What the wall clock showed at a moment. Time on the wire and in deadlines is monotonic; only the validity of
+/// certificates and revocation lists needs this.
+#[derive(Clone, Copy, Debug)]
+pub struct WallClock {
+    /// The moment.
+    pub now: Instant,
+    /// Since the Unix epoch.
+    pub unix: Duration,
+}
+
+impl WallClock {
+    fn at(&self, now: Instant) -> UnixTime {
+        UnixTime::since_unix_epoch(self.unix + now.saturating_duration_since(self.now))
+    }
+}
+
 impl Endpoint {
-    /// Without IKE SAs.
-    pub fn new(config: Arc<Config>) -> Self {
+    /// The wall clock was set.
+    pub fn set_clock(&mut self, clock: WallClock) {
+        self.clock = clock;
+    }
+
+    /// Without IKE SAs. `clock` dates certificates.
+    pub fn new(config: Arc<Config>, clock: WallClock) -> Self {
         Self {
+            clock,
             cookies: Cookies::new(config.limits.cookie_lifetime),
             config,
             sas: HashMap::new(),
@@ -310,6 +334,7 @@ impl Endpoint {
             spis: &mut self.spis,
             tunnels: &mut self.tunnels,
             first_contact: false,
+            unix: self.clock.at(now),
         }
     }
 

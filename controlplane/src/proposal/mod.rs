@@ -81,6 +81,21 @@ impl Proposal {
         Self { protocol: self.protocol, transforms: self.transforms.iter().filter(keep).copied().collect() }
     }
 
+    /// The same without additional key exchanges: for a rekey of the IKE SA. Its SKEYSEED comes from the old SK_d
+    /// (RFC 7296 s2.18), which every key exchange of the first IKE SA went into, so what ML-KEM protected stays
+    /// protected.
+    pub fn without_additional(&self) -> Self {
+        let keep =
+            |transform: &&Transform| transform.kind == TransformType::KE || !is_key_exchange(transform.kind);
+        Self { protocol: self.protocol, transforms: self.transforms.iter().filter(keep).copied().collect() }
+    }
+
+    /// Additional key exchanges are possible or needed (RFC 9370).
+    pub fn has_additional(&self) -> bool {
+        let additional = |one: &Transform| one.kind != TransformType::KE && is_key_exchange(one.kind);
+        self.transforms.iter().any(additional)
+    }
+
     /// As it goes on the wire.
     fn to_wire(&self, number: u8, spi: ProposalSpi) -> wire::Proposal {
         wire::Proposal { number, protocol: self.protocol, spi, transforms: self.transforms.clone() }

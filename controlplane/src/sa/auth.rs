@@ -10,14 +10,18 @@ use super::child::{self, Denied, Request, Settled};
 use super::core::{Opened, Protection};
 use super::init::{Answered, PeerSupport, Transcript, find_notify, notifies};
 use super::{Command, Context, Core, Established, State, Task};
-use crate::auth::{Identity, psk, signed_octets};
-use crate::config::{ChildConfig, Connection, LocalAuth, OnDown, RemoteAuth};
-use crate::crypto::CryptoError;
+use crate::auth::proof::X509_SIGNATURE;
+use crate::auth::{
+    AuthError, AuthPayload, CertPayload, Identity, LocalProof, ProofContext, RemoteProof, signed_octets,
+};
+use crate::config::{ChildConfig, Connection, OnDown};
+use crate::crypto::{CryptoError, Hash};
 use crate::peer;
 use crate::rejection::Rejection;
 use crate::update::{DownReason, Event};
 use crate::wire::{
-    Auth, AuthMethod, ExchangeType, Id, IdType, Notify, NotifyType, Payload, WireError, parse_chain,
+    Auth, AuthMethod, Cert, CertEncoding, CertReq, ExchangeType, Id, IdType, Notify, NotifyType, Payload,
+    WireError, parse_chain,
 };
 
 /// A connection that is to be kept up is tried again so long after an attempt that nobody answered, and up to
@@ -31,6 +35,7 @@ const RETRY_REFUSED: Duration = Duration::from_secs(30);
 pub(crate) struct Sent {
     pub connection: Arc<Connection>,
     transcript: Transcript,
+    message_id: u32,
     /// The Child SA that is negotiated in this exchange.
     child: Option<Request>,
     /// Children to set up afterwards.
@@ -48,7 +53,8 @@ impl Sent {
         support: PeerSupport,
     ) -> State {
         let id = id_payload(&connection.local_id);
-        let auth = match prove(core, &connection, &transcript, &id, true) {
+        let message_id = core.requests.next_id();
+        let auth = match prove(core, &connection, &transcript, &id, message_id, support.hashes.as_deref()) {
             Ok(auth) => auth,
             Err(error) => {
                 let reason = DownReason::Failed(error.to_string());
@@ -57,6 +63,8 @@ impl Sent {
             }
         };
         let mut payloads = vec![Payload::IdI(id)];
+        payloads.extend(certificates(&connection.local_auth));
+        payloads.extend(certificate_requests(std::iter::once(&connection.remote_auth)));
         if let crate::auth::IdPattern::Exact(expected) = &connection.remote_id {
             payloads.push(Payload::IdR(id_payload(expected)));
         }
@@ -75,7 +83,8 @@ impl Sent {
             payloads.extend(child.payloads(None));
         }
         core.request(ctx, ExchangeType::IKE_AUTH, &payloads);
-        State::AuthSent(Box::new(Self { connection, transcript, child, later: children }))
+        drop(payloads);
+        State::AuthSent(Box::new(Self { connection, transcript, message_id, child, later: children }))
     }
 
     /// The response came, and its ICV is good. That alone proves nothing about who sent it.
@@ -84,7 +93,7 @@ impl Sent {
             Ok(payloads) => payloads,
             Err(error) => return self.fail(core, ctx, Rejection::Malformed, error.to_string()),
         };
-        let (id, auth) = match claims(&payloads, false) {
+        let claims = match claims(&payloads, false) {
             Some(claims) => claims,
             None => {
                 let error = notifies(&payloads).find(|notify| notify.kind.is_error());
@@ -101,6 +110,7 @@ impl Sent {
                 return self.end(core, ctx, reason);
             }
         };
+        let id = claims.id;
         let identity = match Identity::from_payload(id.kind.0, &id.data) {
             Ok(identity) if self.connection.remote_id.matches(&identity).is_some() => identity,
             _ => {
@@ -108,8 +118,10 @@ impl Sent {
                 return self.fail(core, ctx, Rejection::Identity, why);
             }
         };
-        if let Err(why) = check(core, &self.connection, &self.transcript, id, auth, false) {
-            return self.fail(core, ctx, Rejection::Authentication, why);
+        let checked =
+            check(core, ctx, &self.connection, &self.transcript, &claims, &identity, self.message_id);
+        if let Err(why) = checked {
+            return self.fail(core, ctx, Rejection::Authentication, why.to_string());
         }
         let mut established = Established::new(ctx, self.connection.clone(), identity);
         established.announce(core, ctx);
@@ -171,23 +183,25 @@ pub(super) fn respond(answered: Answered, core: &mut Core, ctx: &mut Context<'_>
         Ok(payloads) => payloads,
         Err(error) => return refuse_malformed(core, ctx, &error),
     };
-    let Some((id, auth)) = claims(&payloads, true) else {
+    let Some(claims) = claims(&payloads, true) else {
         return refuse(core, ctx, Rejection::Authentication, "request without IDi and AUTH");
     };
     let wanted = payloads.iter().find_map(|payload| match payload {
         Payload::IdR(id) => Some(id),
         _ => None,
     });
-    let (connection, identity) = match peer::identify(&answered.candidates, id, wanted) {
+    let (connection, identity) = match peer::identify(&answered.candidates, claims.id, wanted) {
         Ok(found) => found,
         Err(why) => return refuse(core, ctx, Rejection::Identity, &why),
     };
-    if let Err(why) = check(core, &connection, &answered.transcript, id, auth, true) {
+    let message_id = core.responses.expected();
+    if let Err(why) = check(core, ctx, &connection, &answered.transcript, &claims, &identity, message_id) {
         let why = format!("{}: {why}", connection.name);
         return refuse(core, ctx, Rejection::Authentication, &why);
     }
     let our_id = id_payload(&connection.local_id);
-    let our_auth = match prove(core, &connection, &answered.transcript, &our_id, false) {
+    let hashes = answered.support.hashes.as_deref();
+    let our_auth = match prove(core, &connection, &answered.transcript, &our_id, message_id, hashes) {
         Ok(auth) => auth,
         Err(error) => return refuse(core, ctx, Rejection::Authentication, &error.to_string()),
     };
@@ -206,7 +220,9 @@ pub(super) fn respond(answered: Answered, core: &mut Core, ctx: &mut Context<'_>
     }
     let mut established = Established::new(ctx, connection.clone(), identity);
     established.announce(core, ctx);
-    let mut answer = vec![Payload::IdR(our_id), Payload::Auth(our_auth)];
+    let mut answer = vec![Payload::IdR(our_id)];
+    answer.extend(certificates(&connection.local_auth));
+    answer.push(Payload::Auth(our_auth));
     if payloads.iter().any(|payload| matches!(payload, Payload::Sa(_))) {
         let nonces = Some((answered.transcript.ni.as_slice(), answered.transcript.nr.as_slice()));
         match child::respond(ctx, core, &connection, &payloads, None, nonces) {
@@ -227,21 +243,32 @@ pub(super) fn respond(answered: Answered, core: &mut Core, ctx: &mut Context<'_>
     State::Established(Box::new(established))
 }
 
-/// ID and AUTH of the sender, each there once.
-fn claims<'p, 'a>(payloads: &'p [Payload<'a>], initiator: bool) -> Option<(&'p Id<'a>, &'p Auth<'a>)> {
-    let (mut id, mut auth) = (None, None);
+/// What the sender says about itself.
+struct Claims<'p, 'a> {
+    id: &'p Id<'a>,
+    auth: &'p Auth<'a>,
+    certificates: Vec<CertPayload<'p>>,
+}
+
+/// ID and AUTH of the sender, each there once, and its certificates.
+fn claims<'p, 'a>(payloads: &'p [Payload<'a>], initiator: bool) -> Option<Claims<'p, 'a>> {
+    let (mut id, mut auth, mut certificates) = (None, None, Vec::new());
     for payload in payloads {
         let twice = match payload {
             Payload::IdI(value) if initiator => id.replace(value).is_some(),
             Payload::IdR(value) if !initiator => id.replace(value).is_some(),
             Payload::Auth(value) => auth.replace(value).is_some(),
+            Payload::Cert(Cert { encoding, data }) => {
+                certificates.push(CertPayload { encoding: encoding.0, data });
+                false
+            }
             _ => false,
         };
         if twice {
             return None;
         }
     }
-    Some((id?, auth?))
+    Some(Claims { id: id?, auth: auth?, certificates })
 }
 
 pub(super) fn id_payload(identity: &Identity) -> Id<'static> {
@@ -255,57 +282,77 @@ fn octets(
     transcript: &Transcript,
     id: &Id<'_>,
     initiator: bool,
+    message_id: u32,
 ) -> Result<Vec<u8>, CryptoError> {
     let prf = protection.suite.prf;
-    let Transcript { ni, nr, request, response } = transcript;
+    let Transcript { ni, nr, request, response, int_auth } = transcript;
+    let int_auth = int_auth.finish(message_id);
     if initiator {
-        signed_octets(prf, &protection.pi, request, nr, &id.body(), None)
+        signed_octets(prf, &protection.pi, request, nr, &id.body(), int_auth.as_deref())
     } else {
-        signed_octets(prf, &protection.pr, response, ni, &id.body(), None)
+        signed_octets(prf, &protection.pr, response, ni, &id.body(), int_auth.as_deref())
     }
 }
 
-/// Our AUTH payload.
+/// Our AUTH payload. `message_id` is that of IKE_AUTH.
 fn prove(
     core: &Core,
     connection: &Connection,
     transcript: &Transcript,
     id: &Id<'_>,
-    initiator: bool,
-) -> Result<Auth<'static>, CryptoError> {
+    message_id: u32,
+    hashes: Option<&[Hash]>,
+) -> Result<Auth<'static>, AuthError> {
     let protection = core.protection.as_ref().ok_or(CryptoError::Library)?;
-    let octets = octets(protection, transcript, id, initiator)?;
-    match &connection.local_auth {
-        LocalAuth::Psk(key) => {
-            let value = psk::auth_value(protection.suite.prf, key, &octets)?;
-            Ok(Auth { method: AuthMethod::SHARED_KEY, data: Cow::Owned(value.expose().to_vec()) })
-        }
-    }
+    let octets = octets(protection, transcript, id, core.initiator, message_id)?;
+    let sk_p = if core.initiator { &protection.pi } else { &protection.pr };
+    let context = ProofContext { prf: protection.suite.prf, sk_p, octets: &octets };
+    let AuthPayload { method, data } = connection.local_auth.prove(&context, hashes)?;
+    Ok(Auth { method: AuthMethod(method), data: Cow::Owned(data) })
 }
 
-/// Checks the peer's AUTH payload. `initiator`: the peer is the initiator.
+/// Checks the peer's AUTH payload, and the certificates that belong to it.
 fn check(
     core: &Core,
+    ctx: &Context<'_>,
     connection: &Connection,
     transcript: &Transcript,
-    id: &Id<'_>,
-    auth: &Auth<'_>,
-    initiator: bool,
-) -> Result<(), String> {
-    let protection = core.protection.as_ref().ok_or("no keys yet")?;
-    let octets = octets(protection, transcript, id, initiator).map_err(|error| error.to_string())?;
-    match &connection.remote_auth {
-        RemoteAuth::Psk(key) => {
-            if auth.method != AuthMethod::SHARED_KEY {
-                return Err(format!("{id} authenticates by {}, expected a preshared key", auth.method));
-            }
-            match psk::verify(protection.suite.prf, key, &octets, &auth.data) {
-                Ok(true) => Ok(()),
-                Ok(false) => Err(format!("{id} has another preshared key")),
-                Err(error) => Err(error.to_string()),
-            }
+    claims: &Claims<'_, '_>,
+    identity: &Identity,
+    message_id: u32,
+) -> Result<(), AuthError> {
+    let protection = core.protection.as_ref().ok_or(CryptoError::Library)?;
+    let octets = octets(protection, transcript, claims.id, !core.initiator, message_id)?;
+    let sk_p = if core.initiator { &protection.pr } else { &protection.pi };
+    let context = ProofContext { prf: protection.suite.prf, sk_p, octets: &octets };
+    let auth = AuthPayload { method: claims.auth.method.0, data: claims.auth.data.to_vec() };
+    let (certificates, allow_sha1) = (&claims.certificates, connection.allow_sha1);
+    connection.remote_auth.verify(&context, identity, &auth, certificates, ctx.unix, allow_sha1).map(|_| ())
+}
+
+/// Our CERT payloads.
+fn certificates(proof: &LocalProof) -> impl Iterator<Item = Payload<'_>> {
+    proof.certificates().into_iter().map(|certificate| {
+        let encoding = CertEncoding(certificate.encoding);
+        Payload::Cert(Cert { encoding, data: Cow::Borrowed(certificate.data) })
+    })
+}
+
+/// CERTREQ payloads for the authorities that we trust (RFC 7296 s3.7).
+pub(super) fn certificate_requests<'a>(
+    proofs: impl Iterator<Item = &'a RemoteProof>,
+) -> Option<Payload<'static>> {
+    let mut hashes: Vec<[u8; 20]> = Vec::new();
+    for proof in proofs {
+        if let RemoteProof::Certificate(trust) = proof {
+            hashes.extend(trust.request_hashes());
         }
     }
+    hashes.sort_unstable();
+    hashes.dedup();
+    let authorities = Cow::Owned(hashes.concat());
+    (!hashes.is_empty())
+        .then(|| Payload::CertReq(CertReq { encoding: CertEncoding(X509_SIGNATURE), authorities }))
 }
 
 /// Answers AUTHENTICATION_FAILED and closes. The peer learns no more than that, so identities cannot be probed;

@@ -43,6 +43,8 @@ pub(crate) struct Core {
     /// The peer's requests.
     pub responses: Responses,
     reassembly: Reassembly,
+    /// Opens repetitions of the last request, which were sealed before the keys changed (RFC 9370 s2.2.2).
+    before: Option<SkOpener>,
     /// Longest IP packet of a message, when both ends do fragmentation.
     pub fragment_size: Option<usize>,
     /// When the peer was last heard: an authenticated message, or a hint of the data plane.
@@ -135,6 +137,7 @@ impl Core {
             requests: Requests::default(),
             responses: Responses::default(),
             reassembly: Reassembly::default(),
+            before: None,
             fragment_size: None,
             last_heard: now,
             last_sent: now,
@@ -155,7 +158,26 @@ impl Core {
         Endpoints { local: self.path.local.ip(), remote: self.path.remote.ip(), udp }
     }
 
-    fn header(&self, exchange: ExchangeType, response: bool, message_id: u32, next: PayloadType) -> Header {
+    /// Goes over to other keys. What was answered before can still be asked again.
+    pub fn change_keys(&mut self, protection: Protection) {
+        self.before = self.protection.replace(protection).map(|old| old.opener);
+    }
+
+    /// The headers of a message as IKE_INTERMEDIATE authenticates them (RFC 9242 s3.3.2): IKE header and generic
+    /// header of SK, as if it was not fragmented. The lengths are of no account.
+    pub fn intermediate_head(header: &Header, first: PayloadType) -> Vec<u8> {
+        let mut head = Header { next_payload: PayloadType::SK, ..*header }.emit(0).to_vec();
+        head.extend_from_slice(&[first.0, 0, 0, 0]);
+        head
+    }
+
+    pub fn header(
+        &self,
+        exchange: ExchangeType,
+        response: bool,
+        message_id: u32,
+        next: PayloadType,
+    ) -> Header {
         let (spi_i, spi_r) = self.spis();
         Header {
             spi_i,
@@ -264,7 +286,11 @@ impl Core {
         };
         let mut message = datagram.payload;
         let (Encrypted::Sk { first, body_at } | Encrypted::Skf { first, body_at, .. }) = encrypted;
-        let range = match protection.opener.open(&mut message, body_at) {
+        let opener = match &self.before {
+            Some(before) if order == Order::Repeated => before,
+            _ => &protection.opener,
+        };
+        let range = match opener.open(&mut message, body_at) {
             Ok(range) => range,
             Err(error) => {
                 debug!(ike = self.spi, remote = %datagram.remote, %error, "message is not authentic");
@@ -280,6 +306,9 @@ impl Core {
             return Opening::Repeated;
         }
         let plain = message.get(range).unwrap_or_default().to_vec();
+        if !header.response {
+            self.before = None;
+        }
         self.last_heard = ctx.now;
         self.follow(ctx, datagram.local, datagram.remote);
         let Encrypted::Skf { number, total, .. } = encrypted else {

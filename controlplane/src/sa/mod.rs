@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | [`State::InitSent`] | the response to our IKE_SA_INIT | `init.rs` |
 //! | [`State::Answered`] | the peer's IKE_AUTH | `auth.rs` |
+//! | [`State::IntermediateSent`] | the response to our IKE_INTERMEDIATE | `intermediate.rs` |
 //! | [`State::AuthSent`] | the response to our IKE_AUTH | `auth.rs` |
 //! | [`State::Established`] | anything | `established.rs`, `child/`, `rekey.rs`, `informational.rs` |
 //! | [`State::Closed`] | repetitions of the last request, which get the last response again | here |
@@ -15,6 +16,7 @@ mod established;
 mod fragment;
 mod informational;
 mod init;
+mod intermediate;
 mod rekey;
 mod window;
 
@@ -29,6 +31,7 @@ use dataplane::sa::Endpoints;
 use tracing::debug;
 
 use self::core::{Opened, Opening};
+use crate::auth::x509::UnixTime;
 use crate::config::{ChildConfig, Config, Connection};
 use crate::crypto::Random;
 use crate::pool::{SpiPool, TunnelPool};
@@ -50,6 +53,8 @@ pub(crate) struct Context<'a> {
     pub tunnels: &'a mut TunnelPool,
     /// No other IKE SA of the connection is established.
     pub first_contact: bool,
+    /// The wall clock.
+    pub unix: UnixTime,
 }
 
 impl Context<'_> {
@@ -134,6 +139,7 @@ pub(crate) struct Deferred {
 pub(crate) enum State {
     InitSent(Box<Sent>),
     Answered(Box<Answered>),
+    IntermediateSent(Box<intermediate::Sent>),
     AuthSent(Box<auth::Sent>),
     Established(Box<Established>),
     Closed(Closed),
@@ -148,7 +154,7 @@ impl State {
     /// In a word.
     pub fn name(&self) -> &'static str {
         match self {
-            Self::InitSent(_) | Self::AuthSent(_) => "connecting",
+            Self::InitSent(_) | Self::IntermediateSent(_) | Self::AuthSent(_) => "connecting",
             Self::Answered(_) => "half-open",
             Self::Established(established) => match established.phase {
                 Phase::Up => "established",
@@ -240,6 +246,7 @@ impl IkeSa {
         let state = mem::replace(&mut self.state, State::gone(ctx));
         self.state = match (state, header.response) {
             (State::Answered(answered), false) => answered.request(&mut self.core, ctx, header, &opened),
+            (State::IntermediateSent(sent), true) => sent.response(&mut self.core, ctx, header, &opened),
             (State::AuthSent(sent), true) => sent.response(&mut self.core, ctx, &opened),
             (State::Established(established), false) => {
                 established.request(&mut self.core, ctx, header.exchange, &opened)
@@ -264,6 +271,7 @@ impl IkeSa {
         self.state = match state {
             State::InitSent(sent) => sent.timeout(&mut self.core, ctx),
             State::Answered(answered) => answered.timeout(&mut self.core, ctx),
+            State::IntermediateSent(sent) => sent.timeout(&mut self.core, ctx),
             State::AuthSent(sent) => sent.timeout(&mut self.core, ctx),
             State::Established(established) => established.timeout(&mut self.core, ctx),
             closed @ State::Closed(_) => closed,
@@ -275,7 +283,7 @@ impl IkeSa {
         match &self.state {
             State::InitSent(sent) => sent.deadline(&self.core),
             State::Answered(answered) => Some(answered.expires),
-            State::AuthSent(_) => self.core.requests.deadline(),
+            State::IntermediateSent(_) | State::AuthSent(_) => self.core.requests.deadline(),
             State::Established(established) => established.deadline(&self.core),
             State::Closed(closed) => Some(closed.until),
         }
@@ -290,6 +298,7 @@ impl IkeSa {
     pub fn connection(&self) -> Option<&Arc<Connection>> {
         match &self.state {
             State::InitSent(sent) => Some(&sent.connection),
+            State::IntermediateSent(sent) => Some(&sent.opening.connection),
             State::AuthSent(sent) => Some(&sent.connection),
             State::Established(established) => Some(&established.connection),
             State::Answered(_) | State::Closed(_) => None,
@@ -299,7 +308,7 @@ impl IkeSa {
     /// Children can be added to it: it is established, or will be.
     pub fn takes_children(&self) -> bool {
         match &self.state {
-            State::InitSent(_) | State::AuthSent(_) => true,
+            State::InitSent(_) | State::IntermediateSent(_) | State::AuthSent(_) => true,
             State::Established(established) => established.phase == Phase::Up,
             State::Answered(_) | State::Closed(_) => false,
         }
@@ -309,6 +318,7 @@ impl IkeSa {
     pub fn add_children(&mut self, ctx: &mut Context<'_>, children: &[Arc<ChildConfig>]) {
         let waiting = match &mut self.state {
             State::InitSent(sent) => &mut sent.children,
+            State::IntermediateSent(sent) => &mut sent.opening.children,
             State::AuthSent(sent) => &mut sent.later,
             State::Established(established) => {
                 for config in children {

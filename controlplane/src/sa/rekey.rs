@@ -12,6 +12,7 @@ use super::core::{Core, Protection};
 use super::established::{Active, Established, Next, Phase, RETRY_LATER, RETRY_SOON, Task};
 use super::init::{Essentials, NONCE_LEN, ike_suite, notifies};
 use super::{Command, Context, IkeSa, State};
+use crate::config::Connection;
 use crate::crypto::{CryptoError, Exchange, Group, IkeKeys, KeyExchange, Secret, kex, keys};
 use crate::proposal::{self, Chosen, Proposal};
 use crate::rejection::Rejection;
@@ -44,7 +45,7 @@ impl Established {
         };
         let (spi, nonce) = (ctx.ike_spi(), ctx.random::<NONCE_LEN>().to_vec());
         let payloads = [
-            Payload::Sa(proposal::offer(&self.connection.proposals, ProposalSpi::Ike(spi))),
+            Payload::Sa(proposal::offer(&proposals(&self.connection), ProposalSpi::Ike(spi))),
             Payload::Nonce(nonce.clone().into()),
             Payload::Ke(wire::KeyExchange {
                 method: KeId(key_exchange.group().iana()),
@@ -78,7 +79,7 @@ impl Established {
         let syntax = || Denied::new(Rejection::Syntax, NotifyType::INVALID_SYNTAX);
         let essentials = Essentials::find(payloads).ok_or_else(syntax)?;
         let ke = essentials.ke.ok_or_else(syntax)?;
-        let chosen = proposal::select(&self.connection.proposals, essentials.sa).map_err(|error| {
+        let chosen = proposal::select(&proposals(&self.connection), essentials.sa).map_err(|error| {
             info!(connection = %self.connection.name, %error, "rekey of the IKE SA refused");
             Denied::new(Rejection::NoProposal, NotifyType::NO_PROPOSAL_CHOSEN)
         })?;
@@ -126,7 +127,7 @@ impl Established {
             self.rekey_ike_refused(ctx, &request, error);
             return Next::Stay;
         }
-        match request.finish(core, ctx, &self.connection.proposals, payloads) {
+        match request.finish(core, ctx, &proposals(&self.connection), payloads) {
             Ok((new, lowest)) => self.succeed(core, ctx, request, new, &lowest),
             Err(why) => {
                 // The peer has a new IKE SA now that we do not: keys and views differ, so all of it goes.
@@ -200,6 +201,11 @@ impl Established {
         self.phase = Phase::Up;
         self.leave(ctx, DownReason::Terminated);
     }
+}
+
+/// What is offered and accepted in a rekey.
+fn proposals(connection: &Connection) -> Vec<Proposal> {
+    connection.proposals.iter().map(Proposal::without_additional).collect()
 }
 
 impl Request {

@@ -144,7 +144,7 @@ fn wrong_psk_and_unknown_identity_are_refused_alike() {
         (
             |side, connection| {
                 if side == B {
-                    connection.remote_auth = RemoteAuth::Psk(Secret::copy_of(b"herring"));
+                    connection.remote_auth = RemoteProof::Psk(Secret::copy_of(b"herring"));
                 }
             },
             Rejection::Authentication,
@@ -174,7 +174,7 @@ fn wrong_psk_and_unknown_identity_are_refused_alike() {
 fn an_initiator_that_does_not_accept_the_responder_closes_both_ends() {
     let mut world = up(|side, connection| {
         if side == A {
-            connection.remote_auth = RemoteAuth::Psk(Secret::copy_of(b"herring"));
+            connection.remote_auth = RemoteProof::Psk(Secret::copy_of(b"herring"));
         }
     });
     assert_eq!(world.sides[A].endpoint.counters().get(Rejection::Authentication), 1);
@@ -300,7 +300,7 @@ fn initial_contact_replaces_what_is_stale() {
     let mut world = up(|_, _| {});
     // A restarts and has forgotten everything.
     let [fresh, _] = configs(|_, _| {});
-    world.sides[A].endpoint = Endpoint::new(Arc::new(fresh));
+    world.sides[A].endpoint = Endpoint::new(Arc::new(fresh), wall_clock(world.now));
     world.sides[A].plane = Plane::default();
     world.initiate(A);
     world.run(LONG);
@@ -312,7 +312,7 @@ fn initial_contact_replaces_what_is_stale() {
 fn a_peer_that_lost_its_state_says_so() {
     let mut world = up(|side, connection| connection.dpd = (side == B).then_some(Duration::from_secs(30)));
     let [fresh, _] = configs(|_, _| {});
-    world.sides[A].endpoint = Endpoint::new(Arc::new(fresh));
+    world.sides[A].endpoint = Endpoint::new(Arc::new(fresh), wall_clock(world.now));
     world.run(Duration::from_secs(40));
     assert!(world.sides[A].endpoint.counters().get(Rejection::UnknownSpi) > 0);
     world.run(LONG);

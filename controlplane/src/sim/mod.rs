@@ -1,6 +1,7 @@
 //! Two endpoints and a network between them, in virtual time. Everything follows from a seed, so a failure is
 //! repeated by running its seed again.
 
+mod auth;
 mod basic;
 mod chaos;
 mod collisions;
@@ -15,10 +16,8 @@ use dataplane::message::Datagram;
 use dataplane::sa::{Lifetime, Mode, TunnelId};
 
 use crate::Endpoint;
-use crate::auth::{IdPattern, Identity};
-use crate::config::{
-    ChildConfig, Config, Connection, LocalAuth, OnDown, RemoteAddress, RemoteAuth, Retransmit, Start,
-};
+use crate::auth::{IdPattern, Identity, LocalProof, RemoteProof};
+use crate::config::{ChildConfig, Config, Connection, OnDown, RemoteAddress, Retransmit, Start};
 use crate::crypto::{Random, Secret, Seeded};
 use crate::proposal::Proposal;
 use crate::selector::SelectorSpec;
@@ -42,8 +41,9 @@ pub(super) fn connection(side: usize) -> Connection {
         remote: RemoteAddress::Addresses(vec![address(other)]),
         local_id: Identity::parse(name(side)).unwrap(),
         remote_id: IdPattern::parse(name(other)).unwrap(),
-        local_auth: LocalAuth::Psk(Secret::copy_of(b"swordfish")),
-        remote_auth: RemoteAuth::Psk(Secret::copy_of(b"swordfish")),
+        local_auth: LocalProof::Psk(Secret::copy_of(b"swordfish")),
+        remote_auth: RemoteProof::Psk(Secret::copy_of(b"swordfish")),
+        allow_sha1: false,
         proposals: vec![Proposal::ike("aes256gcm16-prfsha384-x25519").unwrap()],
         rekey: None,
         rekey_jitter: Duration::ZERO,
@@ -181,7 +181,7 @@ impl World {
         let sides = configs.map(|config| {
             number = number.wrapping_mul(31).wrapping_add(7);
             Side {
-                endpoint: Endpoint::new(Arc::new(config)),
+                endpoint: Endpoint::new(Arc::new(config), wall_clock(start)),
                 rng: Seeded(number),
                 plane: Plane::default(),
                 events: Vec::new(),
@@ -477,4 +477,9 @@ pub(super) fn log() {
 
 pub(super) fn socket(side: usize, port: u16) -> SocketAddr {
     SocketAddr::new(address(side), port)
+}
+
+pub(super) fn wall_clock(now: Instant) -> crate::endpoint::WallClock {
+    let unix = Duration::from_secs(crate::auth::x509::testing::now().as_secs());
+    crate::endpoint::WallClock { now, unix }
 }

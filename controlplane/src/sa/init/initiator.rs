@@ -10,11 +10,12 @@ use dataplane::message::Datagram;
 use tracing::{debug, info};
 
 use super::super::core::NAT_PORT;
-use super::super::{Context, Core, IkeSa, Path, State, auth};
+use super::super::{Context, Core, IkeSa, Path, State, auth, intermediate};
 use super::{
-    Essentials, NONCE_LEN, PeerSupport, Transcript, detect_nat, find_notify, ike_suite, nat_notifies,
-    notifies, protect,
+    Essentials, NONCE_LEN, PeerSupport, Transcript, detect_nat, find_notify, hash_notify, ike_suite,
+    nat_notifies, notifies, protect,
 };
+use crate::auth::IntAuth;
 use crate::config::{ChildConfig, Connection};
 use crate::crypto::{CryptoError, Group, KeyExchange};
 use crate::proposal::{self, Chosen};
@@ -108,6 +109,10 @@ impl Sent {
         payloads.extend(nat_notifies(core, (core.spi, 0), connection.force_encapsulation));
         if connection.fragmentation {
             payloads.push(Payload::Notify(Notify::bare(NotifyType::IKEV2_FRAGMENTATION_SUPPORTED)));
+        }
+        payloads.push(hash_notify());
+        if connection.proposals.iter().any(proposal::Proposal::has_additional) {
+            payloads.push(Payload::Notify(Notify::bare(NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED)));
         }
         match core.cleartext(ExchangeType::IKE_SA_INIT, false, &payloads) {
             Ok(message) => {
@@ -206,12 +211,17 @@ impl Sent {
             let note = format!("key exchange method {} does not fit {chosen} and our {group}", ke.method);
             return Err((Rejection::KeyExchange, note));
         }
+        let support = PeerSupport::of(&payloads);
+        if !chosen.additional().is_empty() && !support.intermediate {
+            let note = format!("{chosen} without support for IKE_INTERMEDIATE (RFC 9370 s2.2.2)");
+            return Err((Rejection::NoProposal, note));
+        }
         debug!(ike = core.spi, %chosen, "proposal chosen");
         Ok(Outcome::Accepted(Box::new(Accepted {
             chosen,
             nr: essentials.nonce.to_vec(),
             ke: ke.data.to_vec(),
-            support: PeerSupport::of(&payloads),
+            support,
         })))
     }
 
@@ -266,9 +276,11 @@ impl Sent {
             core.fragment_size = Some(self.connection.fragment_size);
         }
         core.last_heard = ctx.now;
-        let transcript = Transcript { ni: self.nonce, nr, request, response: datagram.payload };
+        let int_auth = IntAuth::default();
+        let transcript = Transcript { ni: self.nonce, nr, request, response: datagram.payload, int_auth };
         let Self { connection, children, .. } = *self;
-        auth::Sent::start(core, ctx, connection, children, transcript, support)
+        let opening = intermediate::Opening { connection, children, transcript, support };
+        intermediate::next(core, ctx, opening, chosen.additional().into())
     }
 
     /// Repeats the request, or gives up.

@@ -9,7 +9,8 @@ use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 
 use super::Core;
 use super::core::{Nat, Protection};
-use crate::crypto::{CryptoError, Encr, Exchange, IkeKeys, IkeSuite, Integ, Prf, Secret, keys};
+use crate::auth::IntAuth;
+use crate::crypto::{CryptoError, Encr, Exchange, Hash, IkeKeys, IkeSuite, Integ, Prf, Secret, keys};
 use crate::proposal::Chosen;
 use crate::wire::{Notify, NotifyType, Payload};
 
@@ -27,11 +28,17 @@ pub(crate) struct Transcript {
     pub request: Vec<u8>,
     /// The response (RealMessage2).
     pub response: Vec<u8>,
+    /// The IKE_INTERMEDIATE exchanges since (RFC 9242 s3.3).
+    pub int_auth: IntAuth,
 }
 
 /// What the peer announced.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct PeerSupport {
+    /// What it verifies (RFC 7427 s4); `None` when it knows only the older methods.
+    pub hashes: Option<Vec<Hash>>,
+    /// RFC 9242.
+    pub intermediate: bool,
     /// RFC 7383.
     pub fragmentation: bool,
     /// RFC 6023.
@@ -40,11 +47,23 @@ pub(crate) struct PeerSupport {
 
 impl PeerSupport {
     fn of(payloads: &[Payload<'_>]) -> Self {
+        let hashes = find_notify(payloads, NotifyType::SIGNATURE_HASH_ALGORITHMS).map(|notify| {
+            let ids = notify.data.chunks_exact(2).filter_map(|id| id.try_into().ok());
+            ids.filter_map(|id| Hash::from_iana(u16::from_be_bytes(id))).collect()
+        });
         Self {
+            hashes,
+            intermediate: find_notify(payloads, NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED).is_some(),
             fragmentation: find_notify(payloads, NotifyType::IKEV2_FRAGMENTATION_SUPPORTED).is_some(),
             childless: find_notify(payloads, NotifyType::CHILDLESS_IKEV2_SUPPORTED).is_some(),
         }
     }
+}
+
+/// The hashes that we verify (RFC 7427 s4).
+fn hash_notify() -> Payload<'static> {
+    let data: Vec<u8> = Hash::ANNOUNCED.iter().flat_map(|hash| hash.iana().to_be_bytes()).collect();
+    Payload::Notify(Notify::new(NotifyType::SIGNATURE_HASH_ALGORITHMS, data))
 }
 
 /// The first notify of a type.

@@ -1,5 +1,6 @@
 //! IKE_SA_INIT as the responder.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -7,7 +8,11 @@ use tracing::{debug, info};
 
 use super::super::{Command, core::Opened};
 use super::super::{Context, Core, IkeSa, Path, State};
-use super::{Essentials, NONCE_LEN, PeerSupport, Transcript, detect_nat, ike_suite, nat_notifies, protect};
+use super::super::{auth, intermediate};
+use super::{
+    Essentials, NONCE_LEN, PeerSupport, Transcript, detect_nat, hash_notify, ike_suite, nat_notifies, protect,
+};
+use crate::auth::IntAuth;
 use crate::config::Connection;
 use crate::crypto::{CryptoError, Group, kex};
 use crate::proposal;
@@ -22,6 +27,8 @@ pub(crate) struct Answered {
     pub candidates: Vec<Arc<Connection>>,
     pub(in crate::sa) transcript: Transcript,
     pub(in crate::sa) support: PeerSupport,
+    /// Additional key exchanges to come, in this order (RFC 9370 s2.2.2).
+    pub(in crate::sa) additional: VecDeque<KeId>,
     /// When the peer began it.
     pub since: Instant,
     /// When it is forgotten.
@@ -82,6 +89,12 @@ impl Answered {
         };
         let no_proposal = || Refusal::new(Rejection::NoProposal, NotifyType::NO_PROPOSAL_CHOSEN);
         let method = chosen.ke().ok_or_else(no_proposal)?;
+        let support = PeerSupport::of(payloads);
+        let additional: VecDeque<_> = chosen.additional().into();
+        if !additional.is_empty() && !support.intermediate {
+            info!(remote = %path.remote, %chosen, "peer does not support IKE_INTERMEDIATE, which this needs");
+            return Err(no_proposal());
+        }
         if ke.method != method {
             debug!(remote = %path.remote, came = %ke.method, expected = %method, "other key exchange method");
             let notify = Notify::new(NotifyType::INVALID_KE_PAYLOAD, method.0.to_be_bytes().to_vec());
@@ -112,7 +125,6 @@ impl Answered {
             Payload::Nonce(nonce.clone().into()),
         ];
         answer.extend(nat_notifies(&core, spis, forced));
-        let support = PeerSupport::of(payloads);
         if let Some(connection) = candidates.iter().find(|one| one.fragmentation)
             && support.fragmentation
         {
@@ -120,13 +132,20 @@ impl Answered {
             core.fragment_size = Some(connection.fragment_size);
         }
         answer.push(Payload::Notify(Notify::bare(NotifyType::CHILDLESS_IKEV2_SUPPORTED)));
+        answer.push(hash_notify());
+        if !additional.is_empty() {
+            answer.push(Payload::Notify(Notify::bare(NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED)));
+        }
+        answer
+            .extend(auth::certificate_requests(candidates.iter().map(|connection| &connection.remote_auth)));
         let response = core.cleartext(ExchangeType::IKE_SA_INIT, true, &answer).map_err(|_| syntax())?;
         core.transmit(ctx, std::slice::from_ref(&response));
         core.responses.answered(vec![response.clone()]);
         debug!(ike = core.spi, remote = %path.remote, %chosen, "half open");
-        let transcript = Transcript { ni, nr: nonce, request: request.to_vec(), response };
+        let transcript =
+            Transcript { ni, nr: nonce, request: request.to_vec(), response, int_auth: IntAuth::default() };
         let expires = ctx.now + ctx.config.limits.half_open_timeout;
-        let answered = Self { candidates, transcript, support, since: ctx.now, expires };
+        let answered = Self { candidates, transcript, support, additional, since: ctx.now, expires };
         Ok(IkeSa { core, state: State::Answered(Box::new(answered)) })
     }
 
@@ -143,12 +162,16 @@ impl Answered {
         header: &Header,
         opened: &Opened,
     ) -> State {
-        if header.exchange != ExchangeType::IKE_AUTH {
+        if header.exchange == ExchangeType::IKE_INTERMEDIATE && !self.additional.is_empty() {
+            return intermediate::respond(self, core, ctx, header, opened);
+        }
+        // RFC 9370 s2.2.2: all key exchanges come before IKE_AUTH, or none of them counts.
+        if header.exchange != ExchangeType::IKE_AUTH || !self.additional.is_empty() {
             ctx.reject(Rejection::UnexpectedExchange);
             return State::Answered(self);
         }
         ctx.out.commands.push(Command::NoLongerHalfOpen);
-        super::super::auth::respond(*self, core, ctx, opened)
+        auth::respond(*self, core, ctx, opened)
     }
 
     /// Nobody came.
