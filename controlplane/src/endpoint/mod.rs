@@ -1,0 +1,362 @@
+//! The protocol core as one object without I/O, clock or thread.
+//!
+//! Feed it with `handle_datagram` and `handle_timeout`, ask it for work with `initiate` and its siblings, and after
+//! each call drain, in this order:
+//!
+//! 1. [`Endpoint::poll_sa_update`], until `None`, and put the updates in force;
+//! 2. [`Endpoint::poll_transmit`], until `None`, and send the datagrams: a response may tell the peer to use an SA
+//!    that must be in force by then;
+//! 3. [`Endpoint::poll_event`], until `None`;
+//! 4. [`Endpoint::next_deadline`], and call [`Endpoint::handle_timeout`] when it has come.
+//!
+//! Time never goes backwards, and all randomness that shows on the wire comes from the generator that is passed
+//! in, except for the values of key exchanges: so a simulation repeats itself from its seed.
+//!
+//! A queued datagram whose payload is the single byte 0xff is a NAT keepalive, which goes out as it is, without
+//! non-ESP marker (RFC 3948 s2.3).
+
+mod command;
+mod cookie;
+mod half_open;
+mod operator;
+mod reply;
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use dataplane::message::Datagram;
+use dataplane::sa::TunnelId;
+use tracing::debug;
+
+use self::cookie::Cookies;
+use self::half_open::{Admission, HalfOpen};
+use self::reply::Replies;
+use crate::auth::x509::UnixTime;
+use crate::config::{ChildConfig, Config, Connection};
+use crate::crypto::Random;
+use crate::peer;
+use crate::pool::{ByConnection, SpiPool, TunnelPool};
+use crate::rejection::{Counters, Rejection};
+use crate::sa::{Answered, Context, Core, IkeSa, Output, Path, Refusal, State, find_notify};
+use crate::timer::Timers;
+use crate::update::{ChildUpdate, Event};
+use crate::wire::{
+    ExchangeType, HEADER_LEN, Header, Notify, NotifyType, Payload, WireErrorKind, parse_chain,
+};
+
+pub use self::operator::{ChildStatus, IkeStatus, OperatorError};
+
+/// All IKE SAs of a gateway.
+pub struct Endpoint {
+    config: Arc<Config>,
+    clock: WallClock,
+    sas: HashMap<u64, IkeSa>,
+    connections: ByConnection,
+    timers: Timers<u64>,
+    half_open: HalfOpen,
+    cookies: Cookies,
+    replies: Replies,
+    /// Old inbound SAs and when they are removed.
+    retiring: BTreeMap<(Instant, u32), TunnelId>,
+    /// Connections and children to set up again later.
+    restarts: Vec<(Instant, Arc<Connection>, Option<Arc<ChildConfig>>)>,
+    out: Output,
+    spis: SpiPool,
+    tunnels: TunnelPool,
+}
+
+/// What the wall clock showed at a moment. Time on the wire and in deadlines is monotonic; only the validity of
+/// certificates and revocation lists needs this.
+#[derive(Clone, Copy, Debug)]
+pub struct WallClock {
+    /// The moment.
+    pub now: Instant,
+    /// Since the Unix epoch.
+    pub unix: Duration,
+}
+
+impl WallClock {
+    fn at(&self, now: Instant) -> UnixTime {
+        UnixTime::since_unix_epoch(self.unix + now.saturating_duration_since(self.now))
+    }
+}
+
+impl Endpoint {
+    /// The wall clock was set.
+    pub fn set_clock(&mut self, clock: WallClock) {
+        self.clock = clock;
+    }
+
+    /// Without IKE SAs. `clock` dates certificates.
+    pub fn new(config: Arc<Config>, clock: WallClock) -> Self {
+        Self {
+            clock,
+            cookies: Cookies::new(config.limits.cookie_lifetime),
+            config,
+            sas: HashMap::new(),
+            connections: ByConnection::default(),
+            timers: Timers::default(),
+            half_open: HalfOpen::default(),
+            replies: Replies::default(),
+            retiring: BTreeMap::new(),
+            restarts: Vec::new(),
+            out: Output::default(),
+            spis: SpiPool::default(),
+            tunnels: TunnelPool::default(),
+        }
+    }
+
+    /// Serves a datagram from port 500, or from port 4500 without non-ESP marker.
+    pub fn handle_datagram(&mut self, now: Instant, datagram: Datagram, rng: &mut dyn Random) {
+        let header = match Header::parse(&datagram.payload) {
+            Ok(header) => header,
+            Err(error) => {
+                debug!(remote = %datagram.remote, %error, "not an IKEv2 message");
+                if let WireErrorKind::MajorVersion(version) = error.kind {
+                    self.out.counters.count(Rejection::MajorVersion);
+                    if version > 2 {
+                        self.replies.major_version(now, &mut self.out, &datagram);
+                    }
+                } else {
+                    self.out.counters.count(Rejection::Malformed);
+                }
+                return;
+            }
+        };
+        let begins = header.exchange == ExchangeType::IKE_SA_INIT && !header.response && header.initiator;
+        if begins && header.spi_r == 0 && header.message_id == 0 && header.spi_i != 0 {
+            return self.begin(now, &header, datagram, rng);
+        }
+        let spi = if header.initiator { header.spi_r } else { header.spi_i };
+        if !self.sas.contains_key(&spi) {
+            self.out.counters.count(Rejection::UnknownSpi);
+            if !header.response {
+                self.replies.unknown_spi(now, &mut self.out, &header, &datagram);
+            }
+            return;
+        }
+        let mut deferred = None;
+        self.serve(now, rng, spi, |sa, ctx| deferred = sa.receive(ctx, &header, datagram));
+        if let Some(deferred) = deferred {
+            self.take_over(now, rng, deferred.from, spi);
+            self.serve(now, rng, spi, |sa, ctx| sa.proceed(ctx, &header, deferred.opened));
+        }
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Instant, rng: &mut dyn Random) {
+        while let Some(spi) = self.timers.pop_due(now) {
+            self.serve(now, rng, spi, |sa, ctx| sa.timeout(ctx));
+        }
+        while let Some(entry) = self.retiring.first_entry().filter(|entry| entry.key().0 <= now) {
+            let ((_, spi), tunnel) = entry.remove_entry();
+            self.out.updates.push_back(ChildUpdate::RemoveInbound { tunnel, spi });
+            self.spis.release(spi);
+        }
+        let due: Vec<_> = self.restarts.extract_if(.., |(at, ..)| *at <= now).collect();
+        for (_, connection, child) in due {
+            self.bring_up(now, rng, &connection, child.as_slice());
+        }
+    }
+
+    /// The next datagram to send.
+    pub fn poll_transmit(&mut self) -> Option<Datagram> {
+        self.out.transmit.pop_front()
+    }
+
+    /// The next change to the Child SAs.
+    pub fn poll_sa_update(&mut self) -> Option<ChildUpdate> {
+        self.out.updates.pop_front()
+    }
+
+    /// The next piece of news.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.out.events.pop_front()
+    }
+
+    /// When [`Endpoint::handle_timeout`] is to be called.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let retiring = self.retiring.first_key_value().map(|(&(at, _), _)| at);
+        let restart = self.restarts.iter().map(|&(at, ..)| at).min();
+        [self.timers.next(), retiring, restart].into_iter().flatten().min()
+    }
+
+    /// How often which rejection happened.
+    pub fn counters(&self) -> &Counters {
+        &self.out.counters
+    }
+
+    /// Half-open IKE SAs.
+    pub fn half_open(&self) -> usize {
+        self.half_open.len()
+    }
+
+    /// No IKE SA, no SPI and no tunnel is left.
+    pub fn is_empty(&self) -> bool {
+        self.sas.is_empty() && self.retiring.is_empty() && self.spis.len() == 0 && self.tunnels.in_use() == 0
+    }
+
+    /// A request to start an IKE SA.
+    fn begin(&mut self, now: Instant, header: &Header, datagram: Datagram, rng: &mut dyn Random) {
+        let Datagram { local, remote, payload: request } = datagram;
+        if let Some(spi) = self.half_open.find(remote, header.spi_i)
+            && let Some(IkeSa { core, state: State::Answered(answered) }) = self.sas.get_mut(&spi)
+            && answered.is_repetition(&request)
+        {
+            let again = core.responses.last().iter();
+            self.out.transmit.extend(again.map(|packet| Datagram { local, remote, payload: packet.clone() }));
+            return;
+        }
+        let candidates = peer::candidates(&self.config.connections, local.ip(), remote.ip());
+        if candidates.is_empty() {
+            debug!(%local, %remote, "no connection for these addresses");
+            return self.refuse(
+                now,
+                header,
+                local,
+                remote,
+                Rejection::NoConnection,
+                Notify::bare(NotifyType::NO_PROPOSAL_CHOSEN),
+            );
+        }
+        let body = request.get(HEADER_LEN..).unwrap_or_default();
+        let payloads = match parse_chain(header.next_payload, body, HEADER_LEN) {
+            Ok(payloads) => payloads,
+            Err(error) => {
+                debug!(%remote, %error, "malformed IKE_SA_INIT");
+                let rejection = match error.kind {
+                    WireErrorKind::UnsupportedCritical(_) => Rejection::CriticalPayload,
+                    _ => Rejection::Malformed,
+                };
+                return self.refuse(now, header, local, remote, rejection, reply::error_notify(&error));
+            }
+        };
+        if !self.admit(now, header, local, remote, &payloads, rng) {
+            return;
+        }
+        let mut ctx = self.context(now, rng);
+        match Answered::answer(&mut ctx, header, &request, &payloads, Path { local, remote }, &candidates) {
+            Ok(sa) => {
+                let spi = sa.core.spi;
+                self.half_open.insert(spi, remote, header.spi_i);
+                self.timers.set(spi, sa.deadline());
+                self.sas.insert(spi, sa);
+            }
+            Err(Refusal { rejection, notify }) => self.refuse(now, header, local, remote, rejection, notify),
+        }
+    }
+
+    /// Whether the request may cost us something. If not, it is answered or dropped here.
+    fn admit(
+        &mut self,
+        now: Instant,
+        header: &Header,
+        local: SocketAddr,
+        remote: SocketAddr,
+        payloads: &[Payload<'_>],
+        rng: &mut dyn Random,
+    ) -> bool {
+        let nonce = payloads.iter().find_map(|payload| match payload {
+            Payload::Nonce(nonce) => Some(nonce.as_ref()),
+            _ => None,
+        });
+        let admission = self.half_open.admit(remote.ip(), &self.config.limits);
+        match (admission, nonce) {
+            (Admission::Free, _) => return true,
+            (Admission::Full, _) => self.out.counters.count(Rejection::HalfOpen),
+            (Admission::AddressFull, _) => self.out.counters.count(Rejection::HalfOpenAddress),
+            (Admission::WithCookie, None) => self.out.counters.count(Rejection::Syntax),
+            (Admission::WithCookie, Some(nonce)) => {
+                if let Some(cookie) = find_notify(payloads, NotifyType::COOKIE) {
+                    if self.cookies.verify(now, &cookie.data, nonce, remote.ip(), header.spi_i) {
+                        return true;
+                    }
+                    self.out.counters.count(Rejection::Cookie);
+                } else {
+                    self.out.counters.count(Rejection::CookieRequired);
+                }
+                let cookie = self.cookies.make(now, rng, nonce, remote.ip(), header.spi_i);
+                let notify = Notify::new(NotifyType::COOKIE, cookie);
+                reply::stateless(&mut self.out, header, local, remote, notify);
+            }
+        }
+        false
+    }
+
+    fn refuse(
+        &mut self,
+        now: Instant,
+        header: &Header,
+        local: SocketAddr,
+        remote: SocketAddr,
+        rejection: Rejection,
+        notify: Notify<'static>,
+    ) {
+        self.out.counters.count(rejection);
+        if self.replies.allowed(now) {
+            reply::stateless(&mut self.out, header, local, remote, notify);
+        }
+    }
+
+    /// Lets an IKE SA do something, and carries out what follows from it.
+    fn serve(
+        &mut self,
+        now: Instant,
+        rng: &mut dyn Random,
+        spi: u64,
+        step: impl FnOnce(&mut IkeSa, &mut Context<'_>),
+    ) {
+        let Some(mut sa) = self.sas.remove(&spi) else { return };
+        let initiating = matches!(sa.state, State::InitSent(_));
+        let first_contact =
+            initiating && !sa.connection().is_some_and(|connection| self.is_up(&connection.name));
+        let mut ctx = self.context(now, rng);
+        ctx.first_contact = first_contact;
+        step(&mut sa, &mut ctx);
+        self.put_back(now, sa);
+        self.carry_out(now, rng, spi);
+    }
+
+    /// An IKE SA of this connection is established.
+    fn is_up(&self, name: &str) -> bool {
+        let mut sas = self.connections.of(name).filter_map(|spi| self.sas.get(&spi));
+        sas.any(|sa| matches!(sa.state, State::Established(_)))
+    }
+
+    fn context<'a>(&'a mut self, now: Instant, rng: &'a mut dyn Random) -> Context<'a> {
+        Context {
+            now,
+            rng,
+            config: &self.config,
+            out: &mut self.out,
+            spis: &mut self.spis,
+            tunnels: &mut self.tunnels,
+            first_contact: false,
+            unix: self.clock.at(now),
+        }
+    }
+
+    fn put_back(&mut self, now: Instant, sa: IkeSa) {
+        let spi = sa.core.spi;
+        self.connections.set(spi, sa.connection().map(|connection| &connection.name));
+        if sa.is_over(now) {
+            self.timers.set(spi, None);
+            self.half_open.remove(spi);
+            return;
+        }
+        if let State::Established(established) = &sa.state {
+            established.children.iter().for_each(|child| self.tunnels.set_owner(child.tunnel, spi));
+        }
+        self.timers.set(spi, sa.deadline());
+        self.sas.insert(spi, sa);
+    }
+}
+
+/// The name of an IKE SA for the log and for tests.
+impl std::fmt::Debug for Core {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "IKE SA {:016x} {}", self.spi, self.path.remote)
+    }
+}

@@ -1,0 +1,299 @@
+//! What an operator, the data plane or the configuration asks for.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use dataplane::sa::{Endpoints, Spi, TunnelId};
+use thiserror::Error;
+
+use super::Endpoint;
+use crate::auth::Identity;
+use crate::config::{ChildConfig, Connection, RemoteAddress, Start};
+use crate::crypto::Random;
+use crate::sa::{Context, IkeSa, Path, Sent, State, Task};
+use crate::update::{DownReason, Event};
+
+/// The UDP port of IKE.
+const IKE_PORT: u16 = 500;
+
+/// Why something cannot be done.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum OperatorError {
+    /// No connection has this name.
+    #[error("no connection `{0}`")]
+    NoConnection(String),
+    /// The connection has no child of this name.
+    #[error("connection `{0}` has no child `{1}`")]
+    NoChild(String, String),
+    /// The connection does not say where the peer is.
+    #[error("connection `{0}` has no remote address: it only responds")]
+    NoRemote(String),
+    /// The connection does not say where we are.
+    #[error("connection `{0}` has no local address")]
+    NoLocal(String),
+    /// There is nothing to do it to.
+    #[error("connection `{0}` is not up")]
+    NotUp(String),
+}
+
+/// An IKE SA, for `show`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IkeStatus {
+    /// Name of the connection, once it is known.
+    pub connection: Option<Arc<str>>,
+    /// Our SPI.
+    pub spi: u64,
+    /// The peer's SPI.
+    pub peer_spi: u64,
+    /// Our address and port.
+    pub local: SocketAddr,
+    /// The peer's.
+    pub remote: SocketAddr,
+    /// Who the peer proved to be.
+    pub peer: Option<Identity>,
+    /// Its state in a word.
+    pub state: &'static str,
+    /// Its Child SAs.
+    pub children: Vec<ChildStatus>,
+}
+
+/// A Child SA, for `show`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChildStatus {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its tunnel.
+    pub tunnel: TunnelId,
+    /// SPI that we receive on.
+    pub spi_in: Spi,
+    /// SPI that we send on.
+    pub spi_out: Spi,
+    /// The tunnel sends on it.
+    pub active: bool,
+}
+
+impl Endpoint {
+    /// Sets up what the configuration wants up from the start.
+    pub fn start(&mut self, now: Instant, rng: &mut dyn Random) {
+        for connection in self.config.connections.clone() {
+            let children: Vec<_> =
+                connection.children.iter().filter(|child| child.start == Start::Boot).cloned().collect();
+            if !children.is_empty() {
+                self.bring_up(now, rng, &connection, &children);
+            }
+        }
+    }
+
+    /// Sets up a connection with all its children, or with one.
+    pub fn initiate(
+        &mut self,
+        now: Instant,
+        rng: &mut dyn Random,
+        connection: &str,
+        child: Option<&str>,
+    ) -> Result<(), OperatorError> {
+        let connection = self.find(connection)?;
+        let name = || connection.name.to_string();
+        let children = match child {
+            None => connection.children.clone(),
+            Some(child) => {
+                let missing = || OperatorError::NoChild(name(), child.into());
+                vec![connection.child(child).ok_or_else(missing)?.clone()]
+            }
+        };
+        if connection.local_addresses.is_empty() {
+            return Err(OperatorError::NoLocal(name()));
+        }
+        if connection.remote == RemoteAddress::Any {
+            return Err(OperatorError::NoRemote(name()));
+        }
+        self.bring_up(now, rng, &connection, &children);
+        Ok(())
+    }
+
+    /// Takes down a connection, or one of its children.
+    pub fn terminate(
+        &mut self,
+        now: Instant,
+        rng: &mut dyn Random,
+        connection: &str,
+        child: Option<&str>,
+    ) -> Result<(), OperatorError> {
+        let connection = self.find(connection)?;
+        self.restarts.retain(|(_, waiting, _)| waiting.name != connection.name);
+        self.each(now, rng, &connection, |sa, ctx| match (&mut sa.state, child) {
+            (State::Established(established), None) => {
+                established.leave(ctx, DownReason::Terminated);
+                established.advance(&mut sa.core, ctx);
+            }
+            (State::Established(established), Some(child)) => {
+                let spis = established
+                    .children
+                    .iter()
+                    .filter(|one| &*one.config.name == child)
+                    .map(|one| one.spi_in);
+                for spi in spis.collect::<Vec<_>>() {
+                    established.add_task(ctx.now, Task::DeleteChild { spi, reason: DownReason::Terminated });
+                }
+                established.advance(&mut sa.core, ctx);
+            }
+            (_, None) => sa.abolish(ctx, DownReason::Terminated),
+            (_, Some(_)) => {}
+        })
+    }
+
+    /// Rekeys the IKE SA of a connection.
+    pub fn rekey_ike(
+        &mut self,
+        now: Instant,
+        rng: &mut dyn Random,
+        connection: &str,
+    ) -> Result<(), OperatorError> {
+        let connection = self.find(connection)?;
+        self.each(now, rng, &connection, |sa, ctx| {
+            if let State::Established(established) = &mut sa.state {
+                established.add_task(ctx.now, Task::RekeyIke { group: None });
+                established.advance(&mut sa.core, ctx);
+            }
+        })
+    }
+
+    /// Rekeys a child of a connection.
+    pub fn rekey_child(
+        &mut self,
+        now: Instant,
+        rng: &mut dyn Random,
+        connection: &str,
+        child: &str,
+    ) -> Result<(), OperatorError> {
+        let connection = self.find(connection)?;
+        self.each(now, rng, &connection, |sa, ctx| {
+            if let State::Established(established) = &mut sa.state {
+                let named =
+                    established.children.iter().filter(|one| one.active && &*one.config.name == child);
+                for spi in named.map(|one| one.spi_in).collect::<Vec<_>>() {
+                    established.add_task(ctx.now, Task::RekeyChild { spi, group: None });
+                }
+                established.advance(&mut sa.core, ctx);
+            }
+        })
+    }
+
+    /// The data plane used up an SA, by its inbound or outbound SPI: soft means to rekey it, hard that it is dead.
+    pub fn child_expired(
+        &mut self,
+        now: Instant,
+        rng: &mut dyn Random,
+        tunnel: TunnelId,
+        spi: Spi,
+        hard: bool,
+    ) {
+        let Some(owner) = self.tunnels.owner(tunnel) else { return };
+        self.serve(now, rng, owner, |sa, ctx| {
+            let State::Established(established) = &mut sa.state else { return };
+            let children = established.children.iter().filter(|child| child.tunnel == tunnel);
+            let mut found =
+                children.filter(|one| one.spi_in == spi || one.spi_out == spi).map(|one| one.spi_in);
+            let Some(spi_in) = found.next() else { return };
+            drop(found);
+            let task = if hard {
+                Task::DeleteChild { spi: spi_in, reason: DownReason::Expired }
+            } else {
+                Task::RekeyChild { spi: spi_in, group: None }
+            };
+            established.add_task(ctx.now, task);
+            established.advance(&mut sa.core, ctx);
+        });
+    }
+
+    /// The data plane saw an authentic packet of the tunnel come from another address or port: a NAT mapping
+    /// moved (RFC 7296 s2.23).
+    pub fn peer_moved(&mut self, now: Instant, rng: &mut dyn Random, tunnel: TunnelId, seen: Endpoints) {
+        let Some(owner) = self.tunnels.owner(tunnel) else { return };
+        self.serve(now, rng, owner, |sa, ctx| sa.peer_moved(ctx, seen));
+    }
+
+    /// All IKE SAs.
+    pub fn status(&self) -> impl Iterator<Item = IkeStatus> {
+        self.sas.values().map(|sa| {
+            let (peer, children) = match &sa.state {
+                State::Established(established) => {
+                    let children = established.children.iter().map(|child| ChildStatus {
+                        name: child.config.name.clone(),
+                        tunnel: child.tunnel,
+                        spi_in: child.spi_in,
+                        spi_out: child.spi_out,
+                        active: child.active,
+                    });
+                    (Some(established.peer.clone()), children.collect())
+                }
+                _ => (None, Vec::new()),
+            };
+            IkeStatus {
+                connection: sa.connection().map(|connection| connection.name.clone()),
+                spi: sa.core.spi,
+                peer_spi: sa.core.peer_spi,
+                local: sa.core.path.local,
+                remote: sa.core.path.remote,
+                peer,
+                state: sa.state.name(),
+                children,
+            }
+        })
+    }
+
+    /// Makes children of a connection be set up: on the IKE SA that it has, or on a new one.
+    pub(super) fn bring_up(
+        &mut self,
+        now: Instant,
+        rng: &mut dyn Random,
+        connection: &Arc<Connection>,
+        children: &[Arc<ChildConfig>],
+    ) {
+        let existing = self.of(connection).find(|sa| sa.takes_children()).map(|sa| sa.core.spi);
+        if let Some(spi) = existing {
+            return self.serve(now, rng, spi, |sa, ctx| sa.add_children(ctx, children));
+        }
+        let (Some(&local), RemoteAddress::Addresses(remote)) =
+            (connection.local_addresses.first(), &connection.remote)
+        else {
+            return;
+        };
+        let Some(&remote) = remote.first() else { return };
+        let port = if connection.start_on_4500 { crate::sa::NAT_PORT } else { IKE_PORT };
+        let path = Path { local: SocketAddr::new(local, port), remote: SocketAddr::new(remote, port) };
+        match Sent::start(&mut self.context(now, rng), connection.clone(), children.to_vec(), path) {
+            Ok(sa) => self.put_back(now, sa),
+            Err(reason) => {
+                let connection = Some(connection.name.clone());
+                self.out.events.push_back(Event::IkeDown { connection, ike: 0, reason });
+            }
+        }
+    }
+
+    fn find(&self, name: &str) -> Result<Arc<Connection>, OperatorError> {
+        self.config.connection(name).cloned().ok_or_else(|| OperatorError::NoConnection(name.into()))
+    }
+
+    fn of<'a>(&'a self, connection: &'a Arc<Connection>) -> impl Iterator<Item = &'a IkeSa> {
+        self.connections.of(&connection.name).filter_map(|spi| self.sas.get(&spi))
+    }
+
+    fn each(
+        &mut self,
+        now: Instant,
+        rng: &mut dyn Random,
+        connection: &Arc<Connection>,
+        mut step: impl FnMut(&mut IkeSa, &mut Context<'_>),
+    ) -> Result<(), OperatorError> {
+        let spis: Vec<_> = self.connections.of(&connection.name).collect();
+        if spis.is_empty() {
+            return Err(OperatorError::NotUp(connection.name.to_string()));
+        }
+        for spi in spis {
+            self.serve(now, rng, spi, &mut step);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,121 @@
+//! What is not accepted, by name, and how often.
+
+macro_rules! rejections {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal;)*) => {
+        /// A message, or what it asked for, that was not accepted.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Rejection {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl Rejection {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            /// Its name in metrics and logs.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name,)*
+                }
+            }
+        }
+    };
+}
+
+rejections! {
+    /// Bytes that are no IKE message.
+    Malformed = "malformed";
+    /// Major version other than 2.
+    MajorVersion = "major-version";
+    /// No IKE SA has this SPI.
+    UnknownSpi = "unknown-spi";
+    /// The exchange type does not fit the state of the IKE SA.
+    UnexpectedExchange = "unexpected-exchange";
+    /// The message ID is not the next one, nor the one before.
+    MessageId = "message-id";
+    /// The integrity check failed.
+    Integrity = "integrity";
+    /// A cleartext message where only an encrypted one counts.
+    Cleartext = "cleartext";
+    /// A fragment that contradicts the others, or too many of them.
+    Fragment = "fragment";
+    /// No connection of the configuration fits the addresses.
+    NoConnection = "no-connection";
+    /// No common proposal.
+    NoProposal = "no-proposal";
+    /// A key exchange value for another method, or an invalid one.
+    KeyExchange = "key-exchange";
+    /// A cookie that we did not make, or an old one.
+    Cookie = "cookie";
+    /// A cookie was asked for.
+    CookieRequired = "cookie-required";
+    /// Too many half-open IKE SAs.
+    HalfOpen = "half-open-limit";
+    /// Too many half-open IKE SAs of one address.
+    HalfOpenAddress = "half-open-address-limit";
+    /// No connection expects this identity.
+    Identity = "identity";
+    /// The AUTH payload is wrong or missing.
+    Authentication = "authentication";
+    /// No common traffic selectors.
+    Selectors = "selectors";
+    /// A critical payload that we do not know.
+    CriticalPayload = "critical-payload";
+    /// A payload that the exchange needs is missing, or there twice.
+    Syntax = "syntax";
+    /// The request collides with one of ours (RFC 7296 s2.25).
+    Collision = "collision";
+    /// The Child SA that the request is about does not exist.
+    ChildNotFound = "child-not-found";
+    /// A response to no request of ours.
+    Unsolicited = "unsolicited-response";
+    /// No address left, or none for this peer.
+    Configuration = "configuration";
+}
+
+/// How often each rejection happened.
+#[derive(Clone, Debug)]
+pub struct Counters([u64; Rejection::ALL.len()]);
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self([0; Rejection::ALL.len()])
+    }
+}
+
+impl Counters {
+    /// Counts one.
+    pub fn count(&mut self, rejection: Rejection) {
+        if let Some(counter) = self.0.get_mut(rejection as usize) {
+            *counter += 1;
+        }
+    }
+
+    /// How often.
+    pub fn get(&self, rejection: Rejection) -> u64 {
+        self.0.get(rejection as usize).copied().unwrap_or(0)
+    }
+
+    /// Name and count of each, for metrics.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        Rejection::ALL.iter().map(|&rejection| (rejection.name(), self.get(rejection)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_has_a_counter_and_a_name_of_its_own() {
+        let mut counters = Counters::default();
+        counters.count(Rejection::Cookie);
+        counters.count(Rejection::Cookie);
+        assert_eq!(counters.get(Rejection::Cookie), 2);
+        assert_eq!(counters.iter().map(|(_, count)| count).sum::<u64>(), 2);
+        let mut names: Vec<_> = counters.iter().map(|(name, _)| name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), Rejection::ALL.len());
+    }
+}

@@ -1,0 +1,244 @@
+//! A Child SA that the peer asks for, in IKE_AUTH or CREATE_CHILD_SA (RFC 7296 s1.2, s1.3.1, s1.3.3, s2.9).
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use dataplane::sa::{Mode, TunnelId};
+use tracing::info;
+
+use super::super::Context;
+use super::super::core::Core;
+use super::super::init::{NONCE_LEN, find_notify};
+use super::{Child, Pair, Terms};
+use crate::config::{ChildConfig, Connection};
+use crate::crypto::{Group, Secret, kex};
+use crate::proposal::{self, Chosen, Proposal};
+use crate::rejection::Rejection;
+use crate::selector;
+use crate::wire::{self, KeId, Notify, NotifyType, Payload, ProposalSpi, TrafficSelector};
+
+/// What makes the Child SA that we agreed to.
+pub(crate) struct Answer {
+    pub pair: Pair,
+    pub payloads: Vec<Payload<'static>>,
+    /// Our nonce; it decides collisions.
+    pub nr: Vec<u8>,
+}
+
+impl Answer {
+    /// Gives back what a new tunnel took.
+    pub fn discard(self, ctx: &mut Context<'_>) {
+        give_back(ctx, self.pair.inbound.spi, Some(self.pair.inbound.tunnel));
+    }
+}
+
+/// Why we did not agree, and what the peer is told.
+pub(crate) struct Denied {
+    pub rejection: Rejection,
+    pub notify: Notify<'static>,
+}
+
+impl Denied {
+    pub fn new(rejection: Rejection, kind: NotifyType) -> Self {
+        Self { rejection, notify: Notify::bare(kind) }
+    }
+}
+
+/// A configuration that fits, with the narrowed selectors.
+struct Match<'a> {
+    config: &'a Arc<ChildConfig>,
+    local: Vec<TrafficSelector>,
+    remote: Vec<TrafficSelector>,
+}
+
+/// Answers a request. `rekeyed` is the Child SA that is replaced. In IKE_AUTH the nonces of IKE_SA_INIT are given;
+/// then there is neither nonce nor key exchange in the request.
+pub(crate) fn respond(
+    ctx: &mut Context<'_>,
+    core: &Core,
+    connection: &Connection,
+    payloads: &[Payload<'_>],
+    rekeyed: Option<&Child>,
+    nonces: Option<(&[u8], &[u8])>,
+) -> Result<Answer, Denied> {
+    let request = Asked::read(payloads)?;
+    let matched = match rekeyed {
+        Some(old) => narrow_to(&old.config, &old.local, &old.remote, &request),
+        None => find(core, connection, &request),
+    };
+    let Some(Match { config, local, remote }) = matched else {
+        info!(
+            connection = %connection.name,
+            came = %format!("{} === {}", selector::display(request.remote), selector::display(request.local)),
+            expected = %describe(core, connection, rekeyed),
+            "selectors not acceptable"
+        );
+        return Err(Denied::new(Rejection::Selectors, NotifyType::TS_UNACCEPTABLE));
+    };
+    let in_auth = nonces.is_some();
+    let ours: Vec<_> = if in_auth {
+        config.proposals.iter().map(Proposal::without_key_exchange).collect()
+    } else {
+        config.proposals.clone()
+    };
+    let chosen = choose(connection, config, &ours, request.sa)?;
+    let ProposalSpi::Child(spi_out) = chosen.proposal.spi else {
+        return Err(Denied::new(Rejection::Syntax, NotifyType::INVALID_SYNTAX));
+    };
+    let (public, shared) = if in_auth { (None, None) } else { agree(&chosen, request.ke)? };
+    let nonce = ctx.random::<NONCE_LEN>().to_vec();
+    let (ni, nr) = match (nonces, request.nonce) {
+        (Some(nonces), _) => nonces,
+        (None, Some(ni)) => (ni, nonce.as_slice()),
+        (None, None) => return Err(Denied::new(Rejection::Syntax, NotifyType::INVALID_SYNTAX)),
+    };
+    let transport =
+        config.mode == Mode::Transport && find_notify(payloads, NotifyType::USE_TRANSPORT_MODE).is_some();
+    let mode = if transport { Mode::Transport } else { Mode::Tunnel };
+    let spi_in = ctx.spis.allocate(ctx.rng);
+    let tunnel = rekeyed.map_or_else(|| ctx.tunnels.allocate(), |old| old.tunnel);
+    let mut answer = vec![Payload::Sa(vec![chosen.answer(ProposalSpi::Child(spi_in))])];
+    if !in_auth {
+        answer.push(Payload::Nonce(Cow::Owned(nonce.clone())));
+    }
+    if let Some((method, public)) = public {
+        answer.push(Payload::Ke(wire::KeyExchange { method, data: Cow::Owned(public) }));
+    }
+    answer.push(Payload::TsI(remote.clone()));
+    answer.push(Payload::TsR(local.clone()));
+    if transport {
+        answer.push(Payload::Notify(Notify::bare(NotifyType::USE_TRANSPORT_MODE)));
+    }
+    let (chosen, shared) = (&chosen, shared.as_ref());
+    let terms = Terms {
+        connection,
+        config,
+        tunnel,
+        chosen,
+        spi_in,
+        spi_out,
+        mode,
+        local,
+        remote,
+        initiated: false,
+        shared,
+        ni,
+        nr,
+    };
+    match terms.settle(core) {
+        Ok(pair) => Ok(Answer { pair, payloads: answer, nr: nonce }),
+        Err(error) => {
+            info!(connection = %connection.name, child = %config.name, %error, "Child SA refused");
+            give_back(ctx, spi_in, rekeyed.is_none().then_some(tunnel));
+            Err(Denied::new(Rejection::Selectors, NotifyType::TS_UNACCEPTABLE))
+        }
+    }
+}
+
+fn give_back(ctx: &mut Context<'_>, spi: u32, tunnel: Option<TunnelId>) {
+    ctx.spis.release(spi);
+    if let Some(tunnel) = tunnel {
+        ctx.tunnels.release(tunnel);
+    }
+}
+
+/// The parts of a request for a Child SA.
+struct Asked<'p, 'a> {
+    sa: &'p [wire::Proposal],
+    nonce: Option<&'p [u8]>,
+    ke: Option<&'p wire::KeyExchange<'a>>,
+    /// TSi is the side of the exchange's initiator: the peer's.
+    remote: &'p [TrafficSelector],
+    local: &'p [TrafficSelector],
+}
+
+impl<'p, 'a> Asked<'p, 'a> {
+    fn read(payloads: &'p [Payload<'a>]) -> Result<Self, Denied> {
+        let syntax = || Denied::new(Rejection::Syntax, NotifyType::INVALID_SYNTAX);
+        let (mut sa, mut nonce, mut ke, mut local, mut remote) = (None, None, None, None, None);
+        for payload in payloads {
+            let twice = match payload {
+                Payload::Sa(proposals) => sa.replace(proposals.as_slice()).is_some(),
+                Payload::Nonce(value) => nonce.replace(value.as_ref()).is_some(),
+                Payload::Ke(value) => ke.replace(value).is_some(),
+                Payload::TsI(selectors) => remote.replace(selectors.as_slice()).is_some(),
+                Payload::TsR(selectors) => local.replace(selectors.as_slice()).is_some(),
+                _ => false,
+            };
+            if twice {
+                return Err(syntax());
+            }
+        }
+        let (Some(sa), Some(local), Some(remote)) = (sa, local, remote) else { return Err(syntax()) };
+        Ok(Self { sa, nonce, ke, remote, local })
+    }
+}
+
+/// The child whose selectors fit: one whose policy is exactly what is asked for wins over one that narrows.
+fn find<'a>(core: &Core, connection: &'a Connection, request: &Asked<'_, '_>) -> Option<Match<'a>> {
+    let mut narrowed = None;
+    for config in &connection.children {
+        let local = selector::resolve(&config.local, &[core.path.local.ip()]);
+        let remote = selector::resolve(&config.remote, &[core.path.remote.ip()]);
+        let Some(matched) = narrow_to(config, &local, &remote, request) else { continue };
+        if matched.local == request.local && matched.remote == request.remote {
+            return Some(matched);
+        }
+        narrowed = narrowed.or(Some(matched));
+    }
+    narrowed
+}
+
+fn narrow_to<'a>(
+    config: &'a Arc<ChildConfig>,
+    local: &[TrafficSelector],
+    remote: &[TrafficSelector],
+    request: &Asked<'_, '_>,
+) -> Option<Match<'a>> {
+    let local = selector::narrow(request.local, local);
+    let remote = selector::narrow(request.remote, remote);
+    (!local.is_empty() && !remote.is_empty()).then_some(Match { config, local, remote })
+}
+
+fn describe(core: &Core, connection: &Connection, rekeyed: Option<&Child>) -> String {
+    let pair = |local: &[TrafficSelector], remote: &[TrafficSelector]| {
+        format!("{} === {}", selector::display(local), selector::display(remote))
+    };
+    if let Some(old) = rekeyed {
+        return pair(&old.local, &old.remote);
+    }
+    let resolved = connection.children.iter().map(|config| {
+        let local = selector::resolve(&config.local, &[core.path.local.ip()]);
+        let remote = selector::resolve(&config.remote, &[core.path.remote.ip()]);
+        format!("{}: {}", config.name, pair(&local, &remote))
+    });
+    resolved.collect::<Vec<_>>().join(", ")
+}
+
+fn choose(
+    connection: &Connection,
+    config: &ChildConfig,
+    ours: &[Proposal],
+    theirs: &[wire::Proposal],
+) -> Result<Chosen, Denied> {
+    proposal::select(ours, theirs).map_err(|error| {
+        info!(connection = %connection.name, child = %config.name, %error, "refused");
+        Denied::new(Rejection::NoProposal, NotifyType::NO_PROPOSAL_CHOSEN)
+    })
+}
+
+type Agreed = (Option<(KeId, Vec<u8>)>, Option<Secret>);
+
+/// Our half of the key exchange, when one was negotiated (RFC 7296 s1.3.1).
+fn agree(chosen: &Chosen, theirs: Option<&wire::KeyExchange<'_>>) -> Result<Agreed, Denied> {
+    let Some(method) = chosen.ke() else { return Ok((None, None)) };
+    let invalid = || {
+        let notify = Notify::new(NotifyType::INVALID_KE_PAYLOAD, method.0.to_be_bytes().to_vec());
+        Denied { rejection: Rejection::KeyExchange, notify }
+    };
+    let theirs = theirs.filter(|ke| ke.method == method).ok_or_else(invalid)?;
+    let group = Group::from_iana(method.0).ok_or_else(invalid)?;
+    let kex::Response { public, shared } = kex::respond(group, &theirs.data)
+        .map_err(|_| Denied::new(Rejection::KeyExchange, NotifyType::INVALID_SYNTAX))?;
+    Ok((Some((method, public)), Some(shared)))
+}

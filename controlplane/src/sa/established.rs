@@ -1,0 +1,459 @@
+//! An established IKE SA: one exchange of ours at a time from a queue of tasks, and the peer's requests.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tracing::{debug, info, warn};
+
+use super::child::{Children, Request, Settled, Stage};
+use super::core::{Core, Opened};
+use super::{Command, Context, State, informational, rekey};
+use crate::auth::Identity;
+use crate::config::{ChildConfig, Connection};
+use crate::crypto::Group;
+use crate::rejection::Rejection;
+use crate::update::{ChildUpdate, DownReason, Event};
+use crate::wire::{Delete, ExchangeType, NotifyType, Payload, ProtocolId, parse_chain};
+
+/// After TEMPORARY_FAILURE, a task is tried again after this time and up to as much again (RFC 7296 s2.25).
+pub(super) const RETRY_SOON: Duration = Duration::from_millis(500);
+
+/// After another failure of a rekey.
+pub(super) const RETRY_LATER: Duration = Duration::from_secs(15);
+
+/// An established IKE SA.
+pub(crate) struct Established {
+    pub connection: Arc<Connection>,
+    pub peer: Identity,
+    pub since: Instant,
+    pub children: Children,
+    pub phase: Phase,
+    pub tasks: Vec<(Instant, Task)>,
+    /// Our exchange in progress.
+    pub active: Option<Active>,
+    pub rekey_at: Option<Instant>,
+    /// Made by the peer's rekey of this IKE SA, which still has the children.
+    pub heir_of: Option<u64>,
+    /// Redundant or replaced: its end is no news.
+    pub quiet: bool,
+}
+
+/// Where an established IKE SA stands in its life.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// In use.
+    Up,
+    /// We answered the peer's rekey. The peer deletes this IKE SA once it has the answer; if it does not until
+    /// the deadline, the successor takes over anyway.
+    Answered { successor: u64, deadline: Instant },
+    /// Made by a rekey of the peer that crossed ours and lost. The peer deletes it, unless it never got our answer
+    /// and does not know it: then it is forgotten at the deadline.
+    Redundant { deadline: Instant },
+    /// Our delete is queued or sent.
+    Leaving(DownReason),
+}
+
+/// Something to do in an exchange of our own.
+#[derive(Clone, Debug)]
+pub(crate) enum Task {
+    CreateChild {
+        config: Arc<ChildConfig>,
+        group: Option<Group>,
+    },
+    RekeyChild {
+        spi: u32,
+        group: Option<Group>,
+    },
+    /// A Child SA of ours, by inbound SPI.
+    DeleteChild {
+        spi: u32,
+        reason: DownReason,
+    },
+    /// A Child SA that only the peer has: we did not accept its terms.
+    DeleteUnwanted {
+        protocol: ProtocolId,
+        spi: u32,
+    },
+    RekeyIke {
+        group: Option<Group>,
+    },
+    DeleteIke,
+    /// Is the peer alive?
+    Probe,
+}
+
+/// Our exchange in progress.
+pub(crate) enum Active {
+    CreateChild(Box<Request>),
+    RekeyChild { old: u32, request: Box<Request>, rival: Option<Rival> },
+    DeleteChild { spi: u32, reason: DownReason },
+    DeleteUnwanted { spi: u32 },
+    RekeyIke(Box<rekey::Request>),
+    DeleteIke,
+    Probe,
+}
+
+/// What the peer made in an exchange that crossed ours (RFC 7296 s2.8.1): our inbound SPI of it, and the lower
+/// nonce of its exchange.
+pub(crate) struct Rival {
+    pub spi: u32,
+    pub lowest: Vec<u8>,
+}
+
+/// What a handler of [`Established`] decides.
+pub(super) enum Next {
+    Stay,
+    /// The IKE SA is closed, with the last response kept for repetitions.
+    Close(DownReason),
+}
+
+/// What an IKE SA hands over to its successor.
+pub(crate) struct Estate {
+    pub connection: Arc<Connection>,
+    pub children: Children,
+    pub tasks: Vec<(Instant, Task)>,
+}
+
+impl Phase {
+    /// When it ends without the peer.
+    fn deadline(&self) -> Option<Instant> {
+        match self {
+            Self::Answered { deadline, .. } | Self::Redundant { deadline } => Some(*deadline),
+            Self::Up | Self::Leaving(_) => None,
+        }
+    }
+}
+
+impl Established {
+    pub fn new(ctx: &mut Context<'_>, connection: Arc<Connection>, peer: Identity) -> Self {
+        let jitter = ctx.jitter(connection.rekey_jitter);
+        let rekey_at = connection.rekey.map(|after| ctx.now + after.saturating_sub(jitter));
+        Self {
+            connection,
+            peer,
+            since: ctx.now,
+            children: Children::default(),
+            phase: Phase::Up,
+            tasks: Vec::new(),
+            active: None,
+            rekey_at,
+            heir_of: None,
+            quiet: false,
+        }
+    }
+
+    /// Tells that it is up.
+    pub fn announce(&self, core: &Core, ctx: &mut Context<'_>) {
+        let (connection, peer) = (self.connection.name.clone(), self.peer.clone());
+        info!(%connection, %peer, ike = core.spi, remote = %core.path.remote, "IKE SA established");
+        ctx.out.events.push_back(Event::IkeUp { connection, ike: core.spi, peer });
+        if !core.initiator {
+            ctx.out.commands.push(Command::NoLongerHalfOpen);
+        }
+    }
+
+    /// Queues a task.
+    pub fn add_task(&mut self, at: Instant, task: Task) {
+        self.tasks.push((at, task));
+    }
+
+    /// Serves a request of the peer.
+    pub fn request(
+        mut self: Box<Self>,
+        core: &mut Core,
+        ctx: &mut Context<'_>,
+        exchange: ExchangeType,
+        opened: &Opened,
+    ) -> State {
+        let payloads = match parse_chain(opened.first, &opened.plain, 0) {
+            Ok(payloads) => payloads,
+            Err(error) => {
+                warn!(connection = %self.connection.name, %error, "malformed request");
+                let notify = informational::error_notify(&error);
+                let fatal = notify.kind == NotifyType::INVALID_SYNTAX;
+                ctx.reject(if fatal { Rejection::Malformed } else { Rejection::CriticalPayload });
+                core.respond(ctx, exchange, &[Payload::Notify(notify)]);
+                // RFC 7296 s2.21.3: INVALID_SYNTAX in an authenticated message ends the IKE SA.
+                let next =
+                    if fatal { Next::Close(DownReason::Failed(error.to_string())) } else { Next::Stay };
+                return self.step(core, ctx, next);
+            }
+        };
+        let next = match exchange {
+            ExchangeType::CREATE_CHILD_SA => self.create_child_request(core, ctx, &payloads),
+            ExchangeType::INFORMATIONAL => self.informational_request(core, ctx, &payloads),
+            _ => {
+                ctx.reject(Rejection::UnexpectedExchange);
+                let notify = crate::wire::Notify::bare(NotifyType::INVALID_SYNTAX);
+                core.respond(ctx, exchange, &[Payload::Notify(notify)]);
+                Next::Close(DownReason::Failed(format!("unexpected {exchange}")))
+            }
+        };
+        self.step(core, ctx, next)
+    }
+
+    /// Serves the response to our request.
+    pub fn response(mut self: Box<Self>, core: &mut Core, ctx: &mut Context<'_>, opened: &Opened) -> State {
+        let payloads = match parse_chain(opened.first, &opened.plain, 0) {
+            Ok(payloads) => payloads,
+            Err(error) => {
+                warn!(connection = %self.connection.name, %error, "malformed response");
+                ctx.reject(Rejection::Malformed);
+                self.active = None;
+                self.leave(ctx, DownReason::Failed(error.to_string()));
+                return self.step(core, ctx, Next::Stay);
+            }
+        };
+        // RFC 7296 s2.21.3: the peer has ended the IKE SA.
+        let fatal = [NotifyType::INVALID_SYNTAX, NotifyType::AUTHENTICATION_FAILED];
+        if let Some(error) = super::init::notifies(&payloads).find(|notify| fatal.contains(&notify.kind)) {
+            return self.step(core, ctx, Next::Close(DownReason::Rejected(error.kind)));
+        }
+        let next = match self.active.take() {
+            Some(Active::CreateChild(request)) => self.child_response(core, ctx, *request, &payloads),
+            Some(Active::RekeyChild { old, request, rival }) => {
+                self.rekey_child_response(core, ctx, old, *request, rival, &payloads)
+            }
+            Some(Active::RekeyIke(request)) => self.rekey_ike_response(core, ctx, *request, &payloads),
+            Some(Active::DeleteChild { spi, reason }) => {
+                let connection = self.connection.clone();
+                self.children.remove(ctx, &connection, spi, &reason);
+                Next::Stay
+            }
+            Some(Active::DeleteUnwanted { spi }) => {
+                ctx.spis.release(spi);
+                Next::Stay
+            }
+            Some(Active::DeleteIke) => Next::Close(self.leaving_reason()),
+            Some(Active::Probe) | None => Next::Stay,
+        };
+        self.step(core, ctx, next)
+    }
+
+    /// Does what is due.
+    pub fn timeout(mut self: Box<Self>, core: &mut Core, ctx: &mut Context<'_>) -> State {
+        if !core.retransmit(ctx) {
+            let reason = match &self.phase {
+                Phase::Leaving(reason) => reason.clone(),
+                _ => DownReason::Unreachable(String::new()),
+            };
+            warn!(connection = %self.connection.name, remote = %core.path.remote, "peer does not answer");
+            return self.step(core, ctx, Next::Close(reason));
+        }
+        if self.phase.deadline().is_some_and(|deadline| deadline <= ctx.now) {
+            debug!(ike = core.spi, "peer did not delete an IKE SA that was replaced");
+            self.quiet = true;
+            return self.step(core, ctx, Next::Close(DownReason::Terminated));
+        }
+        self.schedule(core, ctx);
+        informational::keepalive(&self.connection, core, ctx);
+        self.step(core, ctx, Next::Stay)
+    }
+
+    /// When [`Established::timeout`] is due.
+    pub fn deadline(&self, core: &Core) -> Option<Instant> {
+        let replaced = self.phase.deadline();
+        let idle = core.requests.is_idle() && self.active.is_none();
+        let tasks = self.tasks.iter().filter(|(_, task)| idle && self.may(task)).map(|&(at, _)| at).min();
+        let up = self.phase == Phase::Up;
+        let rekey = self.rekey_at.filter(|_| up);
+        let children = self.children.iter().filter_map(|child| child.deadline()).filter(|_| up).min();
+        let idle_up = idle && up && self.heir_of.is_none();
+        let probe = informational::probe_at(&self.connection, core).filter(|_| idle_up);
+        let keepalive = informational::keepalive_at(&self.connection, core);
+        [core.requests.deadline(), replaced, tasks, rekey, children, probe, keepalive]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Turns what has become due into tasks.
+    fn schedule(&mut self, core: &Core, ctx: &mut Context<'_>) {
+        if self.phase != Phase::Up {
+            return;
+        }
+        if self.rekey_at.is_some_and(|at| at <= ctx.now) {
+            self.rekey_at = None;
+            self.tasks.push((ctx.now, Task::RekeyIke { group: None }));
+        }
+        let due = |at: Option<Instant>| at.is_some_and(|at| at <= ctx.now);
+        for child in self.children.iter_mut() {
+            if child.stage != Stage::Leaving && due(child.expires_at) {
+                child.expires_at = None;
+                let reason = DownReason::Expired;
+                self.tasks.push((ctx.now, Task::DeleteChild { spi: child.spi_in, reason }));
+            } else if child.stage == Stage::Up && due(child.rekey_at) {
+                child.rekey_at = None;
+                self.tasks.push((ctx.now, Task::RekeyChild { spi: child.spi_in, group: None }));
+            }
+        }
+        let probe_due = informational::probe_at(&self.connection, core).is_some_and(|at| at <= ctx.now);
+        if probe_due
+            && self.heir_of.is_none()
+            && core.requests.is_idle()
+            && !self.tasks.iter().any(|&(at, _)| at <= ctx.now)
+        {
+            self.tasks.push((ctx.now, Task::Probe));
+        }
+    }
+
+    /// Wants the IKE SA gone: our delete goes out before anything else.
+    pub fn leave(&mut self, ctx: &mut Context<'_>, reason: DownReason) {
+        if !matches!(self.phase, Phase::Leaving(_)) {
+            self.phase = Phase::Leaving(reason);
+            self.tasks.push((ctx.now, Task::DeleteIke));
+        }
+    }
+
+    /// Starts the next task, if no exchange of ours is under way.
+    pub fn advance(&mut self, core: &mut Core, ctx: &mut Context<'_>) {
+        while core.requests.is_idle() && self.active.is_none() {
+            let due =
+                self.tasks.iter().enumerate().filter(|(_, (at, task))| *at <= ctx.now && self.may(task));
+            let Some(index) = due.min_by_key(|(_, (at, _))| *at).map(|(index, _)| index) else { return };
+            let (_, task) = self.tasks.remove(index);
+            self.start(core, ctx, task);
+        }
+    }
+
+    /// The task can be started in this phase. Nothing is started on an IKE SA whose children are still on the one
+    /// before: the peer may not know it yet.
+    fn may(&self, task: &Task) -> bool {
+        match self.phase {
+            Phase::Up => self.heir_of.is_none(),
+            Phase::Answered { .. } | Phase::Redundant { .. } => false,
+            Phase::Leaving(_) => matches!(task, Task::DeleteIke),
+        }
+    }
+
+    fn start(&mut self, core: &mut Core, ctx: &mut Context<'_>, task: Task) {
+        match task {
+            Task::CreateChild { config, group } => {
+                if self.children.iter().any(|child| child.config.name == config.name) {
+                    return;
+                }
+                let request = Request::new(ctx, core, config, group);
+                core.request(ctx, ExchangeType::CREATE_CHILD_SA, &request.payloads(None));
+                self.active = Some(Active::CreateChild(Box::new(request)));
+            }
+            Task::RekeyChild { spi, group } => {
+                let Some(old) = self.children.by_inbound(spi).filter(|old| old.stage == Stage::Up) else {
+                    return;
+                };
+                let request = Request::rekey(ctx, old, group);
+                core.request(ctx, ExchangeType::CREATE_CHILD_SA, &request.payloads(Some(spi)));
+                self.active = Some(Active::RekeyChild { old: spi, request: Box::new(request), rival: None });
+            }
+            Task::DeleteChild { spi, reason } => {
+                let Some(child) = self.children.by_inbound(spi) else { return };
+                child.stage = Stage::Leaving;
+                let delete = Delete::Child { protocol: child.protocol, spis: vec![spi] };
+                core.request(ctx, ExchangeType::INFORMATIONAL, &[Payload::Delete(delete)]);
+                self.active = Some(Active::DeleteChild { spi, reason });
+            }
+            Task::DeleteUnwanted { protocol, spi } => {
+                let delete = Delete::Child { protocol, spis: vec![spi] };
+                core.request(ctx, ExchangeType::INFORMATIONAL, &[Payload::Delete(delete)]);
+                self.active = Some(Active::DeleteUnwanted { spi });
+            }
+            Task::RekeyIke { group } => self.start_rekey(core, ctx, group),
+            Task::DeleteIke => {
+                core.request(ctx, ExchangeType::INFORMATIONAL, &[Payload::Delete(Delete::Ike)]);
+                self.active = Some(Active::DeleteIke);
+            }
+            Task::Probe => {
+                core.request(ctx, ExchangeType::INFORMATIONAL, &[]);
+                self.active = Some(Active::Probe);
+            }
+        }
+    }
+
+    /// Our request for a Child SA came to nothing.
+    pub fn child_failed(&mut self, ctx: &mut Context<'_>, request: Request, settled: &Settled) {
+        let reason = DownReason::from(settled);
+        warn!(connection = %self.connection.name, child = %request.config.name, %reason, "Child SA failed");
+        let (connection, child) = (self.connection.name.clone(), request.config.name.clone());
+        ctx.out.events.push_back(Event::ChildFailed { connection, child, reason });
+        if let Settled::Unacceptable(_, Some(_)) = settled {
+            let (protocol, spi) = (request.config.protocol, request.spi);
+            self.tasks.push((ctx.now, Task::DeleteUnwanted { protocol, spi }));
+        } else {
+            request.discard(ctx);
+        }
+    }
+
+    /// The path changed: so do the outer addresses of the tunnels.
+    pub fn move_children(&mut self, core: &Core, ctx: &mut Context<'_>) {
+        let endpoints = core.endpoints();
+        for child in self.children.iter_mut() {
+            if let Some(waiting) = &mut child.waiting {
+                waiting.endpoints = endpoints;
+            }
+            if child.active {
+                ctx.out.updates.push_back(ChildUpdate::MovePeer(child.tunnel, endpoints));
+            }
+        }
+    }
+
+    /// Lost against our own rekey: the peer deletes it.
+    pub fn expect_delete(&mut self, ctx: &mut Context<'_>) {
+        self.quiet = true;
+        self.heir_of = None;
+        self.phase = Phase::Redundant { deadline: ctx.now + ctx.config.retransmit.total() };
+    }
+
+    /// The peer made this successor.
+    pub fn is_succeeded_by(&self, spi: u64) -> bool {
+        matches!(self.phase, Phase::Answered { successor, .. } if successor == spi)
+    }
+
+    /// All that goes over to a successor.
+    pub fn estate(&mut self) -> Estate {
+        let keep = |task: &Task| !matches!(task, Task::DeleteIke | Task::RekeyIke { .. } | Task::Probe);
+        let tasks = std::mem::take(&mut self.tasks).into_iter().filter(|(_, task)| keep(task)).collect();
+        Estate { connection: self.connection.clone(), children: std::mem::take(&mut self.children), tasks }
+    }
+
+    /// Takes over.
+    pub fn inherit(&mut self, mut estate: Estate) {
+        self.children.append(&mut estate.children);
+        self.tasks.append(&mut estate.tasks);
+        self.heir_of = None;
+    }
+
+    /// The IKE SA is gone: so are its children.
+    pub fn drop_children(&mut self, ctx: &mut Context<'_>, reason: &DownReason) {
+        if let Some(Active::CreateChild(request) | Active::RekeyChild { request, .. }) = self.active.take() {
+            request.discard(ctx);
+        }
+        let connection = self.connection.clone();
+        self.children.clear(ctx, &connection, reason);
+    }
+
+    fn leaving_reason(&self) -> DownReason {
+        match &self.phase {
+            Phase::Leaving(reason) => reason.clone(),
+            _ => DownReason::Terminated,
+        }
+    }
+
+    fn step(mut self: Box<Self>, core: &mut Core, ctx: &mut Context<'_>, next: Next) -> State {
+        let Next::Close(reason) = next else {
+            self.advance(core, ctx);
+            return State::Established(self);
+        };
+        if let Phase::Answered { successor, .. } = self.phase {
+            let estate = self.estate();
+            ctx.out.commands.push(Command::Handover { from: core.spi, to: successor, estate });
+            self.quiet = true;
+        }
+        self.drop_children(ctx, &reason);
+        core.requests.abandon();
+        if !self.quiet {
+            let connection = self.connection.name.clone();
+            info!(%connection, ike = core.spi, %reason, "IKE SA closed");
+            ctx.out.events.push_back(Event::IkeDown { connection: Some(connection), ike: core.spi, reason });
+        }
+        State::closed(ctx)
+    }
+}

@@ -1,0 +1,202 @@
+//! IKE_SA_INIT as the responder.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tracing::{debug, info};
+
+use super::super::{Command, core::Opened};
+use super::super::{Context, Core, IkeSa, Path, State};
+use super::super::{auth, intermediate};
+use super::{
+    Essentials, NONCE_LEN, PeerSupport, Transcript, detect_nat, hash_notify, ike_suite, nat_notifies, protect,
+};
+use crate::auth::IntAuth;
+use crate::config::Connection;
+use crate::crypto::{CryptoError, Group, kex};
+use crate::proposal;
+use crate::rejection::Rejection;
+use crate::wire::{
+    ExchangeType, Header, KeId, KeyExchange, Notify, NotifyType, Payload, ProposalSpi, ProtocolId,
+};
+
+/// We answered an IKE_SA_INIT. The IKE SA is half open: nobody has proved anything.
+pub(crate) struct Answered {
+    /// Connections that the peer may be talking about; IKE_AUTH tells which.
+    pub candidates: Vec<Arc<Connection>>,
+    pub(in crate::sa) transcript: Transcript,
+    pub(in crate::sa) support: PeerSupport,
+    /// Additional key exchanges to come, in this order (RFC 9370 s2.2.2).
+    pub(in crate::sa) additional: VecDeque<KeId>,
+    /// When the peer began it.
+    pub since: Instant,
+    /// When it is forgotten.
+    pub expires: Instant,
+}
+
+/// An IKE_SA_INIT that gets no IKE SA, and the error that says so.
+pub(crate) struct Refusal {
+    pub rejection: Rejection,
+    pub notify: Notify<'static>,
+}
+
+impl Refusal {
+    fn new(rejection: Rejection, kind: NotifyType) -> Self {
+        Self { rejection, notify: Notify::bare(kind) }
+    }
+}
+
+impl Answered {
+    /// Answers a request. `candidates` fit the addresses and are not empty.
+    pub fn answer(
+        ctx: &mut Context<'_>,
+        header: &Header,
+        request: &[u8],
+        payloads: &[Payload<'_>],
+        path: Path,
+        candidates: &[Arc<Connection>],
+    ) -> Result<IkeSa, Refusal> {
+        let syntax = || Refusal::new(Rejection::Syntax, NotifyType::INVALID_SYNTAX);
+        let essentials = Essentials::find(payloads).ok_or_else(syntax)?;
+        let ke = essentials.ke.ok_or_else(syntax)?;
+        let offered = essentials.sa;
+        if offered
+            .iter()
+            .any(|proposal| proposal.protocol != ProtocolId::IKE || proposal.spi != ProposalSpi::None)
+        {
+            return Err(syntax());
+        }
+        let choices = candidates
+            .iter()
+            .map(|connection| (connection, proposal::select(&connection.proposals, offered)));
+        let mut failures = Vec::new();
+        let mut chosen = None;
+        for (connection, choice) in choices {
+            match choice {
+                Ok(choice) => {
+                    chosen = Some(choice);
+                    break;
+                }
+                Err(error) => failures.push((connection, error)),
+            }
+        }
+        let Some(chosen) = chosen else {
+            for (connection, error) in failures {
+                info!(connection = %connection.name, remote = %path.remote, %error, "refused");
+            }
+            return Err(Refusal::new(Rejection::NoProposal, NotifyType::NO_PROPOSAL_CHOSEN));
+        };
+        let no_proposal = || Refusal::new(Rejection::NoProposal, NotifyType::NO_PROPOSAL_CHOSEN);
+        let method = chosen.ke().ok_or_else(no_proposal)?;
+        let support = PeerSupport::of(payloads);
+        let additional: VecDeque<_> = chosen.additional().into();
+        if !additional.is_empty() && !support.intermediate {
+            info!(remote = %path.remote, %chosen, "peer does not support IKE_INTERMEDIATE, which this needs");
+            return Err(no_proposal());
+        }
+        if ke.method != method {
+            debug!(remote = %path.remote, came = %ke.method, expected = %method, "other key exchange method");
+            let notify = Notify::new(NotifyType::INVALID_KE_PAYLOAD, method.0.to_be_bytes().to_vec());
+            return Err(Refusal { rejection: Rejection::KeyExchange, notify });
+        }
+        let candidates: Vec<_> = candidates
+            .iter()
+            .filter(|one| proposal::select(&one.proposals, std::slice::from_ref(&chosen.proposal)).is_ok())
+            .cloned()
+            .collect();
+
+        let mut core = Core::new(ctx.now, ctx.ike_spi(), false, path);
+        core.peer_spi = header.spi_i;
+        let spis = core.spis();
+        let forced = candidates.iter().any(|connection| connection.force_encapsulation);
+        // The request was made when our SPI was not known yet.
+        core.nat = detect_nat(&core, (header.spi_i, 0), payloads, forced);
+        let nonce = ctx.random::<NONCE_LEN>().to_vec();
+        let ni = essentials.nonce.to_vec();
+        let public = agree(&mut core, &chosen, ke, &ni, &nonce).map_err(|error| {
+            debug!(remote = %path.remote, %error, "key exchange failed");
+            Refusal::new(Rejection::KeyExchange, NotifyType::INVALID_SYNTAX)
+        })?;
+
+        let mut answer = vec![
+            Payload::Sa(vec![chosen.answer(ProposalSpi::None)]),
+            Payload::Ke(KeyExchange { method, data: public.into() }),
+            Payload::Nonce(nonce.clone().into()),
+        ];
+        answer.extend(nat_notifies(&core, spis, forced));
+        if let Some(connection) = candidates.iter().find(|one| one.fragmentation)
+            && support.fragmentation
+        {
+            answer.push(Payload::Notify(Notify::bare(NotifyType::IKEV2_FRAGMENTATION_SUPPORTED)));
+            core.fragment_size = Some(connection.fragment_size);
+        }
+        answer.push(Payload::Notify(Notify::bare(NotifyType::CHILDLESS_IKEV2_SUPPORTED)));
+        answer.push(hash_notify());
+        if !additional.is_empty() {
+            answer.push(Payload::Notify(Notify::bare(NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED)));
+        }
+        answer
+            .extend(auth::certificate_requests(candidates.iter().map(|connection| &connection.remote_auth)));
+        let response = core.cleartext(ExchangeType::IKE_SA_INIT, true, &answer).map_err(|_| syntax())?;
+        core.transmit(ctx, std::slice::from_ref(&response));
+        core.responses.answered(vec![response.clone()]);
+        debug!(ike = core.spi, remote = %path.remote, %chosen, "half open");
+        let transcript =
+            Transcript { ni, nr: nonce, request: request.to_vec(), response, int_auth: IntAuth::default() };
+        let expires = ctx.now + ctx.config.limits.half_open_timeout;
+        let answered = Self { candidates, transcript, support, additional, since: ctx.now, expires };
+        Ok(IkeSa { core, state: State::Answered(Box::new(answered)) })
+    }
+
+    /// A copy of the request that was answered came.
+    pub fn is_repetition(&self, request: &[u8]) -> bool {
+        self.transcript.request == request
+    }
+
+    /// The peer's first encrypted request.
+    pub fn request(
+        self: Box<Self>,
+        core: &mut Core,
+        ctx: &mut Context<'_>,
+        header: &Header,
+        opened: &Opened,
+    ) -> State {
+        if header.exchange == ExchangeType::IKE_INTERMEDIATE && !self.additional.is_empty() {
+            return intermediate::respond(self, core, ctx, header, opened);
+        }
+        // RFC 9370 s2.2.2: all key exchanges come before IKE_AUTH, or none of them counts.
+        if header.exchange != ExchangeType::IKE_AUTH || !self.additional.is_empty() {
+            ctx.reject(Rejection::UnexpectedExchange);
+            return State::Answered(self);
+        }
+        ctx.out.commands.push(Command::NoLongerHalfOpen);
+        auth::respond(*self, core, ctx, opened)
+    }
+
+    /// Nobody came.
+    pub fn timeout(self: Box<Self>, core: &mut Core, ctx: &mut Context<'_>) -> State {
+        if ctx.now < self.expires {
+            return State::Answered(self);
+        }
+        debug!(ike = core.spi, remote = %core.path.remote, "half-open IKE SA forgotten");
+        ctx.out.commands.push(Command::NoLongerHalfOpen);
+        State::gone(ctx)
+    }
+}
+
+/// Our half of the key exchange: sets the keys, returns the value to send.
+fn agree(
+    core: &mut Core,
+    chosen: &proposal::Chosen,
+    theirs: &KeyExchange<'_>,
+    ni: &[u8],
+    nr: &[u8],
+) -> Result<Vec<u8>, CryptoError> {
+    let KeId(method) = theirs.method;
+    let group = Group::from_iana(method).ok_or(CryptoError::Library)?;
+    let suite = ike_suite(chosen).ok_or(CryptoError::Library)?;
+    let kex::Response { public, shared } = kex::respond(group, &theirs.data)?;
+    protect(core, suite, ni, nr, &shared)?;
+    Ok(public)
+}
