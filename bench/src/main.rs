@@ -1,7 +1,7 @@
 //! `spillway-bench`: benches of the crypto engines and of the packet path.
 //!
 //! Every figure is a median over many short rounds in which the variants take turns, so that what disturbs the
-//! machine disturbs all of them alike. What counts is the ratio between variants of one run.
+//! machine disturbs all of them alike. What counts is the ratio between variants of one run, taken round by round.
 #![forbid(unsafe_code)]
 
 use std::path::PathBuf;
@@ -9,9 +9,21 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 mod crypto;
+mod engine_case;
+mod engines;
+mod esp;
+mod frames;
+mod gateway;
+mod latency;
 mod machine;
 mod measure;
+mod random;
 mod report;
+mod scale;
+mod simulation;
+mod traffic;
+mod tunnels;
+mod world;
 
 #[derive(Parser)]
 #[command(name = "spillway-bench", version, about = "Benches of Spillway's crypto engines and packet path")]
@@ -24,8 +36,14 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// The crypto engines alone, beside the bare AEAD call of aws-lc-rs.
+    /// The crypto engines alone, beside the bare AEAD call of aws-lc-rs
     Crypto(crypto::Options),
+    /// The whole worker path over memory ports, outbound and inbound
+    Esp(esp::Options),
+    /// One SA on several cores, many SAs on one, SAs that come and go
+    Scale(scale::Options),
+    /// Latency through the worker at shares of its capacity
+    Latency(latency::Options),
 }
 
 #[derive(Args)]
@@ -39,6 +57,9 @@ fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
     let report = match &cli.command {
         Command::Crypto(options) => crypto::run(options)?,
+        Command::Esp(options) => esp::run(options)?,
+        Command::Scale(options) => scale::run(options)?,
+        Command::Latency(options) => latency::run(options)?,
     };
     print!("{report}");
     if let Some(path) = &cli.output.json {

@@ -154,11 +154,17 @@ impl Outer {
         self.finish_udp6(packet);
     }
 
+    /// Whether [`Outer::finish_udp6`] has something to do.
+    #[inline]
+    pub fn needs_checksum(&self) -> bool {
+        self.is_udp() && self.is_ipv6()
+    }
+
     /// Writes the UDP checksum of a finished tunnel packet over IPv6: RFC 8200 s8.1 lets receivers discard a zero
     /// one, and Linux does.
     #[inline]
     pub fn finish_udp6(&self, packet: &mut [u8]) {
-        if !(self.is_udp() && self.is_ipv6()) {
+        if !self.needs_checksum() {
             return;
         }
         let (IpAddr::V6(source), IpAddr::V6(destination)) = (self.source, self.destination) else { return };

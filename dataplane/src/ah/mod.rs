@@ -10,7 +10,7 @@ use crate::drops::DropReason;
 use crate::esp::outbound::Header;
 use crate::outer::{Outer, Stamp};
 use crate::packet::ah::{self, FIXED_LEN};
-use crate::packet::ip::{IpInfo, Version, protocol};
+use crate::packet::ip::{Version, protocol};
 use crate::sa::Mode;
 use crate::transport;
 
@@ -59,16 +59,23 @@ pub fn tunnel(
     Ok(outer.len())
 }
 
-/// Puts AH between the IP header and the upper-layer header of the IP packet in `packet` (RFC 4302 s3.1.1). Returns
+/// Puts AH between the IP header with its extensions, `ip_len` bytes, and the upper-layer header of the IP packet in
+/// `packet`, whose protocol is `next_header` (RFC 4302 s3.1.1). Returns
 /// the offset of the AH header; [`seal`] is to follow.
 ///
 /// # Errors
 /// [`DropReason::NoRoom`] when the frame is too small or the packet would exceed 65,535 bytes.
-pub fn transport(packet: &mut Packet, key: &Key, header: Header, info: &IpInfo) -> Result<usize, DropReason> {
-    let ip_len = usize::from(info.header_len);
-    let len = header_len(key, info.version);
+pub fn transport(
+    packet: &mut Packet,
+    key: &Key,
+    header: Header,
+    ip_len: usize,
+    next_header: u8,
+    version: Version,
+) -> Result<usize, DropReason> {
+    let len = header_len(key, version);
     transport::open(packet, ip_len, len, protocol::AH).ok_or(DropReason::NoRoom)?;
-    write_header(packet, ip_len, len, info.protocol, header)?;
+    write_header(packet, ip_len, len, next_header, header)?;
     Ok(ip_len)
 }
 

@@ -253,6 +253,7 @@ impl Crypto {
             }
             (EngineChoice::Auto | EngineChoice::Vaes, Ok(vaes)) => {
                 self_test::esp(&vaes)?;
+                vaes.agrees_with(&aws_lc)?;
                 Some(vaes)
             }
         };

@@ -138,7 +138,9 @@ mod tests {
             let original = inner(version, 200, endpoints.local, endpoints.remote);
             let mut packet = pool.alloc_from(&original).unwrap();
             let info = ip::parse(packet.data()).unwrap();
-            let at = outbound::transport(&mut packet, &key, &outer, HEADER, &info).unwrap();
+            let at =
+                outbound::transport(&mut packet, &key, &outer, HEADER, info.header_len.into(), info.protocol)
+                    .unwrap();
             assert!(run(&key, &mut packet, at, |jobs| crypto.seal(jobs)));
             let outer_info = ip::parse(packet.data()).unwrap();
             let expected = if endpoints.udp.is_some() { protocol::UDP } else { protocol::ESP };

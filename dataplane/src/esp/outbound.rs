@@ -6,7 +6,7 @@ use crate::drops::DropReason;
 use crate::esp::padding::{self, TRAILER_LEN};
 use crate::outer::{Outer, Stamp};
 use crate::packet::esp::HEADER_LEN;
-use crate::packet::ip::{IpInfo, Version, protocol};
+use crate::packet::ip::{Version, protocol};
 use crate::packet::udp;
 use crate::sa::Spi;
 use crate::transport;
@@ -77,7 +77,8 @@ pub fn dummy(
 
 /// Protects the payload of the IP packet in `packet` in transport mode (RFC 4303 s3.1.1): ESP goes between the
 /// IP header with its extensions and the upper-layer header. With UDP encapsulation a UDP header goes before it
-/// (RFC 3948 s3.1). Returns the offset of the ESP header.
+/// (RFC 3948 s3.1). `ip_len` is the length of the former, `next_header` the protocol of the latter. Returns the offset of
+/// the ESP header.
 ///
 /// # Errors
 /// [`DropReason::NoRoom`] when the frame is too small or the packet would exceed 65,535 bytes.
@@ -86,11 +87,11 @@ pub fn transport(
     key: &Key,
     outer: &Outer,
     header: Header,
-    info: &IpInfo,
+    ip_len: usize,
+    next_header: u8,
 ) -> Result<usize, DropReason> {
-    let ip_len = usize::from(info.header_len);
     let udp_len = if outer.is_udp() { udp::HEADER_LEN } else { 0 };
-    append_trailer(packet, key, packet.len() - ip_len, info.protocol)?;
+    append_trailer(packet, key, packet.len() - ip_len, next_header)?;
     let protocol = if outer.is_udp() { protocol::UDP } else { protocol::ESP };
     transport::open(packet, ip_len, udp_len + HEADER_LEN + key.iv_len(), protocol)
         .ok_or(DropReason::NoRoom)?;

@@ -3,16 +3,6 @@
 /// Pad length and next header.
 pub(super) const TRAILER_LEN: usize = 2;
 
-const MONOTONIC: [u8; 255] = {
-    let mut bytes = [0; 255];
-    let mut i = 0;
-    while i < 255 {
-        bytes[i] = i as u8 + 1;
-        i += 1;
-    }
-    bytes
-};
-
 /// Bytes of padding that bring `payload` and the trailer to a multiple of `align`, a power of two up to 256.
 #[inline]
 pub(super) fn pad_len(payload: usize, align: usize) -> usize {
@@ -23,8 +13,9 @@ pub(super) fn pad_len(payload: usize, align: usize) -> usize {
 #[inline]
 pub(super) fn write(trailer: &mut [u8], next_header: u8) {
     let pad = trailer.len() - TRAILER_LEN;
-    if let (Some(padding), Some(pattern)) = (trailer.get_mut(..pad), MONOTONIC.get(..pad)) {
-        padding.copy_from_slice(pattern);
+    // A loop and no copy: padding is seldom longer than three bytes, and a call costs more than that.
+    for (byte, value) in trailer.iter_mut().zip(1..=pad as u8) {
+        *byte = value;
     }
     if let Some([length, next]) = trailer.get_mut(pad..) {
         *length = pad as u8;
@@ -38,7 +29,8 @@ pub(super) fn write(trailer: &mut [u8], next_header: u8) {
 pub(super) fn strip(plaintext: &[u8]) -> Option<(usize, u8)> {
     let (body, &[pad, next_header]) = plaintext.split_last_chunk::<TRAILER_LEN>()?;
     let payload = body.len().checked_sub(usize::from(pad))?;
-    (body.get(payload..)? == MONOTONIC.get(..usize::from(pad))?).then_some((payload, next_header))
+    let padding = body.get(payload..)?;
+    padding.iter().zip(1..=u8::MAX).all(|(&byte, value)| byte == value).then_some((payload, next_header))
 }
 
 #[cfg(test)]

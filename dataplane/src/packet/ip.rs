@@ -164,6 +164,16 @@ pub fn decrement_ttl(packet: &mut [u8]) -> Result<u8, DropReason> {
     }
 }
 
+/// The TOS byte or traffic class; 0 when there is no IP header.
+#[inline]
+pub fn tos(packet: &[u8]) -> u8 {
+    match packet {
+        [first, second, ..] if first >> 4 == 6 => first << 4 | second >> 4,
+        [_, second, ..] => *second,
+        _ => 0,
+    }
+}
+
 /// Sets the TOS byte or traffic class and mends the IPv4 checksum.
 ///
 /// # Errors

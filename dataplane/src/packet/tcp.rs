@@ -18,6 +18,12 @@ const OPTION_END: u8 = 0;
 const OPTION_NOP: u8 = 1;
 const OPTION_MSS: u8 = 2;
 
+/// Whether the TCP segment at `at` of `packet` is a SYN.
+#[inline]
+pub fn is_syn(packet: &[u8], at: usize) -> bool {
+    packet.get(at + field::FLAGS).is_some_and(|flags| flags & SYN != 0)
+}
+
 /// Lowers the MSS option of a SYN to `max_mss` and mends the checksum. `segment` starts at the TCP header. Returns
 /// whether it changed. A SYN without the option is left alone: its sender then keeps to 536 or 1220 bytes
 /// (RFC 9293 s3.7.1).

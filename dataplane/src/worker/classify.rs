@@ -1,15 +1,13 @@
 //! What a received packet is: ours and protected, ours and for the gateway, or transit.
 
-use arrayvec::ArrayVec;
-
-use crate::buffer::{BURST, Packet};
+use crate::buffer::Packet;
 use crate::drops::DropReason;
 use crate::host::nd;
 use crate::packet::ethernet::{self, ethertype};
 use crate::packet::ip;
 use crate::worker::Worker;
-use crate::worker::inbound::Opening;
-use crate::worker::outbound::Sealing;
+use crate::worker::inbound::OpenQueue;
+use crate::worker::outbound::SealQueue;
 use crate::worker::transit::Origin;
 
 /// What is behind the link layer.
@@ -27,27 +25,29 @@ impl Worker {
         &mut self,
         mut packet: Packet,
         now: u64,
-        opening: &mut ArrayVec<Opening, BURST>,
-        sealing: &mut ArrayVec<Sealing, BURST>,
+        opening: &mut OpenQueue,
+        sealing: &mut SealQueue,
     ) {
         let link_len = match self.strip_link(&mut packet) {
             Ok(Link::Ip(link_len)) => link_len,
             Ok(Link::Arp) => return self.arp(packet, now),
             Err(reason) => return self.drop_packet(packet, reason),
         };
-        let info = match ip::parse(packet.data()) {
+        // By reference from here on: a copy costs more than the parse.
+        let parsed = ip::parse(packet.data());
+        let info = match &parsed {
             Ok(info) => info,
-            Err(reason) => return self.drop_packet(packet, reason),
+            Err(reason) => return self.drop_packet(packet, *reason),
         };
         packet.truncate(usize::from(info.total_len));
         let origin = Origin::Port(packet.rx_port);
-        if self.tables.addresses.port_of(info.destination).is_some() {
-            if nd::is_neighbour_message(&info) {
+        if self.tables.addresses.contains(info.destination) {
+            if nd::is_neighbour_message(info) {
                 return self.neighbour_discovery(packet, link_len, now);
             }
             self.receive(packet, info, origin, now, Some(opening));
         } else if is_group(info.destination) {
-            self.receive_group(packet, &info, link_len, now);
+            self.receive_group(packet, info, link_len, now);
         } else {
             self.forward(packet, info, origin, now, sealing);
         }

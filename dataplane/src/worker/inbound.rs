@@ -12,58 +12,78 @@ use crate::drops::DropReason;
 use crate::esp;
 use crate::message::{Direction, Event};
 use crate::packet::ip::{self, IpInfo, Version};
-use crate::packet::{self, ecn};
+use crate::packet::{ah as ah_header, ecn, esp as esp_header};
 use crate::policy::any_matches_inbound;
 use crate::sa::spi_table::SlotIndex;
 use crate::sa::{Endpoints, Mode, Protocol, UdpPorts};
 use crate::worker::Worker;
-use crate::worker::outbound::Sealing;
+use crate::worker::outbound::SealQueue;
 use crate::worker::tables::InboundSlot;
 use crate::worker::transit::Origin;
 
-/// A packet that waits to be opened.
+/// Packets that wait to be opened.
+pub(super) type OpenQueue = ArrayVec<Opening, BURST>;
+
+/// A packet that waits to be opened. It starts at its outer IP header.
 pub(super) struct Opening {
     packet: Packet,
-    slot: SlotIndex,
     seq: u64,
+    slot: SlotIndex,
     /// Offset of the ESP or AH header within the outer packet.
     at: u16,
-    outer: IpInfo,
-    /// UDP ports, source and destination, when it came encapsulated.
-    udp: Option<(u16, u16)>,
+    /// Length of the outer IP header with its extensions.
+    ip_len: u16,
+    /// TOS or traffic class of the outer header.
+    tos: u8,
+    /// It does not come from where the SA's packets should come from.
+    elsewhere: bool,
 }
 
 impl Worker {
-    /// Takes an ESP or AH packet to us, its protected header at `at`: finds its SA and queues it to be opened.
+    /// Takes an ESP or AH packet to us, its protected header at `at`: finds its SA and queues it to be opened. `udp`
+    /// are source and destination port when it came encapsulated.
+    #[inline]
     pub(super) fn accept_protected(
         &mut self,
         packet: Packet,
         protocol: Protocol,
-        outer: IpInfo,
+        outer: &IpInfo,
         at: usize,
         udp: Option<(u16, u16)>,
-        opening: &mut ArrayVec<Opening, BURST>,
+        opening: &mut OpenQueue,
     ) {
         match self.look_up(&packet, protocol, outer.version, at) {
-            Ok((slot, seq)) => opening.push(Opening { packet, slot, seq, at: at as u16, outer, udp }),
+            Ok((slot, seq, expected)) => opening.push(Opening {
+                packet,
+                seq,
+                slot,
+                at: at as u16,
+                ip_len: outer.header_len,
+                tos: outer.tos,
+                elsewhere: came_from(outer, udp) != expected,
+            }),
             Err(reason) => self.drop_packet(packet, reason),
         }
     }
 
+    /// The SA of a packet, its sequence number, and where the SA's packets should come from.
+    #[inline]
     fn look_up(
         &mut self,
         packet: &Packet,
         protocol: Protocol,
         version: Version,
         at: usize,
-    ) -> Result<(SlotIndex, u64), DropReason> {
+    ) -> Result<(SlotIndex, u64, Endpoints), DropReason> {
         let protected = packet.data().get(at..).unwrap_or_default();
         let (spi, seq_low) = match protocol {
             Protocol::Esp => {
-                packet::esp::Header::parse(protected).map(|header| (header.spi, header.sequence))?
+                let header = esp_header::Header::parse(protected)?;
+                (header.spi, header.sequence)
             }
             Protocol::Ah => {
-                packet::ah::Header::parse(protected).map(|(header, _)| (header.spi, header.sequence))?
+                let (header, _) = ah_header::Header::parse(protected)?;
+                (header.spi, header.sequence)
             }
         };
         let (index, slot) = self.tables.inbound.get_mut(spi).ok_or(DropReason::SpiUnknown)?;
@@ -81,7 +101,7 @@ impl Worker {
             })
         };
         match checked {
-            Ok(seq) => Ok((index, seq)),
+            Ok(seq) => Ok((index, seq, sa.endpoints)),
             Err(reason) => {
                 slot.counters.dropped(reason);
                 Err(reason)
@@ -90,120 +110,186 @@ impl Worker {
     }
 
     /// Opens what is queued, and passes on what is good.
-    pub(super) fn open(
-        &mut self,
-        opening: &mut ArrayVec<Opening, BURST>,
-        sealing: &mut ArrayVec<Sealing, BURST>,
-        now: u64,
-    ) {
+    pub(super) fn open(&mut self, opening: &mut OpenQueue, sealing: &mut SealQueue, now: u64) {
         if opening.is_empty() {
             return;
         }
-        let mut good = [false; BURST];
+        let mut verdicts = self.open_burst(opening);
+        let mut rest = &mut verdicts[..];
+        for run in opening.chunk_by(|a, b| a.slot == b.slot) {
+            let (mine, others) = rest.split_at_mut(run.len());
+            rest = others;
+            if let Some(slot) = run.first().and_then(|work| self.tables.inbound.at(work.slot)) {
+                claim(slot, run, mine);
+            }
+        }
+        for (work, verdict) in opening.drain(..).zip(verdicts) {
+            self.opened(work, verdict, sealing, now);
+        }
+    }
+
+    /// Runs the engine over the burst. A packet whose ICV is good gets `Ok`.
+    #[inline]
+    fn open_burst(&self, opening: &mut OpenQueue) -> [Result<(), DropReason>; BURST] {
+        let mut verdicts = [Err(DropReason::IcvBad); BURST];
         let mut jobs = ArrayVec::<Job<'_>, BURST>::new();
-        let mut esp_jobs = ArrayVec::<usize, BURST>::new();
-        for (i, work) in opening.iter_mut().enumerate() {
+        let mut places = ArrayVec::<u8, BURST>::new();
+        for (place, work) in opening.iter_mut().enumerate() {
             let Some(slot) = self.tables.inbound.at(work.slot) else { continue };
+            let key = &slot.sa.key;
             match slot.sa.params.protocol {
                 Protocol::Esp => {
                     let Some(packet) = work.packet.data_mut().get_mut(usize::from(work.at)..) else {
                         continue;
                     };
-                    jobs.push(Job { key: &slot.sa.key, packet, seq: work.seq, ok: false });
-                    esp_jobs.push(i);
+                    jobs.push(Job { key, packet, seq: work.seq, ok: false });
+                    places.push(place as u8);
                 }
                 Protocol::Ah => {
-                    let verified =
-                        ah::verify(&self.crypto, &slot.sa.key, &mut work.packet, work.at.into(), work.seq);
-                    if let Some(good) = good.get_mut(i) {
-                        *good = verified;
+                    if ah::verify(&self.crypto, key, &mut work.packet, work.at.into(), work.seq) {
+                        verdicts[place] = Ok(());
                     }
                 }
             }
         }
         self.crypto.open(&mut jobs);
-        for (job, &i) in jobs.iter().zip(&esp_jobs) {
-            if let Some(good) = good.get_mut(i) {
-                *good = job.ok;
+        for (job, &place) in jobs.iter().zip(&places) {
+            if job.ok {
+                verdicts[usize::from(place)] = Ok(());
             }
         }
-        drop(jobs);
-        for (work, good) in opening.drain(..).zip(good) {
-            self.opened(work, good, sealing, now);
-        }
+        verdicts
     }
 
-    /// One packet after the engine: what is good goes on its way, the rest is counted on its SA.
-    fn opened(&mut self, mut work: Opening, good: bool, sealing: &mut ArrayVec<Sealing, BURST>, now: u64) {
+    /// One packet after the engine and the replay window: what is good goes on its way, the rest is counted on its
+    /// SA.
+    #[inline]
+    fn opened(
+        &mut self,
+        mut work: Opening,
+        verdict: Result<(), DropReason>,
+        sealing: &mut SealQueue,
+        now: u64,
+    ) {
         let Some(slot) = self.tables.inbound.at_mut(work.slot) else { return };
-        let inner =
-            if good { unwrap(slot, &mut work, now, &mut self.unsent) } else { Err(DropReason::IcvBad) };
-        match inner {
+        if let Err(reason) = verdict.and_then(|()| unwrap(slot, &mut work, &mut self.unsent)) {
+            slot.counters.dropped(reason);
+            return self.drop_packet(work.packet, reason);
+        }
+        let Opening { mut packet, tos: outer_tos, .. } = work;
+        // By reference from here on: a copy costs more than the parse.
+        let parsed = ip::parse(packet.data());
+        let checked = match &parsed {
+            Ok(info) => check_inner(slot, &mut packet, info, outer_tos, now, &mut self.unsent).map(|()| info),
+            Err(reason) => Err(*reason),
+        };
+        match checked {
             Ok(info) => {
                 let tunnel = slot.sa.params.tunnel;
-                slot.counters.carried(work.packet.len());
-                self.deliver(work.packet, info, Origin::Tunnel(tunnel), now, sealing);
+                slot.counters.carried(packet.len());
+                self.deliver(packet, info, Origin::Tunnel(tunnel), now, sealing);
             }
             Err(reason) => {
                 slot.counters.dropped(reason);
-                self.drop_packet(work.packet, reason);
+                self.drop_packet(packet, reason);
             }
         }
     }
 }
 
-/// Everything from the replay window to the inner packet, for a packet whose ICV was good.
+/// Claims the sequence numbers of those packets of a run whose ICV was good (RFC 4303 s3.4.3).
+#[inline]
+fn claim(slot: &InboundSlot, run: &[Opening], verdicts: &mut [Result<(), DropReason>]) {
+    let Some(window) = &slot.sa.replay else { return };
+    let mut numbers = ArrayVec::<u64, BURST>::new();
+    let mut places = ArrayVec::<u8, BURST>::new();
+    for (place, (work, verdict)) in run.iter().zip(&*verdicts).enumerate() {
+        if verdict.is_ok() {
+            numbers.push(work.seq);
+            places.push(place as u8);
+        }
+    }
+    window.accept_run(&numbers, |index, verdict| {
+        if let Some(place) = places.get(index)
+            && let Some(entry) = verdicts.get_mut(usize::from(*place))
+        {
+            *entry = verdict;
+        }
+    });
+}
+
+/// From the outer to the inner packet, for a packet whose ICV was good and whose number is new.
 #[inline]
 fn unwrap(
     slot: &mut InboundSlot,
     work: &mut Opening,
+    events: &mut VecDeque<Event>,
+) -> Result<(), DropReason> {
+    // The address counts from here on, whatever is inside (RFC 7296 s2.23: any authenticated packet).
+    if work.elsewhere {
+        report_move(slot, work, events);
+    }
+    let sa = &*slot.sa;
+    match sa.params.protocol {
+        Protocol::Esp => esp::inbound::unwrap(
+            &mut work.packet,
+            &sa.key,
+            sa.params.mode,
+            work.ip_len.into(),
+            work.at.into(),
+        ),
+        Protocol::Ah => ah::unwrap(&mut work.packet, sa.params.mode, work.at.into()),
+    }
+}
+
+/// What an inner packet must pass: selectors, ECN, lifetime. Cuts off what is behind it.
+#[inline]
+fn check_inner(
+    slot: &mut InboundSlot,
+    packet: &mut Packet,
+    info: &IpInfo,
+    outer_tos: u8,
     now: u64,
     events: &mut VecDeque<Event>,
-) -> Result<IpInfo, DropReason> {
+) -> Result<(), DropReason> {
     let sa = &*slot.sa;
-    let from = work.from();
-    let packet = &mut work.packet;
-    if let Some(window) = &sa.replay {
-        window.accept(work.seq)?;
-    }
-    // The address counts from here on, whatever is inside (RFC 7296 s2.23: any authenticated packet).
-    if from != sa.endpoints && slot.moved != Some(from) {
-        slot.moved = Some(from);
-        events.push_back(Event::PeerMoved { tunnel: sa.params.tunnel, spi: sa.spi, endpoints: from });
-    }
-    match sa.params.protocol {
-        Protocol::Esp => {
-            let ip_len = usize::from(work.outer.header_len);
-            esp::inbound::unwrap(packet, &sa.key, sa.params.mode, ip_len, work.at.into())?;
-        }
-        Protocol::Ah => ah::unwrap(packet, sa.params.mode, work.at.into())?,
-    }
-    let mut info = ip::parse(packet.data())?;
     packet.truncate(usize::from(info.total_len));
     if !any_matches_inbound(&sa.selectors, info.source, info.destination, info.protocol, info.ports) {
         return Err(DropReason::SelectorMismatch);
     }
     if sa.params.mode == Mode::Tunnel && sa.params.ecn {
-        let tos = ecn::decapsulate(info.tos, work.outer.tos)?;
+        let tos = ecn::decapsulate(info.tos, outer_tos)?;
         if tos != info.tos {
             ip::set_tos(packet.data_mut(), tos)?;
-            info.tos = tos;
         }
     }
     let charge = sa.usage.charge(&mut slot.lease, packet.len() as u64, now);
     if let Some(reached) = charge.reached {
         events.push_back(Event::expired(&sa.params, sa.spi, Direction::Inbound, reached));
     }
-    if charge.allowed { Ok(info) } else { Err(DropReason::SaExpired) }
+    if charge.allowed { Ok(()) } else { Err(DropReason::SaExpired) }
 }
 
-impl Opening {
-    /// Where the packet came from, with our own side as it was addressed.
-    fn from(&self) -> Endpoints {
-        Endpoints {
-            local: self.outer.destination,
-            remote: self.outer.source,
-            udp: self.udp.map(|(remote, local)| UdpPorts { local, remote }),
-        }
+/// Reports where a peer's packets come from now, once for each new place.
+#[cold]
+fn report_move(slot: &mut InboundSlot, work: &Opening, events: &mut VecDeque<Event>) {
+    // The outer headers are still there, in front of what was opened.
+    let Ok(outer) = ip::parse(work.packet.data()) else { return };
+    let udp = if outer.protocol == ip::protocol::UDP { outer.ports } else { None };
+    let from = came_from(&outer, udp);
+    if slot.moved != Some(from) {
+        slot.moved = Some(from);
+        let (tunnel, spi) = (slot.sa.params.tunnel, slot.sa.spi);
+        events.push_back(Event::PeerMoved { tunnel, spi, endpoints: from });
+    }
+}
+
+/// Where a packet came from, with our own side as it was addressed.
+#[inline]
+fn came_from(outer: &IpInfo, udp: Option<(u16, u16)>) -> Endpoints {
+    Endpoints {
+        local: outer.destination,
+        remote: outer.source,
+        udp: udp.map(|(remote, local)| UdpPorts { local, remote }),
     }
 }

@@ -3,8 +3,6 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use arrayvec::ArrayVec;
-
 use crate::buffer::{BURST, Packet, Pool};
 use crate::drops::DropReason;
 use crate::host::fragment::{DontFragment, fragment_v4, fragment_v6};
@@ -21,8 +19,8 @@ use crate::packet::{ipv4, ipv6, udp};
 use crate::policy::Action;
 use crate::port::PortId;
 use crate::sa::Protocol;
-use crate::worker::inbound::Opening;
-use crate::worker::outbound::Sealing;
+use crate::worker::inbound::OpenQueue;
+use crate::worker::outbound::SealQueue;
 use crate::worker::transit::Origin;
 use crate::worker::{Worker, WorkerConfig};
 
@@ -101,19 +99,19 @@ impl Worker {
     pub(super) fn receive(
         &mut self,
         packet: Packet,
-        info: IpInfo,
+        info: &IpInfo,
         origin: Origin,
         now: u64,
-        opening: Option<&mut ArrayVec<Opening, BURST>>,
+        opening: Option<&mut OpenQueue>,
     ) {
         if info.fragment.is_some() {
-            return self.reassemble(packet, &info, origin, now, opening);
+            return self.reassemble(packet, info, origin, now, opening);
         }
         let protocol = match info.protocol {
             protocol::ESP => Protocol::Esp,
             protocol::AH => Protocol::Ah,
-            protocol::UDP if self.is_ike_or_nat(&info) => return self.receive_udp(packet, info, opening),
-            _ => return self.serve(packet, &info, origin, now),
+            protocol::UDP if self.is_ike_or_nat(info) => return self.receive_udp(packet, info, opening),
+            _ => return self.serve(packet, info, origin, now),
         };
         match opening {
             Some(opening) => {
@@ -130,8 +128,8 @@ impl Worker {
     }
 
     /// ESP in UDP, IKE, or a keepalive (RFC 3948 s2).
-    fn receive_udp(&mut self, packet: Packet, info: IpInfo, opening: Option<&mut ArrayVec<Opening, BURST>>) {
-        match (FromUdp::parse(packet.data(), &info), opening) {
+    fn receive_udp(&mut self, packet: Packet, info: &IpInfo, opening: Option<&mut OpenQueue>) {
+        match (FromUdp::parse(packet.data(), info), opening) {
             (Ok(FromUdp::Esp { at, ports }), Some(opening)) => {
                 self.accept_protected(packet, Protocol::Esp, info, at, Some(ports), opening);
             }
@@ -231,20 +229,31 @@ impl Worker {
         info: &IpInfo,
         origin: Origin,
         now: u64,
-        opening: Option<&mut ArrayVec<Opening, BURST>>,
+        opening: Option<&mut OpenQueue>,
     ) {
+        let Some(whole) = self.collect_fragment(packet, info, origin, now) else { return };
+        match ip::parse(whole.data()) {
+            Ok(info) => self.receive(whole, &info, origin, now, opening),
+            Err(reason) => self.drop_packet(whole, reason),
+        }
+    }
+
+    /// Keeps a fragment until its packet is complete, and returns that.
+    #[cold]
+    pub(super) fn collect_fragment(
+        &mut self,
+        packet: Packet,
+        info: &IpInfo,
+        origin: Origin,
+        now: u64,
+    ) -> Option<Packet> {
         let context = match origin {
             Origin::Port(port) => port.into(),
             Origin::Tunnel(tunnel) => FROM_TUNNEL | tunnel.0,
             Origin::Local => u32::MAX,
         };
         let local = &mut self.local;
-        let whole = local.reassembly.add(packet, info, context, now, &local.large, &mut self.drops);
-        let Some(whole) = whole else { return };
-        match ip::parse(whole.data()) {
-            Ok(info) => self.receive(whole, info, origin, now, opening),
-            Err(reason) => self.drop_packet(whole, reason),
-        }
+        local.reassembly.add(packet, info, context, now, &local.large, &mut self.drops)
     }
 
     /// Fragments a packet and hands on the pieces. An IPv6 packet, or an IPv4 packet with DF, only when it is `own`.
@@ -318,7 +327,7 @@ impl Worker {
     }
 
     /// Sends what we made: replies, errors, IKE.
-    pub(super) fn originate(&mut self, sealing: &mut ArrayVec<Sealing, BURST>, now: u64) {
+    pub(super) fn originate(&mut self, sealing: &mut SealQueue, now: u64) {
         for _ in 0..ROUNDS {
             if self.local.originated.is_empty() {
                 return;
@@ -326,7 +335,7 @@ impl Worker {
             let mut packets = std::mem::take(&mut self.local.originated);
             for packet in packets.drain(..) {
                 match ip::parse(packet.data()) {
-                    Ok(info) => self.forward(packet, info, Origin::Local, now, sealing),
+                    Ok(info) => self.forward(packet, &info, Origin::Local, now, sealing),
                     Err(reason) => self.drop_packet(packet, reason),
                 }
             }
@@ -452,6 +461,6 @@ impl Worker {
     /// Sends a packet as if the gateway had made it.
     pub(super) fn originate_for_test(&mut self, packet: Packet, now: u64) {
         self.local.originated.push(packet);
-        self.originate(&mut ArrayVec::new(), now);
+        self.originate(&mut SealQueue::new(), now);
     }
 }

@@ -12,12 +12,11 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use arrayvec::ArrayVec;
 use crossbeam::channel::{Receiver, Sender, TrySendError};
 use hdrhistogram::Histogram;
 use ipnet::IpNet;
 
-use crate::buffer::{BURST, Burst, Packet, Pool};
+use crate::buffer::{Burst, Packet, Pool};
 use crate::clock;
 use crate::crypto::Crypto;
 use crate::drops::{DropCounters, DropReason};
@@ -30,6 +29,7 @@ mod classify;
 mod housekeeping;
 mod inbound;
 mod local;
+mod next_hops;
 mod outbound;
 mod tables;
 pub mod thread;
@@ -37,9 +37,10 @@ mod transit;
 mod transmit;
 mod updates;
 
-use inbound::Opening;
+use inbound::OpenQueue;
 use local::Local;
-use outbound::Sealing;
+use next_hops::NextHops;
+use outbound::SealQueue;
 use tables::Tables;
 
 /// Updates applied between two batches, so that a flood of them cannot stall the packets.
@@ -95,6 +96,7 @@ pub struct Worker {
     ports: Vec<PortState>,
     pool: Pool,
     tables: Tables,
+    next_hops: NextHops,
     local: Local,
     crypto: Arc<Crypto>,
     channels: Channels,
@@ -142,6 +144,7 @@ impl Worker {
             ports,
             pool,
             tables,
+            next_hops: NextHops::new(),
             local,
             crypto,
             channels,
@@ -198,8 +201,8 @@ impl Worker {
         if received == 0 {
             return 0;
         }
-        let mut opening = ArrayVec::<Opening, BURST>::new();
-        let mut sealing = ArrayVec::<Sealing, BURST>::new();
+        let mut opening = OpenQueue::new();
+        let mut sealing = SealQueue::new();
         for mut packet in burst {
             packet.rx_port = port;
             self.classify(packet, now, &mut opening, &mut sealing);

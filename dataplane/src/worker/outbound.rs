@@ -1,5 +1,7 @@
 //! Outbound SAs, a burst at a time (RFC 4301 s5.1, RFC 4303 s3.3): admit, take sequence numbers by runs of the
 //! same SA, wrap, seal, hand to the next hop.
+//!
+//! Packets stay where they were queued until they are sent: every step works on the burst in place.
 
 use arrayvec::ArrayVec;
 
@@ -11,12 +13,12 @@ use crate::esp::outbound::{self as esp, Header};
 use crate::host::icmp::Error;
 use crate::message::{Direction, Event};
 use crate::outer::Stamp;
-use crate::packet::ecn;
 use crate::packet::ip::{self, IpInfo, Version};
 use crate::packet::ipv6::MIN_MTU;
+use crate::packet::{ecn, tcp};
 use crate::sa::{DfPolicy, DscpPolicy, Fragmentation, Mode, MssClamp, OutboundOptions, Protocol, TunnelId};
 use crate::worker::Worker;
-use crate::worker::tables::{Adjacency, OutboundSlot};
+use crate::worker::tables::OutboundSlot;
 use crate::worker::transit::Origin;
 
 /// TCP and IP headers without options, which the MSS leaves out (RFC 9293 s3.7.1).
@@ -27,268 +29,265 @@ const fn tcp_headers(version: Version) -> usize {
     }
 }
 
+/// Packets that wait to be sealed.
+pub(super) type SealQueue = ArrayVec<Sealing, BURST>;
+
 /// A packet that policy sends through a tunnel. It starts at its IP header.
 pub(super) struct Sealing {
-    pub(super) packet: Packet,
-    pub(super) tunnel: TunnelId,
-    pub(super) info: IpInfo,
-    pub(super) origin: Origin,
-}
-
-/// A packet that its SA will carry, before it has a sequence number.
-pub(super) struct Admitted {
-    packet: Packet,
+    /// `None` once it is sent or dropped.
+    packet: Option<Packet>,
+    seq: u64,
     tunnel: TunnelId,
-    info: IpInfo,
-    adjacency: Adjacency,
+    origin: Origin,
+    inner: Inner,
+    /// Bytes before it was wrapped.
+    inner_len: u16,
+    /// Offset of the ESP or AH header once it is wrapped.
+    at: u16,
     /// What the path carries, outer headers included.
     mtu: u32,
 }
 
-/// A packet in its outer headers.
-struct Wrapped {
-    packet: Packet,
-    tunnel: TunnelId,
-    seq: u64,
-    inner_len: u16,
-    /// Offset of the ESP or AH header.
-    at: u16,
-    adjacency: Adjacency,
-    mtu: u32,
+/// What the outer headers depend on.
+#[derive(Clone, Copy)]
+struct Inner {
+    header_len: u16,
+    protocol: u8,
+    tos: u8,
+    version: Version,
+    dont_fragment: bool,
+    is_fragment: bool,
+}
+
+impl Sealing {
+    #[inline]
+    pub(super) fn new(packet: Packet, tunnel: TunnelId, info: &IpInfo, origin: Origin) -> Self {
+        let inner = Inner {
+            header_len: info.header_len,
+            protocol: info.protocol,
+            // Of the packet and not of `info`: ECN may have changed it since it was parsed.
+            tos: ip::tos(packet.data()),
+            version: info.version,
+            dont_fragment: info.dont_fragment,
+            is_fragment: info.fragment.is_some(),
+        };
+        Self { packet: Some(packet), seq: 0, tunnel, origin, inner, inner_len: 0, at: 0, mtu: 0 }
+    }
 }
 
 impl Worker {
     /// Queues a packet for its tunnel.
     #[inline]
-    pub(super) fn protect(&mut self, work: Sealing, now: u64, sealing: &mut ArrayVec<Sealing, BURST>) {
-        if sealing.is_full() {
-            self.seal(sealing, now);
+    pub(super) fn protect(&mut self, work: Sealing, now: u64, queue: &mut SealQueue) {
+        if queue.is_full() {
+            self.seal(queue, now);
         }
-        sealing.push(work);
+        queue.push(work);
     }
 
     /// Seals and sends what is queued.
-    pub(super) fn seal(&mut self, sealing: &mut ArrayVec<Sealing, BURST>, now: u64) {
-        if sealing.is_empty() {
+    pub(super) fn seal(&mut self, queue: &mut SealQueue, now: u64) {
+        if queue.is_empty() {
             return;
         }
-        let mut admitted = ArrayVec::new();
-        for work in sealing.drain(..) {
-            self.admit(work, now, &mut admitted);
+        let mut pieces = SealQueue::new();
+        for work in queue.iter_mut() {
+            self.admit(work, now, &mut pieces);
         }
-        self.send_admitted(&mut admitted, now);
+        self.send_admitted(queue, now);
+        self.send_admitted(&mut pieces, now);
     }
 
     /// Checks what does not depend on the sequence number: SA, route, lifetime, size.
-    fn admit(&mut self, mut work: Sealing, now: u64, admitted: &mut ArrayVec<Admitted, BURST>) {
+    #[inline]
+    fn admit(&mut self, work: &mut Sealing, now: u64, pieces: &mut SealQueue) {
         let tunnel = work.tunnel;
-        if self.tables.tunnel(tunnel).is_none() {
-            return self.acquire(work);
-        }
         let Some(adjacency) = self.tunnel_adjacency(tunnel) else {
-            return self.drop_on_sa(work.packet, tunnel, DropReason::NoRoute);
+            return self.refuse(work);
         };
         let Some(slot) = self.tables.tunnel_mut(tunnel) else { return };
-        let mtu = slot.sa.path_mtu.get(adjacency.mtu, now);
-        let capacity = slot.capacity(mtu as usize, &work.info);
+        let Some(packet) = &mut work.packet else { return };
+        work.mtu = slot.sa.path_mtu.get(adjacency.mtu, now);
+        let capacity = slot.capacity(work.mtu as usize, &work.inner);
         if let Some(clamp) = slot.sa.options.mss_clamp {
-            clamp_mss(clamp, capacity, &mut work);
+            clamp_mss(clamp, capacity, packet, &work.inner);
         }
-        let charge = slot.sa.usage.charge(&mut slot.lease, work.packet.len() as u64, now);
+        let charge = slot.sa.usage.charge(&mut slot.lease, packet.len() as u64, now);
         if let Some(reached) = charge.reached {
             let event = Event::expired(&slot.sa.params, slot.sa.spi, Direction::Outbound, reached);
             self.unsent.push_back(event);
         }
         if !charge.allowed {
-            return self.drop_on_sa(work.packet, tunnel, DropReason::SaExpired);
+            return self.drop_on_sa(work, DropReason::SaExpired);
         }
-        match slot.fit(&work, capacity) {
-            Fit::Whole => {
-                let Sealing { packet, info, .. } = work;
-                self.push_admitted(Admitted { packet, tunnel, info, adjacency, mtu }, now, admitted);
-            }
-            Fit::Pieces => self.admit_pieces(work, capacity, adjacency, mtu, now, admitted),
-            Fit::TooBig => {
-                self.count_on_sa(tunnel, DropReason::TooBig);
-                self.complain(
-                    &work.packet,
-                    &work.info,
-                    work.origin,
-                    Error::TooBig { mtu: capacity as u32 },
-                    now,
-                );
-                self.drop_packet(work.packet, DropReason::TooBig);
-            }
-            Fit::Never(reason) => self.drop_on_sa(work.packet, tunnel, reason),
+        match slot.fit(packet, &work.inner, work.origin, capacity) {
+            Fit::Whole => {}
+            Fit::Pieces => self.admit_pieces(work, capacity, now, pieces),
+            Fit::TooBig => self.too_big(work, capacity, now),
+            Fit::Never(reason) => self.drop_on_sa(work, reason),
         }
     }
 
     /// Fragments the inner packet, so that each piece fits (RFC 4301 s8.1 leaves the choice to us).
     #[cold]
-    fn admit_pieces(
-        &mut self,
-        work: Sealing,
-        capacity: usize,
-        adjacency: Adjacency,
-        mtu: u32,
-        now: u64,
-        admitted: &mut ArrayVec<Admitted, BURST>,
-    ) {
-        let tunnel = work.tunnel;
-        let made =
-            self.fragment(work.packet, capacity, false, |worker, packet| match ip::parse(packet.data()) {
-                Ok(info) => {
-                    worker.push_admitted(Admitted { packet, tunnel, info, adjacency, mtu }, now, admitted)
+    fn admit_pieces(&mut self, work: &mut Sealing, capacity: usize, now: u64, pieces: &mut SealQueue) {
+        let Some(packet) = work.packet.take() else { return };
+        let (tunnel, origin, mtu) = (work.tunnel, work.origin, work.mtu);
+        let made = self.fragment(packet, capacity, false, |worker, packet| match ip::parse(packet.data()) {
+            Ok(info) => {
+                if pieces.is_full() {
+                    worker.send_admitted(pieces, now);
                 }
-                Err(reason) => worker.drop_on_sa(packet, tunnel, reason),
-            });
+                pieces.push(Sealing { mtu, ..Sealing::new(packet, tunnel, &info, origin) });
+            }
+            Err(reason) => worker.count_on_sa(tunnel, reason),
+        });
         if let Err(reason) = made {
             self.count_on_sa(tunnel, reason);
-            self.drops.count(reason);
         }
     }
 
-    fn push_admitted(&mut self, packet: Admitted, now: u64, admitted: &mut ArrayVec<Admitted, BURST>) {
-        if admitted.is_full() {
-            self.send_admitted(admitted, now);
+    #[cold]
+    fn too_big(&mut self, work: &mut Sealing, capacity: usize, now: u64) {
+        if let Some(packet) = &work.packet
+            && let Ok(info) = ip::parse(packet.data())
+        {
+            self.complain(packet, &info, work.origin, Error::TooBig { mtu: capacity as u32 }, now);
         }
-        admitted.push(packet);
+        self.drop_on_sa(work, DropReason::TooBig);
     }
 
-    /// Takes sequence numbers, wraps, seals and sends.
-    fn send_admitted(&mut self, admitted: &mut ArrayVec<Admitted, BURST>, now: u64) {
-        let numbers = self.reserve(admitted);
-        let mut wrapped = ArrayVec::<Wrapped, BURST>::new();
-        for (work, number) in admitted.drain(..).zip(numbers) {
-            let tunnel = work.tunnel;
-            match number {
-                Some(seq) => match self.wrap(work, seq, now) {
-                    Ok(work) => wrapped.push(work),
-                    Err(reason) => {
-                        self.count_on_sa(tunnel, reason);
-                        self.drops.count(reason);
-                    }
-                },
-                None => self.drop_on_sa(work.packet, tunnel, DropReason::SequenceExhausted),
+    /// Takes sequence numbers, wraps, seals and sends; leaves the queue empty.
+    fn send_admitted(&mut self, queue: &mut SealQueue, now: u64) {
+        for run in queue.chunk_by_mut(|a, b| a.tunnel == b.tunnel) {
+            self.wrap_run(run, now);
+        }
+        let sealed = self.seal_burst(queue);
+        for (work, sealed) in queue.iter_mut().zip(sealed) {
+            if work.packet.is_some() && !sealed {
+                self.drop_on_sa(work, DropReason::SealFailed);
             }
         }
-        let sealed = self.seal_burst(&mut wrapped);
-        for (work, sealed) in wrapped.drain(..).zip(sealed) {
-            if sealed {
-                self.sealed(work, now);
-            } else {
-                self.drop_on_sa(work.packet, work.tunnel, DropReason::SealFailed);
-            }
+        for run in queue.chunk_by_mut(|a, b| a.tunnel == b.tunnel) {
+            self.send_run(run, now);
         }
+        queue.clear();
     }
 
-    /// One block of sequence numbers for each run of packets of the same SA.
-    fn reserve(&mut self, admitted: &[Admitted]) -> ArrayVec<Option<u64>, BURST> {
-        let mut numbers = ArrayVec::new();
-        for run in admitted.chunk_by(|a, b| a.tunnel == b.tunnel) {
-            let slot = run.first().and_then(|work| self.tables.tunnel(work.tunnel));
-            let first = slot.and_then(|slot| slot.sa.sequence.reserve(run.len() as u64));
-            if let (None, Some(slot)) = (first, slot)
-                && let Some(reached) = slot.sa.usage.exhaust()
-            {
+    /// One block of sequence numbers for a run of packets of the same SA, and their headers.
+    #[inline]
+    fn wrap_run(&mut self, run: &mut [Sealing], now: u64) {
+        let Some(tunnel) = run.first().map(|work| work.tunnel) else { return };
+        let Some(slot) = self.tables.tunnel_mut(tunnel) else { return };
+        let live = run.iter().filter(|work| work.packet.is_some()).count() as u64;
+        if live == 0 {
+            return;
+        }
+        let Some(mut seq) = slot.sa.sequence.reserve(live) else {
+            if let Some(reached) = slot.sa.usage.exhaust() {
                 let event = Event::expired(&slot.sa.params, slot.sa.spi, Direction::Outbound, reached);
                 self.unsent.push_back(event);
             }
-            numbers.extend((0..run.len() as u64).map(|i| first.map(|first| first + i)));
-        }
-        numbers
-    }
-
-    fn wrap(&mut self, work: Admitted, seq: u64, now: u64) -> Result<Wrapped, DropReason> {
-        let Admitted { mut packet, tunnel, info, adjacency, mtu } = work;
-        self.next_id = self.next_id.wrapping_add(1);
-        let slot = self.tables.tunnel_mut(tunnel).ok_or(DropReason::NoSa)?;
-        slot.last_sent = now;
-        let (sa, outer) = (&*slot.sa, &slot.outer);
-        let inner_len = packet.len() as u16;
-        let header = Header { spi: sa.spi, seq };
-        let mut stamp = sa.options.stamp(&info, sa.params.ecn, self.next_id);
-        let at = match (sa.params.protocol, sa.params.mode) {
-            (Protocol::Esp, Mode::Tunnel) => {
-                let capacity = esp::tunnel_capacity(&sa.key, outer, mtu as usize);
-                // What does not fit is fragmented after, so the outer DF bit cannot be set.
-                stamp.dont_fragment &= packet.len() <= capacity;
-                let tfc_pad = sa.options.tfc_pad.map_or(0, |pad| usize::from(pad).min(capacity));
-                esp::tunnel(&mut packet, &sa.key, outer, stamp, header, info.version, tfc_pad)?
-            }
-            (Protocol::Esp, Mode::Transport) => esp::transport(&mut packet, &sa.key, outer, header, &info)?,
-            (Protocol::Ah, Mode::Tunnel) => {
-                stamp.dont_fragment &= ah::tunnel_len(&sa.key, outer, packet.len()) <= mtu as usize;
-                ah::tunnel(&mut packet, &sa.key, outer, stamp, header, info.version)?
-            }
-            (Protocol::Ah, Mode::Transport) => ah::transport(&mut packet, &sa.key, header, &info)?,
+            return run.iter_mut().for_each(|work| self.drop_on_sa(work, DropReason::SequenceExhausted));
         };
-        Ok(Wrapped { packet, tunnel, seq, inner_len, at: at as u16, adjacency, mtu })
+        slot.last_sent = now;
+        for work in run.iter_mut() {
+            let Some(packet) = &mut work.packet else { continue };
+            work.seq = seq;
+            work.inner_len = packet.len() as u16;
+            seq += 1;
+            self.next_id = self.next_id.wrapping_add(1);
+            match slot.wrap(packet, &work.inner, work.seq, work.mtu, self.next_id) {
+                Ok(at) => work.at = at as u16,
+                Err(reason) => {
+                    work.packet = None;
+                    slot.counters.dropped(reason);
+                    self.drops.count(reason);
+                }
+            }
+        }
     }
 
     /// Runs the engine over the burst; says which packets it sealed.
-    fn seal_burst(&self, wrapped: &mut ArrayVec<Wrapped, BURST>) -> [bool; BURST] {
+    #[inline]
+    fn seal_burst(&self, queue: &mut SealQueue) -> [bool; BURST] {
         let mut sealed = [false; BURST];
         let mut jobs = ArrayVec::<Job<'_>, BURST>::new();
-        let mut indices = ArrayVec::<usize, BURST>::new();
-        for (i, work) in wrapped.iter_mut().enumerate() {
+        let mut places = ArrayVec::<u8, BURST>::new();
+        for (place, work) in queue.iter_mut().enumerate() {
+            let Some(packet) = &mut work.packet else { continue };
             let Some(slot) = self.tables.tunnel(work.tunnel) else { continue };
             match slot.sa.params.protocol {
                 Protocol::Esp => {
-                    let Some(packet) = work.packet.data_mut().get_mut(usize::from(work.at)..) else {
-                        continue;
-                    };
+                    let Some(packet) = packet.data_mut().get_mut(usize::from(work.at)..) else { continue };
                     jobs.push(Job { key: &slot.sa.key, packet, seq: work.seq, ok: false });
-                    indices.push(i);
+                    places.push(place as u8);
                 }
                 Protocol::Ah => {
-                    let ok = ah::seal(&self.crypto, &slot.sa.key, &mut work.packet, work.at.into(), work.seq);
-                    if let Some(sealed) = sealed.get_mut(i) {
-                        *sealed = ok;
-                    }
+                    sealed[place] = ah::seal(&self.crypto, &slot.sa.key, packet, work.at.into(), work.seq);
                 }
             }
         }
         self.crypto.seal(&mut jobs);
-        for (job, &i) in jobs.iter().zip(&indices) {
-            if let Some(sealed) = sealed.get_mut(i) {
-                *sealed = job.ok;
-            }
+        for (job, &place) in jobs.iter().zip(&places) {
+            sealed[usize::from(place)] = job.ok;
         }
         sealed
     }
 
-    fn sealed(&mut self, mut work: Wrapped, now: u64) {
-        if let Some(slot) = self.tables.tunnel_mut(work.tunnel) {
+    /// Sends a run of sealed packets of the same SA.
+    #[inline]
+    fn send_run(&mut self, run: &mut [Sealing], now: u64) {
+        let Some(tunnel) = run.first().map(|work| work.tunnel) else { return };
+        let Some(slot) = self.tables.tunnel_mut(tunnel) else { return };
+        // Admission put it there, in the same poll.
+        let Some(adjacency) = slot.adjacency else { return };
+        let outer = slot.outer.needs_checksum().then_some(slot.outer);
+        for work in run.iter().filter(|work| work.packet.is_some()) {
             slot.counters.carried(work.inner_len.into());
-            slot.outer.finish_udp6(work.packet.data_mut());
         }
-        if work.packet.len() <= work.mtu as usize {
-            return self.transmit(work.packet, &work.adjacency, now);
+        for work in run {
+            let Some(mut packet) = work.packet.take() else { continue };
+            if let Some(outer) = &outer {
+                outer.finish_udp6(packet.data_mut());
+            }
+            if packet.len() <= work.mtu as usize {
+                self.transmit(packet, &adjacency, now);
+            } else {
+                self.transmit_pieces(packet, work.mtu, true, &adjacency, now);
+            }
         }
-        self.transmit_pieces(work.packet, work.mtu, true, &work.adjacency, now);
     }
 
-    /// The tunnel has no SA: tell the control side, which may set one up.
+    /// The tunnel has no SA, which the control side may mend; or its peer cannot be reached.
     #[cold]
-    fn acquire(&mut self, work: Sealing) {
-        self.hint(Event::Acquire {
-            tunnel: work.tunnel,
-            source: work.info.source,
-            destination: work.info.destination,
-            protocol: work.info.protocol,
-        });
-        self.drop_packet(work.packet, DropReason::NoSa);
+    fn refuse(&mut self, work: &mut Sealing) {
+        if self.tables.tunnel(work.tunnel).is_some() {
+            return self.drop_on_sa(work, DropReason::NoRoute);
+        }
+        let Some(packet) = work.packet.take() else { return };
+        if let Ok(info) = ip::parse(packet.data()) {
+            self.hint(Event::Acquire {
+                tunnel: work.tunnel,
+                source: info.source,
+                destination: info.destination,
+                protocol: info.protocol,
+            });
+        }
+        self.drop_packet(packet, DropReason::NoSa);
     }
 
+    /// Drops a packet if it is still there, and counts it on its SA and on the worker.
     #[cold]
-    fn drop_on_sa(&mut self, packet: Packet, tunnel: TunnelId, reason: DropReason) {
-        self.count_on_sa(tunnel, reason);
-        self.drop_packet(packet, reason);
+    fn drop_on_sa(&mut self, work: &mut Sealing, reason: DropReason) {
+        if work.packet.take().is_some() {
+            self.count_on_sa(work.tunnel, reason);
+        }
     }
 
     #[cold]
     fn count_on_sa(&mut self, tunnel: TunnelId, reason: DropReason) {
+        self.drops.count(reason);
         if let Some(slot) = self.tables.tunnel_mut(tunnel) {
             slot.counters.dropped(reason);
         }
@@ -310,37 +309,39 @@ enum Fit {
 impl OutboundSlot {
     /// The longest IP packet like this one that fits into `mtu` bytes once it is wrapped.
     #[inline]
-    fn capacity(&self, mtu: usize, info: &IpInfo) -> usize {
+    fn capacity(&self, mtu: usize, inner: &Inner) -> usize {
         let (key, outer) = (&self.sa.key, &self.outer);
-        let header_len = usize::from(info.header_len);
         match (self.sa.params.protocol, self.sa.params.mode) {
             (Protocol::Esp, Mode::Tunnel) => esp::tunnel_capacity(key, outer, mtu),
-            (Protocol::Esp, Mode::Transport) => esp::transport_capacity(key, outer, mtu, header_len),
+            (Protocol::Esp, Mode::Transport) => {
+                esp::transport_capacity(key, outer, mtu, inner.header_len.into())
+            }
             (Protocol::Ah, Mode::Tunnel) => mtu.saturating_sub(ah::tunnel_len(key, outer, 0)),
-            (Protocol::Ah, Mode::Transport) => mtu.saturating_sub(ah::header_len(key, info.version)),
+            (Protocol::Ah, Mode::Transport) => mtu.saturating_sub(ah::header_len(key, inner.version)),
         }
     }
 
     #[inline]
-    fn fit(&self, work: &Sealing, capacity: usize) -> Fit {
-        let (params, options) = (&self.sa.params, &self.sa.options);
-        let transport = params.mode == Mode::Transport;
-        if transport && !self.joins(&work.info) {
-            return Fit::Never(DropReason::SaMismatch);
-        }
-        if transport && work.info.fragment.is_some() {
-            return Fit::Never(DropReason::TransportFragment);
-        }
-        if work.packet.len() <= capacity {
+    fn fit(&self, packet: &Packet, inner: &Inner, origin: Origin, capacity: usize) -> Fit {
+        let transport = self.sa.params.mode == Mode::Transport;
+        if packet.len() <= capacity && !transport {
             return Fit::Whole;
         }
+        let options = &self.sa.options;
+        if transport && !self.joins(packet) {
+            return Fit::Never(DropReason::SaMismatch);
+        }
+        if transport && inner.is_fragment {
+            return Fit::Never(DropReason::TransportFragment);
+        }
         // RFC 8200 s5, RFC 2473 s7.1: an IPv6 source need not go below 1280 bytes, so the tunnel must.
-        let least = if work.info.version == Version::V6 { MIN_MTU } else { 0 };
+        let least = if inner.version == Version::V6 { MIN_MTU } else { 0 };
         let after = options.fragmentation == Fragmentation::After
-            && (options.df == DfPolicy::Clear || !work.info.dont_fragment);
-        if after || work.packet.len() <= least || (transport && matches!(work.origin, Origin::Local)) {
+            && (options.df == DfPolicy::Clear || !inner.dont_fragment);
+        let own = transport && origin == Origin::Local;
+        if packet.len() <= capacity.max(least) || after || own {
             Fit::Whole
-        } else if work.info.dont_fragment || transport {
+        } else if inner.dont_fragment || transport {
             Fit::TooBig
         } else {
             Fit::Pieces
@@ -348,15 +349,51 @@ impl OutboundSlot {
     }
 
     /// Whether the packet runs between the SA's own endpoints, as transport mode needs.
-    fn joins(&self, info: &IpInfo) -> bool {
-        info.source == self.endpoints.local && info.destination == self.endpoints.remote
+    fn joins(&self, packet: &Packet) -> bool {
+        ip::parse(packet.data()).is_ok_and(|info| {
+            info.source == self.endpoints.local && info.destination == self.endpoints.remote
+        })
+    }
+
+    /// Puts everything around the payload but IV and ICV. Returns the offset of the ESP or AH header.
+    #[inline]
+    fn wrap(
+        &self,
+        packet: &mut Packet,
+        inner: &Inner,
+        seq: u64,
+        mtu: u32,
+        id: u16,
+    ) -> Result<usize, DropReason> {
+        let (sa, outer) = (&*self.sa, &self.outer);
+        let header = Header { spi: sa.spi, seq };
+        let mut stamp = sa.options.stamp(inner, sa.params.ecn, id);
+        match (sa.params.protocol, sa.params.mode) {
+            (Protocol::Esp, Mode::Tunnel) => {
+                let capacity = esp::tunnel_capacity(&sa.key, outer, mtu as usize);
+                // What does not fit is fragmented after, so the outer DF bit cannot be set.
+                stamp.dont_fragment &= packet.len() <= capacity;
+                let tfc_pad = sa.options.tfc_pad.map_or(0, |pad| usize::from(pad).min(capacity));
+                esp::tunnel(packet, &sa.key, outer, stamp, header, inner.version, tfc_pad)
+            }
+            (Protocol::Esp, Mode::Transport) => {
+                esp::transport(packet, &sa.key, outer, header, inner.header_len.into(), inner.protocol)
+            }
+            (Protocol::Ah, Mode::Tunnel) => {
+                stamp.dont_fragment &= ah::tunnel_len(&sa.key, outer, packet.len()) <= mtu as usize;
+                ah::tunnel(packet, &sa.key, outer, stamp, header, inner.version)
+            }
+            (Protocol::Ah, Mode::Transport) => {
+                ah::transport(packet, &sa.key, header, inner.header_len.into(), inner.protocol, inner.version)
+            }
+        }
     }
 }
 
 impl OutboundOptions {
     /// DSCP, ECN and DF of the outer header (RFC 4301 s5.1.2, RFC 6040 s4.1).
     #[inline]
-    fn stamp(&self, inner: &IpInfo, ecn: bool, id: u16) -> Stamp {
+    fn stamp(&self, inner: &Inner, ecn: bool, id: u16) -> Stamp {
         let dscp = match self.dscp {
             DscpPolicy::Copy => inner.tos & !ecn::MASK,
             DscpPolicy::Set(dscp) => dscp << 2,
@@ -371,13 +408,17 @@ impl OutboundOptions {
     }
 }
 
-fn clamp_mss(clamp: MssClamp, capacity: usize, work: &mut Sealing) {
-    if work.info.protocol != ip::protocol::TCP {
+/// Lowers the MSS of a TCP SYN to what fits.
+#[inline]
+fn clamp_mss(clamp: MssClamp, capacity: usize, packet: &mut Packet, inner: &Inner) {
+    if inner.protocol != ip::protocol::TCP || !tcp::is_syn(packet.data(), inner.header_len.into()) {
         return;
     }
     let mss = match clamp {
-        MssClamp::PathMtu => capacity.saturating_sub(tcp_headers(work.info.version)),
+        MssClamp::PathMtu => capacity.saturating_sub(tcp_headers(inner.version)),
         MssClamp::Fixed(mss) => mss.into(),
     };
-    ip::clamp_mss(work.packet.data_mut(), &work.info, u16::try_from(mss).unwrap_or(u16::MAX));
+    if let Ok(info) = ip::parse(packet.data()) {
+        ip::clamp_mss(packet.data_mut(), &info, u16::try_from(mss).unwrap_or(u16::MAX));
+    }
 }

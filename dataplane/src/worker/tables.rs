@@ -1,9 +1,9 @@
 //! What a worker looks packets up in. It alone writes them, at the batch boundary.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use crate::host::neighbour::NeighbourIndex;
+use crate::host::Interface;
 use crate::message::Route;
 use crate::outer::Outer;
 use crate::policy::spd::Spd;
@@ -15,6 +15,7 @@ use crate::sa::slot_table::SlotTable;
 use crate::sa::spi_table::SpiTable;
 use crate::sa::{Endpoints, InboundSa, OutboundSa, TunnelId};
 use crate::worker::WorkerConfig;
+use crate::worker::next_hops::Adjacency;
 
 pub(super) struct Tables {
     pub(super) inbound: SpiTable<InboundSlot>,
@@ -45,20 +46,10 @@ pub(super) struct OutboundSlot {
     pub(super) last_sent: u64,
 }
 
-/// Where packets to one destination leave, valid while the routing table's generation is the same.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Adjacency {
-    pub(super) generation: u64,
-    pub(super) port: PortId,
-    pub(super) mtu: u32,
-    pub(super) next_hop: IpAddr,
-    /// `None` on a port without Ethernet.
-    pub(super) neighbour: Option<NeighbourIndex>,
-}
-
-/// Our own addresses.
+/// Our own addresses. There are few, so a scan beats a search.
 pub(super) struct Addresses {
-    sorted: Vec<(IpAddr, PortId)>,
+    v4: Vec<(u32, PortId)>,
+    v6: Vec<(u128, PortId)>,
 }
 
 impl Tables {
@@ -125,38 +116,67 @@ impl InboundSlot {
 
 impl Addresses {
     fn new(config: &WorkerConfig) -> Self {
-        let mut sorted: Vec<_> = config
-            .ports
-            .iter()
-            .enumerate()
-            .flat_map(|(port, settings)| {
-                settings.addresses.iter().map(move |net| (net.addr(), port as PortId))
-            })
-            .collect();
-        sorted.sort_unstable();
-        Self { sorted }
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        for (port, settings) in config.ports.iter().enumerate() {
+            let port = port as PortId;
+            // An Ethernet port has a link-local address beside the configured ones.
+            let addresses = match settings.mac {
+                Some(mac) => Interface::new(port, mac, &[], &settings.addresses).addresses().to_vec(),
+                None => settings.addresses.clone(),
+            };
+            for net in addresses {
+                match net.addr() {
+                    IpAddr::V4(address) => v4.push((address.into(), port)),
+                    IpAddr::V6(address) => v6.push((address.into(), port)),
+                }
+            }
+        }
+        Self { v4, v6 }
     }
 
-    /// The port that has this address.
+    /// Whether this address is ours.
     #[inline]
-    pub(super) fn port_of(&self, address: IpAddr) -> Option<PortId> {
-        let at = self.sorted.binary_search_by_key(&address, |&(known, _)| known).ok()?;
-        self.sorted.get(at).map(|&(_, port)| port)
+    pub(super) fn contains(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => {
+                let bits = u32::from(address);
+                self.v4.iter().any(|&(known, _)| known == bits)
+            }
+            IpAddr::V6(address) => {
+                let bits = u128::from(address);
+                self.v6.iter().any(|&(known, _)| known == bits)
+            }
+        }
     }
 
     /// Our address on a port, of the family of `like`.
     pub(super) fn on_port(&self, port: PortId, like: IpAddr) -> Option<IpAddr> {
-        let here = |(address, at): &&(IpAddr, PortId)| *at == port && address.is_ipv4() == like.is_ipv4();
-        self.sorted.iter().find(here).map(|&(address, _)| address)
+        self.with_ports()
+            .find(|&(address, at)| at == port && can_answer(address, like))
+            .map(|(address, _)| address)
     }
 
     /// Any address of ours of the family of `like`.
     pub(super) fn any(&self, like: IpAddr) -> Option<IpAddr> {
-        self.all().find(|address| address.is_ipv4() == like.is_ipv4())
+        self.all().find(|&address| can_answer(address, like))
     }
 
     /// All of our addresses.
     pub(super) fn all(&self) -> impl Iterator<Item = IpAddr> + '_ {
-        self.sorted.iter().map(|&(address, _)| address)
+        self.with_ports().map(|(address, _)| address)
+    }
+
+    fn with_ports(&self) -> impl Iterator<Item = (IpAddr, PortId)> + '_ {
+        let v4 = self.v4.iter().map(|&(bits, port)| (Ipv4Addr::from(bits).into(), port));
+        v4.chain(self.v6.iter().map(|&(bits, port)| (Ipv6Addr::from(bits).into(), port)))
+    }
+}
+
+/// Whether a packet from `own` to `peer` can arrive: same family, and a link-local address only to its like.
+fn can_answer(own: IpAddr, peer: IpAddr) -> bool {
+    match (own, peer) {
+        (IpAddr::V4(_), IpAddr::V4(_)) => true,
+        (IpAddr::V6(own), IpAddr::V6(peer)) => !own.is_unicast_link_local() || peer.is_unicast_link_local(),
+        _ => false,
     }
 }

@@ -1,8 +1,6 @@
 //! The way of a packet that is not for us: address sanity, reverse path, policy both ways, TTL, route.
 
-use arrayvec::ArrayVec;
-
-use crate::buffer::{BURST, Packet};
+use crate::buffer::Packet;
 use crate::drops::DropReason;
 use crate::host::icmp::Error;
 use crate::packet::ip::{self, IpInfo};
@@ -10,7 +8,7 @@ use crate::policy::Action;
 use crate::port::PortId;
 use crate::sa::TunnelId;
 use crate::worker::Worker;
-use crate::worker::outbound::Sealing;
+use crate::worker::outbound::{SealQueue, Sealing};
 
 /// Where a packet in the clear came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,12 +27,12 @@ impl Worker {
     pub(super) fn deliver(
         &mut self,
         packet: Packet,
-        info: IpInfo,
+        info: &IpInfo,
         origin: Origin,
         now: u64,
-        sealing: &mut ArrayVec<Sealing, BURST>,
+        sealing: &mut SealQueue,
     ) {
-        if self.tables.addresses.port_of(info.destination).is_some() {
+        if self.tables.addresses.contains(info.destination) {
             self.receive(packet, info, origin, now, None);
         } else {
             self.forward(packet, info, origin, now, sealing);
@@ -46,17 +44,25 @@ impl Worker {
     pub(super) fn forward(
         &mut self,
         mut packet: Packet,
-        info: IpInfo,
+        info: &IpInfo,
         origin: Origin,
         now: u64,
-        sealing: &mut ArrayVec<Sealing, BURST>,
+        sealing: &mut SealQueue,
     ) {
-        match self.decide(&mut packet, &info, origin) {
-            Ok(Some(tunnel)) => self.protect(Sealing { packet, tunnel, info, origin }, now, sealing),
-            Ok(None) => self.route(packet, &info, origin, now),
+        // RFC 4301 s7.4: where policy looks at ports, fragments must show theirs.
+        if info.fragment.is_some() && origin != Origin::Local && self.tables.spd.restricts_ports() {
+            let Some(whole) = self.collect_fragment(packet, info, origin, now) else { return };
+            return match ip::parse(whole.data()) {
+                Ok(info) => self.forward(whole, &info, origin, now, sealing),
+                Err(reason) => self.drop_packet(whole, reason),
+            };
+        }
+        match self.decide(&mut packet, info, origin) {
+            Ok(Some(tunnel)) => self.protect(Sealing::new(packet, tunnel, info, origin), now, sealing),
+            Ok(None) => self.route(packet, info, origin, now),
             Err(reason) => {
                 if reason == DropReason::TtlExceeded {
-                    self.complain(&packet, &info, origin, Error::TimeExceeded, now);
+                    self.complain(&packet, info, origin, Error::TimeExceeded, now);
                 }
                 self.drop_packet(packet, reason);
             }
@@ -66,7 +72,7 @@ impl Worker {
     /// The tunnel that the packet goes through, or `None` for the clear. Takes one from its TTL.
     #[inline]
     fn decide(
-        &self,
+        &mut self,
         packet: &mut Packet,
         info: &IpInfo,
         origin: Origin,
@@ -105,9 +111,9 @@ impl Worker {
 
     /// Strict reverse path check (RFC 3704 s2.2): the source must be reached by the port it comes from.
     #[inline]
-    fn check_reverse_path(&self, info: &IpInfo, port: PortId) -> Result<(), DropReason> {
+    fn check_reverse_path(&mut self, info: &IpInfo, port: PortId) -> Result<(), DropReason> {
         let strict = self.ports.get(usize::from(port)).is_some_and(|state| state.config.reverse_path);
-        let back = || self.tables.routes.lookup(info.source).map(|route| route.port);
-        if strict && back() != Some(port) { Err(DropReason::ReversePath) } else { Ok(()) }
+        let good = !strict || self.port_towards(info.source) == Some(port);
+        if good { Ok(()) } else { Err(DropReason::ReversePath) }
     }
 }

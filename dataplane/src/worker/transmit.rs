@@ -1,7 +1,5 @@
 //! The last steps: route, next hop, link header, transmit burst.
 
-use std::net::IpAddr;
-
 use crate::buffer::Packet;
 use crate::drops::DropReason;
 use crate::host::icmp::Error;
@@ -10,8 +8,7 @@ use crate::message::{Event, Neighbour};
 use crate::packet::ethernet::{self, ethertype};
 use crate::packet::ip::{self, IpInfo};
 use crate::port::PortId;
-use crate::sa::TunnelId;
-use crate::worker::tables::Adjacency;
+use crate::worker::next_hops::Adjacency;
 use crate::worker::transit::Origin;
 use crate::worker::{Worker, send};
 
@@ -49,38 +46,6 @@ impl Worker {
         if let Err(reason) = sent {
             self.drops.count(reason);
         }
-    }
-
-    /// Where packets to `destination` leave.
-    pub(super) fn adjacency(&self, destination: IpAddr) -> Option<Adjacency> {
-        let routes = &self.tables.routes;
-        let next_hop = routes.lookup(destination)?;
-        let state = self.ports.get(usize::from(next_hop.port))?;
-        Some(Adjacency {
-            generation: routes.generation(),
-            port: next_hop.port,
-            mtu: state.config.mtu,
-            next_hop: next_hop.address,
-            neighbour: self.local.neighbours.find(next_hop.port, next_hop.address),
-        })
-    }
-
-    /// Where a tunnel's packets leave, remembered in its slot while routes and neighbour stay as they are.
-    #[inline]
-    pub(super) fn tunnel_adjacency(&mut self, tunnel: TunnelId) -> Option<Adjacency> {
-        let slot = self.tables.tunnel(tunnel)?;
-        if let Some(known) = slot.adjacency
-            && known.generation == self.tables.routes.generation()
-            && known.neighbour.is_some_and(|index| self.local.neighbours.mac(index).is_some())
-        {
-            return Some(known);
-        }
-        let remote = slot.endpoints.remote;
-        let found = self.adjacency(remote);
-        if let Some(slot) = self.tables.tunnel_mut(tunnel) {
-            slot.adjacency = found;
-        }
-        found
     }
 
     /// Puts the link header on an IP packet and queues it, or has its next hop resolved first.
@@ -133,7 +98,8 @@ impl Worker {
 
     /// Does what host code asked for.
     pub(super) fn carry_out(&mut self, now: u64) {
-        while let Some(output) = self.local.outputs.pop() {
+        let mut outputs = std::mem::take(&mut self.local.outputs);
+        for output in outputs.drain(..) {
             match output {
                 Output::Frame(port, packet) => self.enqueue(port, packet),
                 Output::Unreachable(packet) => {
@@ -148,6 +114,8 @@ impl Worker {
                 }
             }
         }
+        // Keep the memory for the next time.
+        self.local.outputs = outputs;
     }
 
     /// Takes over what another worker learned.

@@ -5,6 +5,7 @@ use std::arch::x86_64::*;
 
 use zeroize::Zeroize;
 
+use super::key::VaesKey;
 use super::lanes::{BLOCK, broadcast};
 
 /// Number of rounds, which the key length decides.
@@ -78,26 +79,29 @@ fn sub_word(word: u32) -> u32 {
     _mm_cvtsi128_si32(_mm_aeskeygenassist_si128::<0>(_mm_set1_epi32(word as i32))) as u32
 }
 
-/// All rounds after the first key addition, on N vectors at once. The last round key is added together with
-/// what the keystream is to be added to: `inputs`.
-///
-/// `keys` are round keys 1 to R - 1 and then the last, R.
+/// All rounds after the first key addition, on N vectors of each of Q packets in step: eight chains fill the pipes, and
+/// those of later packets do not fit into the scheduler while it is full of what waits. The last round key is added
+/// to `inputs`, what the keystream is to be added to.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-pub fn cipher<const R: usize, const N: usize>(
-    keys: &[[u8; BLOCK]; ROUND_KEYS],
-    mut states: [__m512i; N],
-    inputs: [__m512i; N],
-) -> [__m512i; N] {
-    for key in &keys[1..R] {
-        let key = broadcast(key);
-        for state in &mut states {
-            *state = _mm512_aesenc_epi128(*state, key);
+pub fn cipher<const R: usize, const N: usize, const Q: usize>(
+    keys: [&VaesKey; Q],
+    mut states: [[__m512i; N]; Q],
+    inputs: [[__m512i; N]; Q],
+) -> [[__m512i; N]; Q] {
+    for round in 1..R {
+        for q in 0..Q {
+            let key = broadcast(&keys[q].round_keys()[round]);
+            for state in &mut states[q] {
+                *state = _mm512_aesenc_epi128(*state, key);
+            }
         }
     }
-    let last = broadcast(&keys[R]);
-    for (state, input) in states.iter_mut().zip(inputs) {
-        *state = _mm512_aesenclast_epi128(*state, _mm512_xor_si512(last, input));
+    for q in 0..Q {
+        let key = broadcast(&keys[q].round_keys()[R]);
+        for n in 0..N {
+            states[q][n] = _mm512_aesenclast_epi128(states[q][n], _mm512_xor_si512(key, inputs[q][n]));
+        }
     }
     states
 }

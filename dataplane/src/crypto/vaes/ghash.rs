@@ -36,7 +36,7 @@ pub fn reflect_block(block: __m128i) -> __m128i {
     _mm_shuffle_epi8(block, _mm512_castsi512_si128(byte_reverse()))
 }
 
-/// A sum of products, not yet reduced: four lanes of 256 bits, in three overlapping parts.
+/// A sum of products, not yet reduced: four lanes of 256 bits each, in three overlapping parts.
 #[derive(Clone, Copy)]
 pub struct Products {
     low: __m512i,
@@ -45,16 +45,23 @@ pub struct Products {
 }
 
 impl Products {
-    /// Lane by lane, `data` times `powers`.
+    /// Lane by lane, `data` times `powers`, by Karatsuba's three multiplications.
     #[inline]
     #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
     pub fn of(data: __m512i, powers: __m512i) -> Self {
         let (d, p) = (fold_halves(data), fold_halves(powers));
-        Self {
-            low: _mm512_clmulepi64_epi128::<0x00>(data, powers),
-            middle: _mm512_clmulepi64_epi128::<0x00>(d, p),
-            high: _mm512_clmulepi64_epi128::<0x11>(data, powers),
-        }
+        let low = _mm512_clmulepi64_epi128::<0x00>(data, powers);
+        let high = _mm512_clmulepi64_epi128::<0x11>(data, powers);
+        let middle = _mm512_clmulepi64_epi128::<0x00>(d, p);
+        Self { low, middle: _mm512_xor_si512(middle, _mm512_xor_si512(low, high)), high }
+    }
+
+    /// The sum of no products.
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+    pub fn none() -> Self {
+        let zero = _mm512_setzero_si512();
+        Self { low: zero, middle: zero, high: zero }
     }
 
     /// The sum of two.
@@ -68,20 +75,25 @@ impl Products {
         }
     }
 
-    /// Reduces modulo the polynomial, and adds the lanes.
+    /// Each lane modulo the polynomial.
     #[inline]
     #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-    pub fn reduce(self) -> __m128i {
+    pub fn reduce(self) -> __m512i {
         let polynomial = _mm512_set1_epi64(POLYNOMIAL);
         let fold = |part: __m512i, into: __m512i| {
             let product = _mm512_clmulepi64_epi128::<0x00>(part, polynomial);
             _mm512_xor_si512(_mm512_xor_si512(into, product), _mm512_shuffle_epi32::<SWAP>(part))
         };
-        let middle = _mm512_xor_si512(self.middle, _mm512_xor_si512(self.low, self.high));
-        let lanes = fold(fold(self.low, middle), self.high);
-        let pair = _mm256_xor_si256(_mm512_castsi512_si256(lanes), _mm512_extracti64x4_epi64::<1>(lanes));
-        _mm_xor_si128(_mm256_castsi256_si128(pair), _mm256_extracti128_si256::<1>(pair))
+        fold(fold(self.low, self.middle), self.high)
     }
+}
+
+/// The sum of the lanes.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+pub fn fold_lanes(lanes: __m512i) -> __m128i {
+    let pair = _mm256_xor_si256(_mm512_castsi512_si256(lanes), _mm512_extracti64x4_epi64::<1>(lanes));
+    _mm_xor_si128(_mm256_castsi256_si128(pair), _mm256_extracti128_si256::<1>(pair))
 }
 
 /// Fills `powers` with the powers of H, the highest first, so that H^1 stands next to what follows.
@@ -94,7 +106,7 @@ pub fn expand_powers(hash_key: __m128i, powers: &mut [[u8; BLOCK]]) {
     for bytes in powers.iter_mut().rev() {
         super::lanes::store_block(bytes, power);
         let lanes = _mm512_zextsi128_si512;
-        power = Products::of(lanes(power), lanes(first)).reduce();
+        power = _mm512_castsi512_si128(Products::of(lanes(power), lanes(first)).reduce());
     }
 }
 

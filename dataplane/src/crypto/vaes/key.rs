@@ -42,6 +42,9 @@ struct Parameters {
 const KEY_LEN: usize = 512;
 const _: () = assert!(size_of::<VaesKey>() == KEY_LEN, "no padding: `VaesKey::bytes` reads every byte");
 
+/// Longest packet that needs no more than eight powers, whatever its layout.
+const SHORT: usize = 6 * BLOCK + 16;
+
 /// Bytes of the salt, which follows the AES key in the key material (RFC 4106 s8.1).
 const SALT: usize = 4;
 
@@ -134,15 +137,27 @@ impl VaesKey {
         bytes.map_or(_mm512_setzero_si512(), |bytes| load(bytes))
     }
 
+    /// One power of H in every lane, of H^1 to H^16.
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+    pub fn power(&self, exponent: usize) -> __m512i {
+        broadcast(&self.powers[POWERS - exponent.clamp(1, POWERS)])
+    }
+
     /// Asks for the cache lines that a packet of this length will need.
     #[inline]
     pub fn prefetch(&self, packet_len: usize) {
         let lines = self.bytes().as_chunks::<64>().0;
-        // The last two lines of powers are enough for eight blocks, header and length block among them.
-        let first = if packet_len <= 128 { 2 } else { 0 };
-        for line in &lines[first..] {
-            // SAFETY: a prefetch reads nothing that can be seen.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+        let prefetch = |lines: &[[u8; 64]]| {
+            for line in lines {
+                // SAFETY: a prefetch reads nothing that can be seen.
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+            }
+        };
+        // The low powers, parameters and ten round keys.
+        prefetch(&lines[2..7]);
+        if packet_len > SHORT {
+            prefetch(&lines[..2]);
         }
     }
 

@@ -36,56 +36,60 @@ pub fn store(bytes: &mut [u8; VECTOR], vector: __m512i) {
     unsafe { _mm512_storeu_si512(bytes.as_mut_ptr().cast(), vector) }
 }
 
-/// The part of a payload that one vector covers, where that may be less than 64 bytes. What is outside reads
-/// as zero and is never written, so a packet may end at the last byte of mapped memory.
-pub struct Window<'p> {
-    bytes: &'p mut [u8],
-    mask: __mmask64,
-    shift: usize,
+/// A payload as vectors of a stream. What is outside of the payload reads as zero and is never written, so a
+/// packet may end at the last byte of mapped memory.
+pub struct Text<'p> {
+    payload: &'p mut [u8],
+    /// Bytes of the first vector that lie before the payload: 16 where its lane 0 belongs to the header, or 0.
+    lead: usize,
 }
 
-impl<'p> Window<'p> {
-    /// Takes up to 48 bytes from the front of `payload`, for lanes 1 to 3: lane 0 belongs to the header.
+impl<'p> Text<'p> {
+    /// The payload of a whole packet: lane 0 of vector 0 is the header's.
     #[inline]
-    #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-    pub fn first(payload: &mut &'p mut [u8]) -> Self {
-        let bytes = split_front(payload, VECTOR - BLOCK);
-        let mask = low_bits(bytes.len()) << BLOCK;
-        Self { bytes, mask, shift: BLOCK }
+    pub fn whole(payload: &'p mut [u8]) -> Self {
+        Self { payload, lead: BLOCK }
     }
 
-    /// Takes up to 64 bytes from the front of `payload`.
+    /// The rest of a payload.
     #[inline]
-    #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-    pub fn next(payload: &mut &'p mut [u8]) -> Self {
-        let bytes = split_front(payload, VECTOR);
-        let mask = low_bits(bytes.len());
-        Self { bytes, mask, shift: 0 }
+    pub fn rest(payload: &'p mut [u8]) -> Self {
+        Self { payload, lead: 0 }
     }
 
-    /// Zeroes what lies outside.
+    /// Vector `index`.
     #[inline]
     #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-    pub fn clip(&self, vector: __m512i) -> __m512i {
-        _mm512_maskz_mov_epi8(self.mask, vector)
+    pub fn load(&self, index: usize) -> __m512i {
+        let at = self.payload.as_ptr().wrapping_add(index * VECTOR).wrapping_sub(self.lead);
+        // SAFETY: only bytes of the mask are read, and those are bytes of the payload. The address itself may lie
+        // outside, which `wrapping_add` and `wrapping_sub` allow.
+        unsafe { _mm512_maskz_loadu_epi8(self.mask(index), at.cast()) }
     }
 
-    /// The bytes inside, zero elsewhere.
+    /// Writes vector `index`.
     #[inline]
     #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-    pub fn load(&self) -> __m512i {
-        // SAFETY: the mask has the bits `shift..shift + bytes.len()` alone, so only `bytes` is read. The address
-        // may lie before it, which `wrapping_sub` allows.
-        unsafe { _mm512_maskz_loadu_epi8(self.mask, self.bytes.as_ptr().wrapping_sub(self.shift).cast()) }
+    pub fn store(&mut self, index: usize, vector: __m512i) {
+        let at = self.payload.as_mut_ptr().wrapping_add(index * VECTOR).wrapping_sub(self.lead);
+        // SAFETY: as in `load`, only bytes of the payload are written.
+        unsafe { _mm512_mask_storeu_epi8(at.cast(), self.mask(index), vector) }
     }
 
-    /// Writes the bytes inside.
+    /// `vector`, zero where vector `index` is outside of the payload.
     #[inline]
     #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-    pub fn store(&mut self, vector: __m512i) {
-        let at = self.bytes.as_mut_ptr().wrapping_sub(self.shift);
-        // SAFETY: as in `load`, only `bytes` is written.
-        unsafe { _mm512_mask_storeu_epi8(at.cast(), self.mask, vector) }
+    pub fn clip(&self, index: usize, vector: __m512i) -> __m512i {
+        _mm512_maskz_mov_epi8(self.mask(index), vector)
+    }
+
+    /// The bytes of vector `index` that are bytes of the payload.
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+    fn mask(&self, index: usize) -> __mmask64 {
+        let bytes = (self.lead + self.payload.len()).saturating_sub(index * VECTOR).min(VECTOR);
+        let mask = low_bits(bytes);
+        if index == 0 { mask & (u64::MAX << self.lead) } else { mask }
     }
 }
 
@@ -118,13 +122,4 @@ pub fn block_mask(bytes: &[u8]) -> __mmask16 {
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
 fn low_bits(count: usize) -> u64 {
     _bzhi_u64(u64::MAX, count as u32)
-}
-
-#[inline]
-#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-fn split_front<'p>(rest: &mut &'p mut [u8], at_most: usize) -> &'p mut [u8] {
-    let all = std::mem::take(rest);
-    let (front, back) = all.split_at_mut(all.len().min(at_most));
-    *rest = back;
-    front
 }

@@ -3,14 +3,16 @@
 
 use super::engine::Engine;
 use super::suite::{Encryption, Suite};
-use super::{EngineKey, Job, KeyError, KeyMaterial};
+use super::{EngineKey, Job, Key, KeyError, KeyMaterial};
 
 mod aes;
 mod frame;
 mod ghash;
+mod hash;
 mod kernel;
 mod key;
 mod lanes;
+mod self_test;
 #[cfg(test)]
 mod tests;
 
@@ -21,7 +23,7 @@ pub use key::VaesKey;
 pub struct Vaes(());
 
 /// Jobs between the one whose key is asked for and the one that is worked on.
-const PREFETCH_AHEAD: usize = 8;
+const PREFETCH_AHEAD: usize = 16;
 
 macro_rules! missing {
     ($($feature:tt),*) => {
@@ -83,24 +85,29 @@ fn open_burst(jobs: &mut [Job<'_>]) {
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
 fn each(jobs: &mut [Job<'_>], work: impl Fn(&VaesKey, &mut [u8], u64) -> bool) {
-    for job in jobs.iter().take(PREFETCH_AHEAD) {
-        prefetch(job);
+    let mut last = std::ptr::null();
+    for index in 0..PREFETCH_AHEAD.min(jobs.len()) {
+        prefetch(&jobs[index], &mut last);
     }
     for index in 0..jobs.len() {
         if let Some(job) = jobs.get(index + PREFETCH_AHEAD) {
-            prefetch(job);
+            prefetch(job, &mut last);
         }
-        if let Some(job) = jobs.get_mut(index) {
-            job.ok = match job.key.engine() {
-                EngineKey::Vaes(key) => work(key, job.packet, job.seq),
-                _ => false,
-            };
-        }
+        let job = &mut jobs[index];
+        job.ok = match job.key.engine() {
+            EngineKey::Vaes(key) => work(key, job.packet, job.seq),
+            _ => false,
+        };
     }
 }
 
+/// Asks for the lines of a job's key, unless it is the key of the job before.
 #[inline]
-fn prefetch(job: &Job<'_>) {
+fn prefetch(job: &Job<'_>, last: &mut *const Key) {
+    if std::ptr::eq(job.key, *last) {
+        return;
+    }
+    *last = job.key;
     if let EngineKey::Vaes(key) = job.key.engine() {
         key.prefetch(job.packet.len());
     }

@@ -1,0 +1,118 @@
+//! Every bench runs, carries its packets, and writes the documented JSON. Nothing is asserted about time.
+#![cfg(test)]
+
+use std::process::Command;
+
+use serde_json::Value;
+
+/// Runs the bench with these arguments and returns its JSON.
+fn run(arguments: &str) -> Value {
+    let directory = tempfile::tempdir().unwrap();
+    let json = directory.path().join("report.json");
+    let output = Command::new(env!("CARGO_BIN_EXE_spillway-bench"))
+        .args(arguments.split_whitespace())
+        .arg("--json")
+        .arg(&json)
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "spillway-bench {arguments}: {errors}");
+    let report: Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+    assert_eq!(report["schema"], 1);
+    assert!(report["machine"]["cpu"].is_string());
+    for row in rows(&report) {
+        for (name, figure) in row["figures"].as_object().unwrap() {
+            assert!(figure.as_f64().is_some_and(|figure| figure >= 0.0), "{arguments}: {name} is {figure}");
+        }
+    }
+    for finding in report["findings"].as_array().unwrap() {
+        assert!(finding["value"].is_number() && finding["unit"].is_string(), "{arguments}: {finding}");
+    }
+    report
+}
+
+fn rows(report: &Value) -> &Vec<Value> {
+    report["rows"].as_array().unwrap()
+}
+
+/// Rows that have this label.
+fn with<'r>(report: &'r Value, label: &str, value: &str) -> Vec<&'r Value> {
+    rows(report).iter().filter(|row| row["labels"][label] == value).collect()
+}
+
+#[test]
+fn crypto() {
+    let report = run("crypto --suites aes128gcm16,aes128-sha256 --sizes 64 --rounds 1 --bursts 1");
+    assert!(!with(&report, "operation", "seal").is_empty());
+    assert!(!with(&report, "engine", "bare call").is_empty());
+    assert!(!with(&report, "suite", "aes128-sha256").is_empty());
+}
+
+#[test]
+fn esp() {
+    let report = run("esp --suites aes128gcm16,aes128-sha256,null-sha256 --sizes 64,imix --sas 1,20 \
+                      --order random,round-robin --engines aws-lc --rounds 1 --ahead 100 --times 1");
+    // Two sizes; one SA, and 20 SAs in two orders; and of the first suite the bare call.
+    for suite in ["aes128gcm16", "aes128-sha256", "null-sha256"] {
+        let paths = with(&report, "suite", suite);
+        let count = |what| paths.iter().filter(|row| row["labels"]["what"] == what).count();
+        assert_eq!(
+            (count("outbound"), count("inbound"), count("seal"), count("open")),
+            (6, 6, 2, 2),
+            "{suite}"
+        );
+        assert_eq!(count("bare seal"), if suite == "aes128gcm16" { 2 } else { 0 });
+    }
+    let findings = report["findings"].to_string();
+    assert!(findings.contains("whole path outbound minus the bare AEAD call"), "{findings}");
+    assert!(findings.contains("20 SAs, random, over one, inbound"), "{findings}");
+}
+
+#[test]
+fn scale() {
+    let report =
+        run("scale --parts sas,cores,churn --sas 1,10 --sizes 64 --engines aws-lc --rounds 2 --packets 2000");
+    let notes = report["notes"].to_string();
+    let two = rows(&report)
+        .iter()
+        .filter(|row| row["labels"]["case"].as_str().is_some_and(|case| case.starts_with('2')));
+    if notes.contains("SKIPPED: one SA on 2 workers") {
+        eprintln!("SKIPPED: one SA on 2 workers");
+    } else {
+        assert_eq!(two.count(), 5);
+        assert!(notes.contains("Checked on the shared SA"), "{notes}");
+    }
+    assert_eq!(with(&report, "SAs", "10").len(), 4);
+    assert_eq!(with(&report, "load", "50 %").len(), 2);
+}
+
+#[test]
+fn latency() {
+    let report = run("latency --sizes 64,imix --loads 10,50 --sas 3 --engines aws-lc --packets 500");
+    assert_eq!(rows(&report).len(), 8);
+    assert!(
+        rows(&report)
+            .iter()
+            .all(|row| row["figures"]["p999_us"].as_f64() <= row["figures"]["max_us"].as_f64())
+    );
+}
+
+#[test]
+fn an_option_that_makes_no_sense_is_named() {
+    for (arguments, wrong) in [
+        ("esp --ahead 0", "--ahead"),
+        ("esp --sizes 1439 --suites aes128-sha256", "--sizes"),
+        ("esp --sizes 20", "--sizes"),
+        ("esp --suites sha256", "--suites"),
+        ("esp --suites rot13", "--suites"),
+        ("esp --engines gpu", "--engines"),
+        ("crypto --suites aes128-sha256 --sizes 65", "--sizes"),
+        ("latency --loads 100", "--loads"),
+        ("scale --sizes 30", "--sizes"),
+    ] {
+        let output =
+            Command::new(env!("CARGO_BIN_EXE_spillway-bench")).args(arguments.split(' ')).output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && errors.contains(wrong), "{arguments}: {errors}");
+    }
+}
