@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::config::{self, CONTROL_SOCKET, LoadError, Loaded};
 use crate::control::{Client, What};
+use crate::demo;
 use crate::host::Host;
 use crate::summary::Summary;
 use crate::{logging, run, show};
@@ -29,6 +30,8 @@ enum Command {
     Check(ConfigFile),
     /// Ask the running gateway.
     Show(Show),
+    /// See it work: a tunnel between two gateways, and attacks on it, in namespaces of its own. Needs no root.
+    Demo(demo::Options),
 }
 
 #[derive(Debug, Args)]
@@ -58,6 +61,7 @@ impl Cli {
             Command::Run(file) => run_gateway(&file),
             Command::Check(file) => check(&file),
             Command::Show(show) => ask(&show),
+            Command::Demo(options) => return demo::run(options),
         };
         match done {
             Ok(()) => ExitCode::SUCCESS,

@@ -2,13 +2,14 @@
 //!
 //! [`config`] turns a YAML file into types; [`run`](run::run) turns those into a gateway. What a gateway tells of
 //! itself it tells through [`snapshot::Snapshot`]: [`control`] answers `spillway show` from it, [`metrics`]
-//! answers Prometheus.
+//! answers Prometheus. [`demo`] shows it all on any machine.
 #![forbid(unsafe_code)]
 
 pub mod appliance;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod demo;
 pub mod host;
 pub mod logging;
 pub mod metrics;

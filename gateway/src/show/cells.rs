@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// `1,234,567`.
-pub(super) fn count(value: u64) -> String {
+pub(crate) fn count(value: u64) -> String {
     let digits = value.to_string();
     let mut text = String::with_capacity(digits.len() * 4 / 3);
     for (index, digit) in digits.chars().enumerate() {
@@ -16,12 +16,12 @@ pub(super) fn count(value: u64) -> String {
 }
 
 /// `1h 2m 3s`.
-pub(super) fn duration(seconds: u64) -> String {
+pub(crate) fn duration(seconds: u64) -> String {
     humantime::format_duration(Duration::from_secs(seconds)).to_string()
 }
 
 /// `870ns`, `12.3us`, `4.5ms`, `1.2s`.
-pub(super) fn nanoseconds(ns: u64) -> String {
+pub(crate) fn nanoseconds(ns: u64) -> String {
     match ns {
         0..1_000 => format!("{ns}ns"),
         1_000..1_000_000 => format!("{:.1}us", ns as f64 / 1e3),
@@ -31,17 +31,17 @@ pub(super) fn nanoseconds(ns: u64) -> String {
 }
 
 /// `12.5%`, or `-` of nothing.
-pub(super) fn share(part: u64, whole: u64) -> String {
+pub(crate) fn share(part: u64, whole: u64) -> String {
     if whole == 0 { "-".to_owned() } else { format!("{:.1}%", part as f64 * 100.0 / whole as f64) }
 }
 
 /// The value, or `-`.
-pub(super) fn optional(value: Option<impl ToString>) -> String {
+pub(crate) fn optional(value: Option<impl ToString>) -> String {
     value.map_or("-".to_owned(), |value| value.to_string())
 }
 
 /// `443`, `1000-2000` or `any`.
-pub(super) fn ports(range: Option<(u16, u16)>) -> String {
+pub(crate) fn ports(range: Option<(u16, u16)>) -> String {
     match range {
         None => "any".to_owned(),
         Some((first, last)) if first == last => first.to_string(),

@@ -1,6 +1,6 @@
 //! Answers of the control socket as tables for people. Programs take `--json`.
 
-mod cells;
+pub(crate) mod cells;
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, ContentArrangement, Table};
@@ -39,7 +39,7 @@ fn rows<T: DeserializeOwned>(
 }
 
 /// A table of text columns and, named with a leading `#`, columns of numbers, which stand at the right.
-fn table<const N: usize>(header: [&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
+pub(crate) fn table<const N: usize>(header: [&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
     let mut table = Table::new();
     table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(header.iter().map(|name| name.trim_start_matches('#')));
