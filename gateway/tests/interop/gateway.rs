@@ -19,11 +19,13 @@ use crate::{PATIENCE, wait_for};
 pub struct Files {
     directory: tempfile::TempDir,
     keys: u64,
+    /// Where the gateway is to answer for its metrics.
+    pub metrics: Option<&'static str>,
 }
 
 impl Files {
     pub fn new() -> Self {
-        Self { directory: tempfile::tempdir().expect("makes a directory"), keys: 0 }
+        Self { directory: tempfile::tempdir().expect("makes a directory"), keys: 0, metrics: None }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -77,14 +79,10 @@ impl Gateway {
     pub fn start(namespace: &Namespace, files: Files, yaml: &str) -> Self {
         let socket = files.path("control.sock");
         let _stale = fs::remove_file(&socket);
-        let text = format!("gateway: {{ control_socket: {} }}\n{yaml}", socket.display());
-        Self::start_as_is(namespace, files, &text)
-    }
-
-    /// Starts a gateway with a whole configuration, whose control socket must be `control.sock`.
-    pub fn start_as_is(namespace: &Namespace, files: Files, yaml: &str) -> Self {
+        let metrics = files.metrics.map_or(String::new(), |address| format!(", metrics: '{address}'"));
+        let text = format!("gateway: {{ control_socket: {}{metrics} }}\n{yaml}", socket.display());
         let config = files.path("gateway.yaml");
-        fs::write(&config, yaml).unwrap();
+        fs::write(&config, text).unwrap();
         let log = OpenOptions::new().create(true).append(true).open(files.path("log")).unwrap();
         let process = namespace.run(|| {
             Command::new(SPILLWAY)

@@ -10,6 +10,8 @@
 mod gateway;
 #[path = "../../../dataplane/tests/netns/mod.rs"]
 mod netns;
+mod operation;
+mod path_mtu;
 mod scapy;
 mod site;
 mod traffic;

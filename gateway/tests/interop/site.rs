@@ -25,7 +25,7 @@ pub struct Plan {
     pub lan: Driver,
     /// MTU of all links.
     pub mtu: usize,
-    /// MTU of the link behind a router between the gateways, towards the right; `None` without a router.
+    /// MTU of the link between a router in the middle and the right gateway; `None` without a router.
     pub router: Option<usize>,
     /// VLAN of the WAN.
     pub vlan: Option<u16>,
@@ -86,7 +86,7 @@ pub struct Site {
     /// The gateway's namespace.
     pub inside: Namespace,
     /// The host's, when it is another.
-    host: Option<Namespace>,
+    pub host: Option<Namespace>,
     pub yaml: String,
 }
 
@@ -121,8 +121,8 @@ impl Sites {
         let router = plan.router.map(|mtu| {
             let router = Namespace::new();
             left.join("wan0", &router, "left", 2, plan.mtu);
-            right.join("wan0", &router, "right", 2, plan.mtu);
-            set_up_router(&router, mtu);
+            right.join("wan0", &router, "right", 2, mtu);
+            set_up_router(&router);
             router
         });
         match &router {
@@ -168,14 +168,13 @@ fn set_up_host(host: &Namespace, device: &str, side: u8) {
     host.ip(&format!("route add fd00::/16 via fd00:{side}::1"));
 }
 
-fn set_up_router(router: &Namespace, mtu: usize) {
+fn set_up_router(router: &Namespace) {
     for (device, side) in [("left", 1), ("right", 2)] {
         allow_ipv6(router, device);
         router.ip(&format!("addr add 2001:db8:{side}::fe/64 dev {device} nodad"));
     }
     router.ip("addr add 198.51.100.254/24 dev left");
     router.ip("addr add 203.0.113.254/24 dev right");
-    router.ip(&format!("link set right mtu {mtu}"));
     router.set("net/ipv4/ip_forward", "1");
     router.set("net/ipv6/conf/all/forwarding", "1");
 }
@@ -220,12 +219,15 @@ fn configuration(plan: &Plan, side: u8, files: &mut Files) -> String {
          \x20 wan: {{ driver: {}, device: wan0, mtu: {}, addresses: ['{}', '{}']{vlan} }}\n\
          \x20 lan: {{ driver: {}, device: lan0, mtu: {}, addresses: [10.{side}.0.1/16, 'fd00:{side}::1/64'] }}\n",
         plan.wan.keyword(),
-        plan.mtu,
+        if side == 1 { plan.mtu } else { plan.router.unwrap_or(plan.mtu) },
         wans[0],
         wans[1],
         plan.lan.keyword(),
         plan.mtu,
     );
+    if let (1, Some(address)) = (side, plan.metrics) {
+        files.metrics = Some(address);
+    }
     if plan.router.is_some() {
         let (v4, v6) = if side == 1 {
             ("198.51.100.254", "2001:db8:1::fe")

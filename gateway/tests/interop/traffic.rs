@@ -2,14 +2,14 @@
 
 use std::fs;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrIn6, recv, sendto,
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrIn6, connect, recv, send,
     setsockopt, socket, sockopt,
 };
 use nix::sys::time::TimeVal;
@@ -33,7 +33,7 @@ pub enum Fragments {
 pub enum Unanswered {
     /// Nothing came in time.
     Silence,
-    /// The host knows of a path MTU that it does not fit.
+    /// The host was told, or knew, that it does not fit the path.
     TooBig,
 }
 
@@ -41,6 +41,7 @@ pub enum Unanswered {
 pub struct Pinger {
     socket: OwnedFd,
     to: IpAddr,
+    fragments: Fragments,
     id: u16,
     number: u16,
 }
@@ -68,27 +69,42 @@ impl Pinger {
                 }
             }?;
             setsockopt(&socket, sockopt::RcvBuf, &(1 << 20))?;
+            // Only a connected socket is told of ICMP errors.
+            match to {
+                IpAddr::V4(to) => connect(socket.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(to, 0)))?,
+                IpAddr::V6(to) => {
+                    connect(socket.as_raw_fd(), &SockaddrIn6::from(SocketAddrV6::new(to, 0, 0, 0)))?
+                }
+            }
             Ok(socket)
         };
         let socket = namespace.run(open).expect("opens a raw socket");
-        Self { socket, to, id: 0x5157, number: 0 }
+        Self { socket, to, fragments, id: 0x5157, number: 0 }
     }
 
     /// Sends one with `size` bytes of data and waits for its answer, which must be the same.
     pub fn ping(&mut self, size: usize, patience: Duration) -> Result<(), Unanswered> {
         self.number = self.number.wrapping_add(1);
         let request = self.request(size);
-        match self.send(&request) {
-            Err(Errno::EMSGSIZE) => return Err(Unanswered::TooBig),
-            result => result.expect("sends"),
-        };
+        let fd = self.socket.as_raw_fd();
+        // An error about an earlier packet is told once, whatever is called next.
+        while let Err(error) = send(fd, &request, MsgFlags::empty()) {
+            match error {
+                Errno::EMSGSIZE if self.fragments == Fragments::Forbidden => return Err(Unanswered::TooBig),
+                Errno::EMSGSIZE | Errno::EHOSTUNREACH => {}
+                error => panic!("send: {error}"),
+            }
+        }
         let end = Instant::now() + patience;
         let mut buffer = vec![0; 10_000];
         loop {
             let left = end.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
             let timeout = TimeVal::new(left.as_secs() as i64, left.subsec_micros().into());
             setsockopt(&self.socket, sockopt::ReceiveTimeout, &timeout).expect("sets the timeout");
-            match recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+            match recv(fd, &mut buffer, MsgFlags::empty()) {
+                Err(Errno::EMSGSIZE) if self.fragments == Fragments::Forbidden => {
+                    return Err(Unanswered::TooBig);
+                }
                 Ok(len) if self.answers(&buffer[..len], &request) => return Ok(()),
                 Ok(_) | Err(Errno::EAGAIN | Errno::EMSGSIZE | Errno::EHOSTUNREACH) => {}
                 Err(error) => panic!("recv: {error}"),
@@ -133,19 +149,6 @@ impl Pinger {
             request[2..4].copy_from_slice(&sum.to_be_bytes());
         }
         request
-    }
-
-    fn send(&self, request: &[u8]) -> nix::Result<usize> {
-        let fd = self.socket.as_raw_fd();
-        match self.to {
-            IpAddr::V4(to) => {
-                sendto(fd, request, &SockaddrIn::from(std::net::SocketAddrV4::new(to, 0)), MsgFlags::empty())
-            }
-            IpAddr::V6(to) => {
-                let to = std::net::SocketAddrV6::new(to, 0, 0, 0);
-                sendto(fd, request, &SockaddrIn6::from(to), MsgFlags::empty())
-            }
-        }
     }
 
     fn answers(&self, packet: &[u8], request: &[u8]) -> bool {

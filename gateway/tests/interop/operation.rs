@@ -1,0 +1,202 @@
+//! What operators rely on: clean ends, counters that agree, VLANs, several workers, neighbours that move.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::gateway::{Gateway, count};
+use crate::netns::{Namespace, Wire, privileged};
+use crate::site::{Family, Plan, Sites, TUNNEL, host_address};
+use crate::traffic::{Direction, Fragments, Pinger, iperf3};
+use crate::{PATIENCE, serial, wait_for};
+
+#[test]
+fn sigterm_under_traffic_ends_the_gateway_with_0_at_once() {
+    privileged(&["iperf3"], || {
+        let _alone = serial();
+        let Sites { left, right, .. } = Sites::new(&Plan::default());
+        let to = host_address(Family::V4, 2);
+        Pinger::new(left.host(), to, Fragments::Allowed).ping_until_answered(0, PATIENCE);
+        let (sender, receiver) = (left.host(), right.host.as_ref().unwrap());
+        std::thread::scope(|scope| {
+            // It goes on until the tunnel is gone under it, and then fails.
+            scope.spawn(|| {
+                std::panic::catch_unwind(|| iperf3(sender, receiver, to, Direction::FromClient, 1))
+            });
+            let carried = || count(&left.gateway.sa(TUNNEL, "outbound")["packets"]);
+            wait_for("traffic", || (carried() > 1000).then_some(()));
+            let (status, took, _) = right.gateway.terminate();
+            assert_eq!(status.code(), Some(0), "{status}");
+            assert!(took < Duration::from_secs(3), "{took:?}");
+        });
+        let (status, took, files) = left.gateway.terminate();
+        assert_eq!(status.code(), Some(0), "{status}");
+        assert!(took < Duration::from_secs(3), "{took:?}");
+        assert!(!files.path("control.sock").exists(), "the control socket is gone");
+    });
+}
+
+#[test]
+fn show_and_metrics_count_what_passed() {
+    privileged(&[], || {
+        let _alone = serial();
+        let sites = Sites::new(&Plan { metrics: Some("127.0.0.1:9464"), ..Plan::default() });
+        let gateway = &sites.left.gateway;
+        let to = host_address(Family::V4, 2);
+        let mut pinger = Pinger::new(sites.left.host(), to, Fragments::Allowed);
+        assert_eq!(pinger.ping_all((0..100).map(|_| 1000)), 0);
+        for direction in ["outbound", "inbound"] {
+            let sa = gateway.sa(TUNNEL, direction);
+            assert_eq!((count(&sa["packets"]), count(&sa["bytes"])), (100, 100 * 1028), "{sa}");
+            assert_eq!(count(&sa["sequence"]), 100, "{sa}");
+        }
+        let tunnel = gateway.row("tunnels", |row| row["name"] == TUNNEL);
+        assert_eq!(tunnel["up"], true);
+        assert_eq!(count(&tunnel["outbound"]["packets"]), 100);
+        let status = gateway.show("status");
+        assert_eq!(
+            (count(&status["tunnels"]), count(&status["tunnels_up"]), count(&status["sas"])),
+            (1, 1, 2)
+        );
+        // 14 + 20 + 8 + 8 + 1028 + 2 + 2 + 16 bytes a packet on the wire, and little else.
+        let wan = gateway.row("ports", |row| row["name"] == "wan")["tx_bytes"].clone();
+        assert!((109_800..120_000).contains(&count(&wan)), "{wan}");
+        let neighbours = gateway.show("neighbours");
+        assert_eq!(neighbours.as_array().unwrap().len(), 2, "{neighbours}");
+        assert!(neighbours.as_array().unwrap().iter().all(|row| row["mac"].is_string()), "{neighbours}");
+
+        // The metrics are read once a second.
+        let metric = |name: &str| metric(&sites.left.inside, name);
+        let labels = |direction| format!("{{tunnel=\"{TUNNEL}\",direction=\"{direction}\"}}");
+        for direction in ["in", "out"] {
+            wait_for("the metrics", || {
+                let packets = metric(&format!("spillway_tunnel_packets_total{}", labels(direction)));
+                (packets == 100.0).then_some(())
+            });
+            assert_eq!(metric(&format!("spillway_tunnel_bytes_total{}", labels(direction))), 102_800.0);
+        }
+        assert_eq!(metric("spillway_sas"), 2.0);
+        assert_eq!(metric(&format!("spillway_tunnel_up{{tunnel=\"{TUNNEL}\"}}")), 1.0);
+    });
+}
+
+/// A value of the metrics at 127.0.0.1:9464 in a namespace.
+fn metric(namespace: &Namespace, name: &str) -> f64 {
+    let page = namespace.run(|| {
+        let mut stream = TcpStream::connect("127.0.0.1:9464").unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n\r\n").unwrap();
+        let mut page = String::new();
+        stream.read_to_string(&mut page).unwrap();
+        page
+    });
+    let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("no {name} in {page}")).parse().unwrap()
+}
+
+#[test]
+fn a_vlan_port_tags_what_it_sends_and_drops_what_is_not_tagged() {
+    privileged(&[], || {
+        let _alone = serial();
+        let sites = Sites::new(&Plan { vlan: Some(7), ..Plan::default() });
+        let wire = Wire::open(&sites.right.inside, "wan0");
+        for family in [Family::V4, Family::V6] {
+            let mut pinger = Pinger::new(sites.left.host(), host_address(family, 2), Fragments::Allowed);
+            assert_eq!(pinger.ping_all([0, 1000, 3000].into_iter()), 0);
+        }
+        let frames = wire.collect(12, PATIENCE);
+        assert_eq!(frames.len(), 12);
+        assert!(frames.iter().all(|frame| frame[12..16] == [0x81, 0, 0, 7]), "{frames:02x?}");
+        assert_eq!(sites.right.gateway.drops("vlan_unknown"), 0);
+        let mut untagged = frames.into_iter().find(|frame| frame[16..18] == [8, 0]).unwrap();
+        untagged.drain(12..16);
+        Wire::open(&sites.left.inside, "wan0").send(&untagged);
+        wait_for("the drop", || (sites.right.gateway.drops("vlan_unknown") == 1).then_some(()));
+    });
+}
+
+#[test]
+fn two_workers_share_the_sas_of_a_tunnel() {
+    privileged(&["iperf3"], || {
+        let _alone = serial();
+        let sites = Sites::new(&Plan { cores: ["[0, 1]", "[0, 1]"], ..Plan::default() });
+        for family in [Family::V4, Family::V6] {
+            let to = host_address(family, 2);
+            let mut pinger = Pinger::new(sites.left.host(), to, Fragments::Allowed);
+            pinger.ping_until_answered(0, PATIENCE);
+            for direction in [Direction::FromClient, Direction::FromServer] {
+                let bytes = iperf3(sites.left.host(), sites.right.host(), to, direction, 8);
+                assert!(bytes > 1_000_000, "{family:?} {direction:?}: {bytes}; {}", sites.drops());
+            }
+        }
+        for site in [&sites.left, &sites.right] {
+            let workers = site.gateway.show("workers");
+            let received: Vec<_> = rows(&workers).map(|worker| count(&worker["rx_packets"])).collect();
+            assert!(received.len() == 2 && received.iter().all(|&packets| packets > 100), "{workers}");
+            // No number was given out twice, and none was refused.
+            let sa = site.gateway.sa(TUNNEL, "inbound");
+            assert_eq!(sa["drops"], serde_json::json!({}), "{sa}");
+        }
+        let sent = count(&sites.left.gateway.sa(TUNNEL, "outbound")["packets"]);
+        let sequence = count(&sites.left.gateway.sa(TUNNEL, "outbound")["sequence"]);
+        assert_eq!(sequence, sent);
+    });
+}
+
+fn rows(table: &Value) -> impl Iterator<Item = &Value> {
+    table.as_array().expect("a table").iter()
+}
+
+#[test]
+fn a_peer_that_restarts_with_a_new_mac_is_found_again() {
+    privileged(&[], || {
+        let _alone = serial();
+        // Its numbers start again, which no replay window allows.
+        let sa = ", esn: false, replay_window: 0";
+        for outer in [Family::V4, Family::V6] {
+            let plan = Plan { sa, outer, suite: "aes128-sha256", ..Plan::default() };
+            let Sites { left, right, .. } = Sites::new(&plan);
+            let mut pinger = Pinger::new(left.host(), host_address(Family::V4, 2), Fragments::Allowed);
+            pinger.ping_until_answered(0, PATIENCE);
+            let right = right.restart(|inside| drop(inside.ip("link set wan0 address 02:00:00:00:77:77")));
+            pinger.ping_until_answered(0, Duration::from_secs(5));
+            let neighbours = left.gateway.show("neighbours");
+            assert!(rows(&neighbours).any(|row| row["mac"] == "02:00:00:00:77:77"), "{neighbours}");
+            drop(right);
+        }
+    });
+}
+
+#[test]
+fn a_host_that_moves_to_a_new_mac_is_found_again() {
+    privileged(&[], || {
+        let _alone = serial();
+        let sites = Sites::new(&Plan::default());
+        let host = sites.right.host();
+        for family in [Family::V4, Family::V6] {
+            let mut pinger = Pinger::new(sites.left.host(), host_address(family, 2), Fragments::Allowed);
+            pinger.ping_until_answered(0, PATIENCE);
+        }
+        // It says so on the link, as hosts do: gratuitous ARP, unsolicited advertisement.
+        host.set("net/ipv4/conf/eth0/arp_notify", "1");
+        host.set("net/ipv6/conf/eth0/ndisc_notify", "1");
+        host.ip("link set eth0 address 02:00:00:00:88:88");
+        for family in [Family::V4, Family::V6] {
+            let mut pinger = Pinger::new(sites.left.host(), host_address(family, 2), Fragments::Allowed);
+            pinger.ping_until_answered(0, Duration::from_secs(5));
+        }
+    });
+}
+
+#[test]
+fn a_second_gateway_on_the_same_socket_is_refused() {
+    privileged(&[], || {
+        let _alone = serial();
+        let sites = Sites::new(&Plan::default());
+        let gateway: &Gateway = &sites.left.gateway;
+        let (out, err, code) = gateway.files.spillway(&["run", "--config", "gateway.yaml"]);
+        assert_eq!((out.as_str(), code), ("", Some(1)), "{err}");
+        gateway.show("status");
+    });
+}
