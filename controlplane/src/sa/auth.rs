@@ -352,7 +352,7 @@ pub(super) fn certificate_requests<'a>(
     hashes.dedup();
     let authorities = Cow::Owned(hashes.concat());
     (!hashes.is_empty())
-        .then(|| Payload::CertReq(CertReq { encoding: CertEncoding(X509_SIGNATURE), authorities }))
+        .then_some(Payload::CertReq(CertReq { encoding: CertEncoding(X509_SIGNATURE), authorities }))
 }
 
 /// Answers AUTHENTICATION_FAILED and closes. The peer learns no more than that, so identities cannot be probed;
