@@ -5,6 +5,7 @@ mod auth;
 mod basic;
 mod chaos;
 mod collisions;
+mod configuration;
 mod hostile;
 
 use std::cmp::Reverse;
@@ -57,6 +58,10 @@ pub(super) fn connection(side: usize) -> Connection {
         nat_keepalive: Duration::from_secs(20),
         childless: false,
         unique: true,
+        pools: Vec::new(),
+        dns: Vec::new(),
+        subnets: Vec::new(),
+        request_addresses: Vec::new(),
         children: vec![Arc::new(child(side, "lan", 1))],
     }
 }
