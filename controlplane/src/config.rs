@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dataplane::sa::{Lifetime, Mode};
+use ipnet::IpNet;
 
 use crate::auth::{IdPattern, Identity, LocalProof, RemoteProof};
 use crate::proposal::Proposal;
@@ -16,6 +17,8 @@ use crate::wire::ProtocolId;
 pub struct Config {
     /// Connections; of several that fit a peer the best identity match wins, then the first.
     pub connections: Vec<Arc<Connection>>,
+    /// Inner addresses for peers.
+    pub pools: Vec<PoolConfig>,
     /// Retransmission of requests.
     pub retransmit: Retransmit,
     /// Limits against floods.
@@ -138,8 +141,25 @@ pub struct Connection {
     pub childless: bool,
     /// Our identity has at most one IKE SA: a new one with INITIAL_CONTACT replaces the old ones (RFC 7296 s2.4).
     pub unique: bool,
+    /// As a gateway: pools that inner addresses are taken from for a peer that asks, at most one of each family.
+    pub pools: Vec<Arc<str>>,
+    /// As a gateway: name servers that the peer is told.
+    pub dns: Vec<IpAddr>,
+    /// As a gateway: prefixes behind us that the peer is told (split tunnelling).
+    pub subnets: Vec<IpNet>,
+    /// As a client: inner addresses to ask for, unspecified for any of the family.
+    pub request_addresses: Vec<IpAddr>,
     /// Child SAs.
     pub children: Vec<Arc<ChildConfig>>,
+}
+
+/// Inner addresses that are handed out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolConfig {
+    /// Its name.
+    pub name: Arc<str>,
+    /// All of them; the network and broadcast address are left out.
+    pub prefix: IpNet,
 }
 
 impl Connection {

@@ -5,6 +5,7 @@ pub mod auth;
 pub mod config;
 pub mod crypto;
 pub mod endpoint;
+mod lease;
 mod peer;
 mod pool;
 pub mod proposal;

@@ -33,12 +33,12 @@ impl SelectorSpec {
     pub const DYNAMIC: Self = Self::Dynamic { protocol: 0, ports: (0, u16::MAX) };
 
     /// The selectors that this stands for when the host has these addresses.
-    fn resolve(&self, hosts: &[IpAddr]) -> Vec<TrafficSelector> {
+    fn resolve(&self, hosts: &[(IpAddr, IpAddr)]) -> Vec<TrafficSelector> {
         match *self {
             Self::Fixed(selector) => vec![selector],
             Self::Dynamic { protocol, ports: (start_port, end_port) } => hosts
                 .iter()
-                .map(|&host| TrafficSelector { protocol, start_port, end_port, start: host, end: host })
+                .map(|&(start, end)| TrafficSelector { protocol, start_port, end_port, start, end })
                 .collect(),
         }
     }
@@ -62,8 +62,9 @@ impl From<IpNet> for TrafficSelector {
     }
 }
 
-/// The selectors of one side when the host has these addresses.
-pub fn resolve(specs: &[SelectorSpec], hosts: &[IpAddr]) -> Vec<TrafficSelector> {
+/// The selectors of one side when the host has these addresses, each a range of its own (a single address, or all
+/// while the address is not known yet).
+pub fn resolve(specs: &[SelectorSpec], hosts: &[(IpAddr, IpAddr)]) -> Vec<TrafficSelector> {
     let mut selectors: Vec<_> = specs.iter().flat_map(|spec| spec.resolve(hosts)).collect();
     selectors.truncate(MAX_SELECTORS);
     selectors
@@ -261,7 +262,7 @@ mod tests {
     #[test]
     fn dynamic_selectors_are_the_host() {
         let host: IpAddr = "10.9.0.1".parse().unwrap();
-        assert_eq!(resolve(&[SelectorSpec::DYNAMIC], &[host]), [net("10.9.0.1/32")]);
+        assert_eq!(resolve(&[SelectorSpec::DYNAMIC], &[(host, host)]), [net("10.9.0.1/32")]);
         assert!(resolve(&[SelectorSpec::DYNAMIC], &[]).is_empty());
     }
 

@@ -1,9 +1,11 @@
 //! What the protocol core tells the thread that drives it: Child SAs to install, and news.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use dataplane::policy::Selector;
 use dataplane::sa::{Endpoints, Mode, Spi, TunnelId};
+use ipnet::IpNet;
 use thiserror::Error;
 
 use crate::auth::Identity;
@@ -78,6 +80,17 @@ pub struct DirectionKeys {
     pub integ: Secret,
 }
 
+/// What a gateway assigned to us (RFC 7296 s2.19).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Assigned {
+    /// Our inner addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Name servers.
+    pub dns: Vec<IpAddr>,
+    /// Prefixes behind the gateway; empty when it does not say.
+    pub subnets: Vec<IpNet>,
+}
+
 /// News for the operator and for whoever decides what to set up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -89,6 +102,13 @@ pub enum Event {
         ike: u64,
         /// Who the peer is.
         peer: Identity,
+    },
+    /// The peer assigned inner addresses to us.
+    Configured {
+        /// The connection.
+        connection: Arc<str>,
+        /// What it assigned.
+        assigned: Assigned,
     },
     /// An IKE SA was replaced by a new one in a rekey.
     IkeRekeyed {

@@ -76,7 +76,8 @@ impl Endpoint {
             self.out.events.push_back(Event::IkeRekeyed { connection, old: from, new: to });
         }
         // The successor is gone: so are the children.
-        if let Some(Estate { connection, mut children, .. }) = estate {
+        if let Some(Estate { connection, mut children, leases, .. }) = estate {
+            leases.iter().for_each(|lease| self.pools.give_back(lease));
             children.clear(&mut self.context(now, rng), &connection, &DownReason::IkeDown);
             self.carry_out(now, rng, from);
         }

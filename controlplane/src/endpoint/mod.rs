@@ -36,6 +36,7 @@ use self::reply::Replies;
 use crate::auth::x509::UnixTime;
 use crate::config::{ChildConfig, Config, Connection};
 use crate::crypto::Random;
+use crate::lease::Pools;
 use crate::peer;
 use crate::pool::{ByConnection, SpiPool, TunnelPool};
 use crate::rejection::{Counters, Rejection};
@@ -65,6 +66,7 @@ pub struct Endpoint {
     out: Output,
     spis: SpiPool,
     tunnels: TunnelPool,
+    pools: Pools,
 }
 
 /// What the wall clock showed at a moment. Time on the wire and in deadlines is monotonic; only the validity of
@@ -93,6 +95,7 @@ impl Endpoint {
     pub fn new(config: Arc<Config>, clock: WallClock) -> Self {
         Self {
             clock,
+            pools: Pools::new(&config.pools),
             cookies: Cookies::new(config.limits.cookie_lifetime),
             config,
             sas: HashMap::new(),
@@ -193,9 +196,13 @@ impl Endpoint {
         self.half_open.len()
     }
 
-    /// No IKE SA, no SPI and no tunnel is left.
+    /// No IKE SA, SPI, tunnel or inner address is in use.
     pub fn is_empty(&self) -> bool {
-        self.sas.is_empty() && self.retiring.is_empty() && self.spis.len() == 0 && self.tunnels.in_use() == 0
+        self.sas.is_empty()
+            && self.retiring.is_empty()
+            && self.spis.len() == 0
+            && self.tunnels.in_use() == 0
+            && self.pools.in_use() == 0
     }
 
     /// A request to start an IKE SA.
@@ -333,6 +340,7 @@ impl Endpoint {
             out: &mut self.out,
             spis: &mut self.spis,
             tunnels: &mut self.tunnels,
+            pools: &mut self.pools,
             first_contact: false,
             unix: self.clock.at(now),
         }

@@ -1,3 +1,5 @@
+use std::slice::from_ref;
+
 use super::*;
 
 fn ike(text: &str) -> Proposal {
@@ -115,20 +117,20 @@ fn additional_key_exchanges_are_optional_only_with_none() {
     let must = ike("aes256gcm16-prfsha384-x25519-ke1_mlkem768");
     let may = ike("aes256gcm16-prfsha384-x25519-ke1_mlkem768-ke1_none");
     let plain = ike("aes256gcm16-prfsha384-x25519");
-    assert!(select(&[must.clone()], &offered(&[plain.clone()])).is_err());
-    assert!(select(&[plain.clone()], &offered(&[must.clone()])).is_err());
-    assert!(select(&[may.clone()], &offered(&[plain.clone()])).unwrap().additional().is_empty());
-    let answer = select(&[plain], &offered(&[may.clone()])).unwrap();
+    assert!(select(from_ref(&must), &offered(from_ref(&plain))).is_err());
+    assert!(select(from_ref(&plain), &offered(from_ref(&must))).is_err());
+    assert!(select(from_ref(&may), &offered(from_ref(&plain))).unwrap().additional().is_empty());
+    let answer = select(&[plain], &offered(from_ref(&may))).unwrap();
     assert!(answer.additional().is_empty());
     assert_eq!(answer.to_string(), "IKE:AES_GCM_16_256/PRF_HMAC_SHA2_384/CURVE25519/KE1_NONE");
-    assert!(verify(&[may.clone()], &[answer.answer(ProposalSpi::None)]).is_ok());
+    assert!(verify(from_ref(&may), &[answer.answer(ProposalSpi::None)]).is_ok());
     assert_eq!(select(&[must], &offered(&[may])).unwrap().additional(), [KeId::ML_KEM_768]);
 }
 
 #[test]
 fn no_method_is_used_twice() {
     let ours = ike("aes256gcm16-prfsha384-x25519-ke1_mlkem768-ke2_mlkem768-ke2_mlkem1024");
-    let both = select(&[ours.clone()], &offered(&[ours])).unwrap();
+    let both = select(from_ref(&ours), &offered(from_ref(&ours))).unwrap();
     assert_eq!(both.additional(), [KeId::ML_KEM_768, KeId::ML_KEM_1024]);
 }
 
@@ -175,10 +177,10 @@ fn child_proposals_take_or_leave_key_exchange() {
     let plain = Proposal::esp("aes128gcm16-esn").unwrap();
     let may = Proposal::esp("aes128gcm16-x25519-none-esn").unwrap();
     let spi = ProposalSpi::Child(7);
-    assert!(select(&[pfs.clone()], &offer(&[plain.clone()], spi)).is_err());
-    assert_eq!(select(&[may.clone()], &offer(&[plain.clone()], spi)).unwrap().ke(), None);
-    assert_eq!(select(&[may.clone()], &offer(&[pfs.clone()], spi)).unwrap().ke(), Some(KeId::CURVE25519));
-    assert_eq!(select(&[plain.clone()], &offer(&[may], spi)).unwrap().ke(), None);
+    assert!(select(from_ref(&pfs), &offer(from_ref(&plain), spi)).is_err());
+    assert_eq!(select(from_ref(&may), &offer(from_ref(&plain), spi)).unwrap().ke(), None);
+    assert_eq!(select(from_ref(&may), &offer(from_ref(&pfs), spi)).unwrap().ke(), Some(KeId::CURVE25519));
+    assert_eq!(select(from_ref(&plain), &offer(&[may], spi)).unwrap().ke(), None);
     assert_eq!(pfs.without_key_exchange(), plain);
     assert!(select(&[plain], &offer(&[pfs], spi)).is_err(), "a peer that insists on PFS is not ignored");
 }

@@ -9,7 +9,7 @@ use tracing::{info, warn};
 use super::child::{self, Denied, Request, Settled};
 use super::core::{Opened, Protection};
 use super::init::{Answered, PeerSupport, Transcript, find_notify, notifies};
-use super::{Command, Context, Core, Established, State, Task};
+use super::{Command, Context, Core, Established, State, Task, configuration};
 use crate::auth::proof::X509_SIGNATURE;
 use crate::auth::{
     AuthError, AuthPayload, CertPayload, Identity, LocalProof, ProofContext, RemoteProof, signed_octets,
@@ -78,7 +78,9 @@ impl Sent {
             initiation_failed(core, ctx, &connection, &children, DownReason::Failed(reason.into()));
             return State::gone(ctx);
         }
-        let child = (!childless).then(|| Request::first(ctx, core, children.remove(0)));
+        core.inner.asking = true;
+        payloads.extend(configuration::request(&connection));
+        let child = (!childless).then(|| Request::first(ctx, core, &connection, children.remove(0)));
         if let Some(child) = &child {
             payloads.extend(child.payloads(None));
         }
@@ -125,6 +127,19 @@ impl Sent {
         }
         let mut established = Established::new(ctx, self.connection.clone(), identity);
         established.announce(core, ctx);
+        core.inner.asking = false;
+        match configuration::accept(&self.connection, &payloads) {
+            Ok(None) => {}
+            Ok(Some(assigned)) => {
+                core.inner.local = assigned.addresses.clone();
+                let connection = self.connection.name.clone();
+                ctx.out.events.push_back(Event::Configured { connection, assigned });
+            }
+            Err(why) => {
+                warn!(connection = %self.connection.name, %why, "no inner address");
+                established.leave(ctx, DownReason::Failed(why));
+            }
+        }
         if let Some(child) = self.child.take() {
             let nonces = Some((self.transcript.ni.as_slice(), self.transcript.nr.as_slice()));
             match child.settle(ctx, core, &self.connection, &payloads, nonces) {
@@ -223,7 +238,18 @@ pub(super) fn respond(answered: Answered, core: &mut Core, ctx: &mut Context<'_>
     let mut answer = vec![Payload::IdR(our_id)];
     answer.extend(certificates(&connection.local_auth));
     answer.push(Payload::Auth(our_auth));
-    if payloads.iter().any(|payload| matches!(payload, Payload::Sa(_))) {
+    let configured = configuration::reply(ctx, &connection, &established.peer, &payloads);
+    if let Ok(Some((reply, leases))) = configured {
+        core.inner.remote = leases.iter().map(|lease| lease.address).collect();
+        established.leases = leases;
+        answer.push(reply);
+    } else if let Err(Denied { rejection, notify }) = configured {
+        // RFC 7296 s3.10.1: the IKE SA stands without the Child SA.
+        ctx.reject(rejection);
+        answer.push(Payload::Notify(notify));
+    }
+    let denied = answer.iter().any(|payload| matches!(payload, Payload::Notify(_)));
+    if !denied && payloads.iter().any(|payload| matches!(payload, Payload::Sa(_))) {
         let nonces = Some((answered.transcript.ni.as_slice(), answered.transcript.nr.as_slice()));
         match child::respond(ctx, core, &connection, &payloads, None, nonces) {
             Ok(made) => {
@@ -352,7 +378,7 @@ pub(super) fn certificate_requests<'a>(
     hashes.dedup();
     let authorities = Cow::Owned(hashes.concat());
     (!hashes.is_empty())
-        .then(|| Payload::CertReq(CertReq { encoding: CertEncoding(X509_SIGNATURE), authorities }))
+        .then_some(Payload::CertReq(CertReq { encoding: CertEncoding(X509_SIGNATURE), authorities }))
 }
 
 /// Answers AUTHENTICATION_FAILED and closes. The peer learns no more than that, so identities cannot be probed;

@@ -1,6 +1,6 @@
 //! What every IKE SA has, whatever its state: SPIs, path, keys, message IDs; and the way messages take.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use dataplane::message::Datagram;
@@ -42,6 +42,8 @@ pub(crate) struct Core {
     pub requests: Requests,
     /// The peer's requests.
     pub responses: Responses,
+    /// Addresses that a configuration payload assigned.
+    pub inner: Inner,
     reassembly: Reassembly,
     /// Opens repetitions of the last request, which were sealed before the keys changed (RFC 9370 s2.2.2).
     before: Option<SkOpener>,
@@ -75,6 +77,17 @@ impl Nat {
     pub fn encapsulate(self) -> bool {
         self.local || self.remote || self.forced
     }
+}
+
+/// Inner addresses of the two ends.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Inner {
+    /// Assigned to us.
+    pub local: Vec<IpAddr>,
+    /// Assigned by us.
+    pub remote: Vec<IpAddr>,
+    /// We are asking for some in this IKE_AUTH.
+    pub asking: bool,
 }
 
 /// Keys and ciphers of an established key exchange.
@@ -136,6 +149,7 @@ impl Core {
             protection: None,
             requests: Requests::default(),
             responses: Responses::default(),
+            inner: Inner::default(),
             reassembly: Reassembly::default(),
             before: None,
             fragment_size: None,

@@ -11,6 +11,7 @@ use super::{Command, Context, State, informational, rekey};
 use crate::auth::Identity;
 use crate::config::{ChildConfig, Connection};
 use crate::crypto::Group;
+use crate::lease::Lease;
 use crate::rejection::Rejection;
 use crate::update::{ChildUpdate, DownReason, Event};
 use crate::wire::{Delete, ExchangeType, NotifyType, Payload, ProtocolId, parse_chain};
@@ -29,6 +30,8 @@ pub(crate) struct Established {
     pub children: Children,
     pub phase: Phase,
     pub tasks: Vec<(Instant, Task)>,
+    /// Inner addresses that we assigned to the peer.
+    pub leases: Vec<Lease>,
     /// Our exchange in progress.
     pub active: Option<Active>,
     pub rekey_at: Option<Instant>,
@@ -112,6 +115,7 @@ pub(crate) struct Estate {
     pub connection: Arc<Connection>,
     pub children: Children,
     pub tasks: Vec<(Instant, Task)>,
+    pub leases: Vec<Lease>,
 }
 
 impl Phase {
@@ -135,6 +139,7 @@ impl Established {
             children: Children::default(),
             phase: Phase::Up,
             tasks: Vec::new(),
+            leases: Vec::new(),
             active: None,
             rekey_at,
             heir_of: None,
@@ -332,7 +337,7 @@ impl Established {
                 if self.children.iter().any(|child| child.config.name == config.name) {
                     return;
                 }
-                let request = Request::new(ctx, core, config, group);
+                let request = Request::new(ctx, core, &self.connection, config, group);
                 core.request(ctx, ExchangeType::CREATE_CHILD_SA, &request.payloads(None));
                 self.active = Some(Active::CreateChild(Box::new(request)));
             }
@@ -411,13 +416,19 @@ impl Established {
     pub fn estate(&mut self) -> Estate {
         let keep = |task: &Task| !matches!(task, Task::DeleteIke | Task::RekeyIke { .. } | Task::Probe);
         let tasks = std::mem::take(&mut self.tasks).into_iter().filter(|(_, task)| keep(task)).collect();
-        Estate { connection: self.connection.clone(), children: std::mem::take(&mut self.children), tasks }
+        Estate {
+            connection: self.connection.clone(),
+            children: std::mem::take(&mut self.children),
+            tasks,
+            leases: std::mem::take(&mut self.leases),
+        }
     }
 
     /// Takes over.
     pub fn inherit(&mut self, mut estate: Estate) {
         self.children.append(&mut estate.children);
         self.tasks.append(&mut estate.tasks);
+        self.leases.append(&mut estate.leases);
         self.heir_of = None;
     }
 
@@ -428,6 +439,7 @@ impl Established {
         }
         let connection = self.connection.clone();
         self.children.clear(ctx, &connection, reason);
+        self.leases.drain(..).for_each(|lease| ctx.pools.give_back(&lease));
     }
 
     fn leaving_reason(&self) -> DownReason {

@@ -11,6 +11,7 @@
 
 mod auth;
 mod child;
+mod configuration;
 mod core;
 mod established;
 mod fragment;
@@ -34,6 +35,7 @@ use self::core::{Opened, Opening};
 use crate::auth::x509::UnixTime;
 use crate::config::{ChildConfig, Config, Connection};
 use crate::crypto::Random;
+use crate::lease::Pools;
 use crate::pool::{SpiPool, TunnelPool};
 use crate::rejection::{Counters, Rejection};
 use crate::update::{ChildUpdate, DownReason, Event};
@@ -51,6 +53,7 @@ pub(crate) struct Context<'a> {
     pub out: &'a mut Output,
     pub spis: &'a mut SpiPool,
     pub tunnels: &'a mut TunnelPool,
+    pub pools: &'a mut Pools,
     /// No other IKE SA of the connection is established.
     pub first_contact: bool,
     /// The wall clock.

@@ -251,6 +251,7 @@ fn successor(
     let mut core = Core::new(ctx.now, spi, initiator, old.path);
     core.peer_spi = peer_spi;
     core.nat = old.nat;
+    core.inner = old.inner.clone();
     core.fragment_size = old.fragment_size;
     let (spi_i, spi_r) = core.spis();
     let exchange = Exchange { ni, nr, spi_i, spi_r };

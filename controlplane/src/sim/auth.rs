@@ -161,7 +161,7 @@ fn who_insists_on_ml_kem_is_not_talked_out_of_it() {
     log();
     let mut world =
         World::new(1, configs(|_, connection| connection.proposals = vec![Proposal::ike(HYBRID).unwrap()]));
-    world.rewrite[B] = Some(Box::new(|datagram| strip(datagram)));
+    world.rewrite[B] = Some(Box::new(strip));
     world.initiate(A);
     world.run(Duration::from_secs(1000));
     assert!(world.sides[A].endpoint.counters().get(Rejection::NoProposal) > 0);

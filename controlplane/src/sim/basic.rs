@@ -140,7 +140,8 @@ fn selectors_are_narrowed_and_a_mismatch_leaves_the_ike_sa() {
 
 #[test]
 fn wrong_psk_and_unknown_identity_are_refused_alike() {
-    let cases: [(fn(usize, &mut Connection), Rejection); 2] = [
+    type Change = fn(usize, &mut Connection);
+    let cases: [(Change, Rejection); 2] = [
         (
             |side, connection| {
                 if side == B {

@@ -77,8 +77,7 @@ fn run(choices: &mut Choices, acts: [Act; 2], losses: usize, seed: u64) -> World
     act(&mut world, A, acts[A]);
     act(&mut world, B, acts[B]);
     let mut losses = losses;
-    loop {
-        let Some(held) = &world.held else { break };
+    while let Some(held) = &world.held {
         let waiting: Vec<usize> = [A, B].into_iter().filter(|&to| !held[to].is_empty()).collect();
         if waiting.is_empty() {
             let tired = world.sides.iter().filter_map(|side| side.endpoint.next_deadline()).min();

@@ -76,9 +76,9 @@ impl Header {
     /// The 28 bytes of the header of a message that is `length` bytes long in all.
     pub fn emit(&self, length: usize) -> [u8; HEADER_LEN] {
         let mut out = [0; HEADER_LEN];
-        let flags = u8::from(self.initiator) * FLAG_INITIATOR
-            | u8::from(self.version) * FLAG_VERSION
-            | u8::from(self.response) * FLAG_RESPONSE;
+        let flags = (u8::from(self.initiator) * FLAG_INITIATOR)
+            | (u8::from(self.version) * FLAG_VERSION)
+            | (u8::from(self.response) * FLAG_RESPONSE);
         let length = u32::try_from(length).unwrap_or(u32::MAX);
         out[0..8].copy_from_slice(&self.spi_i.to_be_bytes());
         out[8..16].copy_from_slice(&self.spi_r.to_be_bytes());

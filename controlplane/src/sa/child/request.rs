@@ -7,6 +7,7 @@ use dataplane::sa::{Mode, TunnelId};
 use tracing::debug;
 
 use super::super::Context;
+use super::super::configuration::{local_hosts, remote_hosts};
 use super::super::core::Core;
 use super::super::init::{NONCE_LEN, find_notify, notifies};
 use super::{Child, Pair, Terms};
@@ -45,14 +46,19 @@ pub(crate) enum Settled {
 
 impl Request {
     /// A request for IKE_AUTH: no nonce and no key exchange of its own (RFC 7296 s1.2).
-    pub fn first(ctx: &mut Context<'_>, core: &Core, config: Arc<ChildConfig>) -> Self {
+    pub fn first(
+        ctx: &mut Context<'_>,
+        core: &Core,
+        connection: &Connection,
+        config: Arc<ChildConfig>,
+    ) -> Self {
         let proposals = config.proposals.iter().map(Proposal::without_key_exchange).collect();
         Self {
             spi: ctx.spis.allocate(ctx.rng),
             tunnel: None,
             proposals,
-            local: selector::resolve(&config.local, &[core.path.local.ip()]),
-            remote: selector::resolve(&config.remote, &[core.path.remote.ip()]),
+            local: selector::resolve(&config.local, &local_hosts(core, connection)),
+            remote: selector::resolve(&config.remote, &remote_hosts(core)),
             nonce: Vec::new(),
             key_exchange: None,
             config,
@@ -60,9 +66,15 @@ impl Request {
     }
 
     /// A request for CREATE_CHILD_SA. `group` is the key exchange method that the peer asked for.
-    pub fn new(ctx: &mut Context<'_>, core: &Core, config: Arc<ChildConfig>, group: Option<Group>) -> Self {
+    pub fn new(
+        ctx: &mut Context<'_>,
+        core: &Core,
+        connection: &Connection,
+        config: Arc<ChildConfig>,
+        group: Option<Group>,
+    ) -> Self {
         let proposals = config.proposals.clone();
-        let mut request = Self { proposals, ..Self::first(ctx, core, config) };
+        let mut request = Self { proposals, ..Self::first(ctx, core, connection, config) };
         request.freshen(ctx, group);
         request
     }

@@ -7,6 +7,7 @@ use dataplane::sa::{Mode, TunnelId};
 use tracing::info;
 
 use super::super::Context;
+use super::super::configuration::{local_hosts, remote_hosts};
 use super::super::core::Core;
 use super::super::init::{NONCE_LEN, find_notify};
 use super::{Child, Pair, Terms};
@@ -178,8 +179,8 @@ impl<'p, 'a> Asked<'p, 'a> {
 fn find<'a>(core: &Core, connection: &'a Connection, request: &Asked<'_, '_>) -> Option<Match<'a>> {
     let mut narrowed = None;
     for config in &connection.children {
-        let local = selector::resolve(&config.local, &[core.path.local.ip()]);
-        let remote = selector::resolve(&config.remote, &[core.path.remote.ip()]);
+        let local = selector::resolve(&config.local, &local_hosts(core, connection));
+        let remote = selector::resolve(&config.remote, &remote_hosts(core));
         let Some(matched) = narrow_to(config, &local, &remote, request) else { continue };
         if matched.local == request.local && matched.remote == request.remote {
             return Some(matched);
@@ -208,8 +209,8 @@ fn describe(core: &Core, connection: &Connection, rekeyed: Option<&Child>) -> St
         return pair(&old.local, &old.remote);
     }
     let resolved = connection.children.iter().map(|config| {
-        let local = selector::resolve(&config.local, &[core.path.local.ip()]);
-        let remote = selector::resolve(&config.remote, &[core.path.remote.ip()]);
+        let local = selector::resolve(&config.local, &local_hosts(core, connection));
+        let remote = selector::resolve(&config.remote, &remote_hosts(core));
         format!("{}: {}", config.name, pair(&local, &remote))
     });
     resolved.collect::<Vec<_>>().join(", ")
