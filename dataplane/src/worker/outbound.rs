@@ -14,6 +14,7 @@ use crate::outer::Stamp;
 use crate::packet::ecn;
 use crate::packet::ip::{self, IpInfo, Version};
 use crate::packet::ipv6::MIN_MTU;
+use crate::packet::udp;
 use crate::sa::{DfPolicy, DscpPolicy, Fragmentation, Mode, MssClamp, OutboundOptions, Protocol, TunnelId};
 use crate::worker::Worker;
 use crate::worker::tables::{Adjacency, OutboundSlot};
@@ -261,7 +262,8 @@ impl Worker {
     fn sealed(&mut self, mut work: Wrapped, now: u64) {
         if let Some(slot) = self.tables.tunnel_mut(work.tunnel) {
             slot.counters.carried(work.inner_len.into());
-            slot.outer.finish_udp6(work.packet.data_mut());
+            slot.outer
+                .finish_udp6(work.packet.data_mut(), usize::from(work.at).saturating_sub(udp::HEADER_LEN));
         }
         if work.packet.len() <= work.mtu as usize {
             return self.transmit(work.packet, &work.adjacency, now);
