@@ -180,6 +180,9 @@ fn unwrap(
     }
     let mut info = ip::parse(packet.data())?;
     packet.truncate(usize::from(info.total_len));
+    if sa.params.mode == Mode::Transport && work.udp.is_some() {
+        ip::renew_checksum(packet.data_mut(), &info);
+    }
     if !any_matches_inbound(&sa.selectors, info.source, info.destination, info.protocol, info.ports) {
         return Err(DropReason::SelectorMismatch);
     }
