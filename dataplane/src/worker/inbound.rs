@@ -133,15 +133,47 @@ impl Worker {
         }
     }
 
+    /// A packet came from another address or port than the SA's last one: tell the control side when it is not where
+    /// our packets to the peer go, once. It may not keep up with an attacker on the path who sends genuine packets on
+    /// from ever new addresses, so there is a limit, and what it does not take is told with the next packet. A packet
+    /// that was overtaken says nothing about where the peer is now.
+    #[cold]
+    fn heard_elsewhere(&mut self, work: &Opening, now: u64) {
+        let Some(slot) = self.tables.inbound.at(work.slot) else { return };
+        let sa = &*slot.sa;
+        if sa.replay.as_ref().is_some_and(|window| window.high_water() > work.seq) {
+            return;
+        }
+        let (from, tunnel, spi) = (work.from(), sa.params.tunnel, sa.spi);
+        let known = self.tables.tunnel(tunnel).map_or(sa.endpoints, |slot| slot.endpoints);
+        if from != known && !self.hint_limited(Event::PeerMoved { tunnel, spi, endpoints: from }, now) {
+            return;
+        }
+        let moves = self.tables.moves;
+        if let Some(slot) = self.tables.inbound.at_mut(work.slot) {
+            slot.heard = (from, moves);
+        }
+    }
+
     /// One packet after the engine: what is good goes on its way, the rest is counted on its SA.
     fn opened(&mut self, mut work: Opening, good: bool, sealing: &mut ArrayVec<Sealing, BURST>, now: u64) {
+        let moves = self.tables.moves;
         let Some(slot) = self.tables.inbound.at_mut(work.slot) else { return };
-        let inner =
-            if good { unwrap(slot, &mut work, now, &mut self.unsent) } else { Err(DropReason::IcvBad) };
-        match inner {
+        let claimed = match &slot.sa.replay {
+            _ if !good => Err(DropReason::IcvBad),
+            Some(window) => window.accept(work.seq),
+            None => Ok(()),
+        };
+        // The address counts from here on, whatever is inside (RFC 7296 s2.23: any authenticated packet).
+        if claimed.is_ok() && slot.heard != (work.from(), moves) {
+            self.heard_elsewhere(&work, now);
+        }
+        let Some(slot) = self.tables.inbound.at_mut(work.slot) else { return };
+        match claimed.and_then(|()| unwrap(slot, &mut work, now, &mut self.unsent)) {
             Ok(info) => {
                 let tunnel = slot.sa.params.tunnel;
                 slot.counters.carried(work.packet.len());
+                work.packet.from_sa = true;
                 self.deliver(work.packet, info, Origin::Tunnel(tunnel), now, sealing);
             }
             Err(reason) => {

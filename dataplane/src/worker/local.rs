@@ -289,32 +289,32 @@ impl Worker {
         error: icmp::Error,
         now: u64,
     ) {
-        let Some(source) = self.complaint_source(info, origin) else { return };
+        if origin == Origin::Local || self.is_ours(info.source) {
+            return;
+        }
+        let Some(source) = self.complaint_source(packet, info) else { return };
         let local = &mut self.local;
         let mut context = Context { now, pool: &self.pool, drops: &mut self.drops, out: &mut local.outputs };
         let offender = Offender { packet: packet.data(), info, link_multicast: false };
-        if let Some(answer) = local.icmp.error(error, &offender, source, &mut context) {
+        if let Some(mut answer) = local.icmp.error(error, &offender, source, &mut context) {
+            // It quotes the packet, so it must be as well protected.
+            answer.from_sa = packet.from_sa;
             local.originated.push(answer);
         }
     }
 
-    /// Our address to complain from: the port's that the packet came by, or one that the tunnel's policy lets back
-    /// through it.
-    fn complaint_source(&self, info: &IpInfo, origin: Origin) -> Option<IpAddr> {
+    /// Our address to complain from: the port's that the packet came by or, when it came out of an SA, one that
+    /// policy lets back through a tunnel. `None` when the complaint could only leave in the clear.
+    fn complaint_source(&self, packet: &Packet, info: &IpInfo) -> Option<IpAddr> {
         let addresses = &self.tables.addresses;
-        match origin {
-            Origin::Local => None,
-            Origin::Port(port) => addresses.on_port(port, info.source).or_else(|| addresses.any(info.source)),
-            Origin::Tunnel(tunnel) => addresses
-                .all()
-                .filter(|address| address.is_ipv4() == info.source.is_ipv4())
-                .find(|&address| {
-                    let protocol = if address.is_ipv4() { protocol::ICMP } else { protocol::ICMPV6 };
-                    let policy = self.tables.spd.lookup(address, info.source, protocol, None);
-                    matches!(policy, Some((_, Action::Protect(found))) if found == tunnel)
-                })
-                .or_else(|| addresses.any(info.source)),
+        if !packet.from_sa {
+            return addresses.on_port(packet.rx_port, info.source).or_else(|| addresses.any(info.source));
         }
+        let protocol = if info.source.is_ipv4() { protocol::ICMP } else { protocol::ICMPV6 };
+        addresses.all().filter(|address| address.is_ipv4() == info.source.is_ipv4()).find(|&address| {
+            let policy = self.tables.spd.lookup(address, info.source, protocol, None);
+            matches!(policy, Some((_, Action::Protect(_))))
+        })
     }
 
     /// Sends what we made: replies, errors, IKE.

@@ -93,7 +93,11 @@ impl Worker {
                         _ => return Err(DropReason::PolicyDiscard),
                     }
                 }
-                // What came out of an SA has passed its selectors; what we send ourselves is ours to send.
+                // What came out of an SA has passed its selectors; what we send ourselves is ours to send, but not
+                // what we say about the inside of an SA.
+                if origin == Origin::Local && packet.from_sa {
+                    return Err(DropReason::PolicyDiscard);
+                }
                 None
             }
         };
