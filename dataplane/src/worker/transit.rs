@@ -5,8 +5,8 @@ use arrayvec::ArrayVec;
 use crate::buffer::{BURST, Packet};
 use crate::drops::DropReason;
 use crate::host::icmp::Error;
-use crate::packet::ip::{self, IpInfo};
-use crate::policy::Action;
+use crate::packet::ip::{self, IpInfo, Version};
+use crate::policy::{Action, PolicyId};
 use crate::port::PortId;
 use crate::sa::TunnelId;
 use crate::worker::Worker;
@@ -79,7 +79,12 @@ impl Worker {
         }
         let spd = &self.tables.spd;
         let tunnel = match spd.lookup(info.source, info.destination, info.protocol, info.ports) {
-            Some((_, Action::Protect(tunnel))) => Some(tunnel),
+            Some((id, Action::Protect(tunnel))) => {
+                if matches!(origin, Origin::Port(_)) && self.is_from_afar(info, id, tunnel) {
+                    return Err(DropReason::PolicyClear);
+                }
+                Some(tunnel)
+            }
             Some((_, Action::Discard)) => return Err(DropReason::PolicyDiscard),
             verdict => {
                 if let Origin::Port(_) = origin {
@@ -107,11 +112,32 @@ impl Worker {
         Ok(tunnel)
     }
 
-    /// Strict reverse path check (RFC 3704 s2.2): the source must be reached by the port it comes from.
+    /// Whether a packet in the clear that policy `outbound` would send into a tunnel should itself have come out of
+    /// another (RFC 4301 s5.2 step 3): else anybody could speak to one branch in the name of another. Both may match,
+    /// when a policy's remote side is everything; then the side that names the source more closely is right.
+    #[inline]
+    fn is_from_afar(&self, info: &IpInfo, outbound: PolicyId, tunnel: TunnelId) -> bool {
+        let spd = &self.tables.spd;
+        match spd.lookup_inbound(info.source, info.destination, info.protocol, info.ports) {
+            Some((inbound, Action::Protect(other))) if other != tunnel => {
+                let remote = spd.get(inbound).map_or(0, |policy| policy.selector.remote.prefix_len());
+                let local = spd.get(outbound).map_or(0, |policy| policy.selector.local.prefix_len());
+                remote > 0 && remote >= local
+            }
+            _ => false,
+        }
+    }
+
+    /// Strict reverse path check (RFC 3704 s2.2): the source must be reached by the port it comes from, and is not
+    /// ourselves.
     #[inline]
     fn check_reverse_path(&self, info: &IpInfo, port: PortId) -> Result<(), DropReason> {
         let strict = self.ports.get(usize::from(port)).is_some_and(|state| state.config.reverse_path);
         let back = || self.tables.routes.lookup(info.source).map(|route| route.port);
-        if strict && back() != Some(port) { Err(DropReason::ReversePath) } else { Ok(()) }
+        if strict && (back() != Some(port) || self.is_ours(info.source)) {
+            Err(DropReason::ReversePath)
+        } else {
+            Ok(())
+        }
     }
 }
