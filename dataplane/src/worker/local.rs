@@ -107,11 +107,18 @@ impl Worker {
         opening: Option<&mut ArrayVec<Opening, BURST>>,
     ) {
         if info.fragment.is_some() {
-            return self.reassemble(packet, &info, origin, now, opening);
+            return match self.reassemble(packet, &info, origin, now) {
+                Some((whole, info)) => self.receive(whole, info, origin, now, opening),
+                None => {}
+            };
         }
         let protocol = match info.protocol {
             protocol::ESP => Protocol::Esp,
             protocol::AH => Protocol::Ah,
+            // Nobody else has our address (RFC 1812 s5.3.8), and we would answer ourselves.
+            _ if matches!(origin, Origin::Port(_)) && self.is_ours(info.source) => {
+                return self.drop_packet(packet, DropReason::AddressInvalid);
+            }
             protocol::UDP if self.is_ike_or_nat(&info) => return self.receive_udp(packet, info, opening),
             _ => return self.serve(packet, &info, origin, now),
         };
@@ -129,10 +136,21 @@ impl Worker {
         info.ports.is_some_and(|(_, to)| to == IKE_PORT || to == self.local.nat_port)
     }
 
+    /// Whether an address is one of ours.
+    pub(super) fn is_ours(&self, address: IpAddr) -> bool {
+        self.tables.addresses.port_of(address).is_some()
+    }
+
     /// ESP in UDP, IKE, or a keepalive (RFC 3948 s2).
-    fn receive_udp(&mut self, packet: Packet, info: IpInfo, opening: Option<&mut ArrayVec<Opening, BURST>>) {
+    fn receive_udp(
+        &mut self,
+        mut packet: Packet,
+        info: IpInfo,
+        opening: Option<&mut ArrayVec<Opening, BURST>>,
+    ) {
         match (FromUdp::parse(packet.data(), &info), opening) {
-            (Ok(FromUdp::Esp { at, ports }), Some(opening)) => {
+            (Ok(FromUdp::Esp { at, end, ports }), Some(opening)) => {
+                packet.truncate(end);
                 self.accept_protected(packet, Protocol::Esp, info, at, Some(ports), opening);
             }
             (Ok(FromUdp::Esp { .. }), None) => self.drop_packet(packet, DropReason::NoService),
@@ -186,8 +204,8 @@ impl Worker {
         }
     }
 
-    /// A packet to a group: only Neighbour Discovery is for us.
-    pub(super) fn receive_group(&mut self, packet: Packet, info: &IpInfo, link_len: usize, now: u64) {
+    /// A packet to a group or a link-local address: only Neighbour Discovery is for us.
+    pub(super) fn receive_on_link(&mut self, packet: Packet, info: &IpInfo, link_len: usize, now: u64) {
         if nd::is_neighbour_message(info) {
             self.neighbour_discovery(packet, link_len, now);
         } else {
