@@ -184,7 +184,7 @@ impl Worker {
     }
 }
 
-/// Everything from the replay window to the inner packet, for a packet whose ICV was good.
+/// Everything from the trailer to the inner packet, for a packet whose ICV was good and whose number is new.
 #[inline]
 fn unwrap(
     slot: &mut InboundSlot,
@@ -193,16 +193,7 @@ fn unwrap(
     events: &mut VecDeque<Event>,
 ) -> Result<IpInfo, DropReason> {
     let sa = &*slot.sa;
-    let from = work.from();
     let packet = &mut work.packet;
-    if let Some(window) = &sa.replay {
-        window.accept(work.seq)?;
-    }
-    // The address counts from here on, whatever is inside (RFC 7296 s2.23: any authenticated packet).
-    if from != sa.endpoints && slot.moved != Some(from) {
-        slot.moved = Some(from);
-        events.push_back(Event::PeerMoved { tunnel: sa.params.tunnel, spi: sa.spi, endpoints: from });
-    }
     match sa.params.protocol {
         Protocol::Esp => {
             let ip_len = usize::from(work.outer.header_len);

@@ -43,7 +43,9 @@ pub(super) struct Local {
     pub(super) outputs: Vec<Output>,
     pub(super) reassembly: Reassembly,
     icmp: Icmp,
-    hints: TokenBucket,
+    pub(super) hints: TokenBucket,
+    /// Tunnels that the control side was lately asked to set up, and when; each at its id's place.
+    pub(super) acquired: [Option<(TunnelId, u64)>; 64],
     /// Packets whose other fragments did not come, for their sources to be told.
     pub(super) incomplete: Vec<Packet>,
     /// Where fragments are made; empty in between.
@@ -67,6 +69,7 @@ impl Local {
             reassembly: Reassembly::new(config.reassembly.clone()),
             icmp: Icmp::new(&limits),
             hints: TokenBucket::new(rate, burst),
+            acquired: [None; 64],
             incomplete: Vec::with_capacity(BURST),
             pieces: Vec::with_capacity(BURST),
             next_id_v6: random_u32(),
@@ -195,9 +198,7 @@ impl Worker {
             return Err(DropReason::NoService);
         }
         match feedback::parse(packet.data(), info) {
-            Ok(feedback) if self.local.hints.take(now) && self.hint(Event::Feedback(feedback)) => {
-                Ok(Served::Consumed)
-            }
+            Ok(feedback) if self.hint_limited(Event::Feedback(feedback), now) => Ok(Served::Consumed),
             Ok(_) => Err(DropReason::RateLimited),
             Err(DropReason::NoService) => self.local.icmp.echo(packet, info, now).map(|()| Served::Reply),
             Err(reason) => Err(reason),

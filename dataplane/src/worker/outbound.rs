@@ -84,7 +84,7 @@ impl Worker {
     fn admit(&mut self, mut work: Sealing, now: u64, admitted: &mut ArrayVec<Admitted, BURST>) {
         let tunnel = work.tunnel;
         if self.tables.tunnel(tunnel).is_none() {
-            return self.acquire(work);
+            return self.acquire(work, now);
         }
         let Some(adjacency) = self.tunnel_adjacency(tunnel) else {
             return self.drop_on_sa(work.packet, tunnel, DropReason::NoRoute);
@@ -271,15 +271,58 @@ impl Worker {
         self.transmit_pieces(work.packet, work.mtu, true, &work.adjacency, now);
     }
 
-    /// The tunnel has no SA: tell the control side, which may set one up.
+    /// Sends a dummy packet (RFC 4303 s2.6), which the peer drops: as long as the padded packets of the SA, or one
+    /// block of its cipher.
+    pub(super) fn send_dummy(&mut self, tunnel: TunnelId, now: u64) {
+        if let Err(reason) = self.try_send_dummy(tunnel, now) {
+            self.count_on_sa(tunnel, reason);
+            self.drops.count(reason);
+        }
+    }
+
+    fn try_send_dummy(&mut self, tunnel: TunnelId, now: u64) -> Result<(), DropReason> {
+        let adjacency = self.tunnel_adjacency(tunnel).ok_or(DropReason::NoRoute)?;
+        self.next_id = self.next_id.wrapping_add(1);
+        let slot = self.tables.tunnel_mut(tunnel).ok_or(DropReason::NoSa)?;
+        let mut packet = self.pool.alloc().ok_or(DropReason::NoBuffer)?;
+        let mtu = slot.sa.path_mtu.get(adjacency.mtu, now);
+        let capacity = esp::tunnel_capacity(&slot.sa.key, &slot.outer, mtu as usize);
+        let len = slot.sa.options.tfc_pad.map_or(0, |pad| usize::from(pad).min(capacity));
+        if !slot.charge(len, now, &mut self.unsent) {
+            return Err(DropReason::SaExpired);
+        }
+        let seq = slot.reserve(1, &mut self.unsent).ok_or(DropReason::SequenceExhausted)?;
+        let sa = &*slot.sa;
+        let dscp = if let DscpPolicy::Set(dscp) = sa.options.dscp { dscp << 2 } else { 0 };
+        let stamp = Stamp { tos: dscp, dont_fragment: sa.options.df == DfPolicy::Set, id: self.next_id };
+        let at = esp::dummy(&mut packet, &sa.key, &slot.outer, stamp, Header { spi: sa.spi, seq }, len)?;
+        let sealed_part = packet.data_mut().get_mut(at..).ok_or(DropReason::NoRoom)?;
+        let mut jobs = [Job { key: &sa.key, packet: sealed_part, seq, ok: false }];
+        self.crypto.seal(&mut jobs);
+        if jobs.iter().any(|job| !job.ok) {
+            return Err(DropReason::SealFailed);
+        }
+        slot.outer.finish_udp6(packet.data_mut(), at.saturating_sub(udp::HEADER_LEN));
+        self.transmit(packet, &adjacency, now);
+        Ok(())
+    }
+
+    /// The tunnel has no SA: tell the control side, which may set one up. Once a second is enough, and leaves room in
+    /// the channel for the answers of the peer.
     #[cold]
-    fn acquire(&mut self, work: Sealing) {
-        self.hint(Event::Acquire {
-            tunnel: work.tunnel,
-            source: work.info.source,
-            destination: work.info.destination,
-            protocol: work.info.protocol,
-        });
+    fn acquire(&mut self, work: Sealing, now: u64) {
+        const AGAIN: u64 = 1_000_000_000;
+        let tunnel = work.tunnel;
+        let place = tunnel.0 as usize % self.local.acquired.len();
+        let known = self.local.acquired.get(place).copied().flatten();
+        let lately = known.is_some_and(|(asked, at)| asked == tunnel && now.saturating_sub(at) < AGAIN);
+        let IpInfo { source, destination, protocol, .. } = work.info;
+        if !lately
+            && self.hint_limited(Event::Acquire { tunnel, source, destination, protocol }, now)
+            && let Some(entry) = self.local.acquired.get_mut(place)
+        {
+            *entry = Some((tunnel, now));
+        }
         self.drop_packet(work.packet, DropReason::NoSa);
     }
 
