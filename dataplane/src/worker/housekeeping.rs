@@ -34,12 +34,16 @@ impl Worker {
             }
         }
         self.check_inbound(now);
-        let due = self.check_outbound(now);
-        for (tunnel, chore) in due {
-            match chore {
-                Chore::Keepalive => self.send_keepalive(tunnel, now),
+        let mut visited = ArrayVec::new();
+        self.check_outbound(now, &mut visited);
+        // One worker is enough: the SA's sequence number shows what any of them sends.
+        if self.index == 0 && !self.draining {
+            for tunnel in visited {
+                self.break_silence(tunnel, now);
             }
         }
+        // What is to be said about all this is not left until the next packet comes.
+        self.originate(&mut ArrayVec::new(), now);
     }
 
     fn check_inbound(&mut self, now: u64) {

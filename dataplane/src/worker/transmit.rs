@@ -8,7 +8,7 @@ use crate::host::icmp::Error;
 use crate::host::{Context, Output};
 use crate::message::{Event, Neighbour};
 use crate::packet::ethernet::{self, ethertype};
-use crate::packet::ip::{self, IpInfo};
+use crate::packet::ip::{self, IpInfo, Version};
 use crate::port::PortId;
 use crate::sa::TunnelId;
 use crate::worker::tables::Adjacency;
@@ -31,7 +31,9 @@ impl Worker {
             self.complain(&packet, info, origin, Error::TooBig { mtu: adjacency.mtu }, now);
             return self.drop_packet(packet, DropReason::TooBig);
         }
-        self.transmit_pieces(packet, adjacency.mtu, origin == Origin::Local, &adjacency, now);
+        // IPv6 that may be fragmented is our own, or was put together here.
+        let own = origin == Origin::Local || info.version == Version::V6;
+        self.transmit_pieces(packet, adjacency.mtu, own, &adjacency, now);
     }
 
     /// Fragments a packet to `mtu` bytes and sends the pieces. Counts it when that cannot be.
@@ -131,9 +133,10 @@ impl Worker {
         state.tx.push(packet);
     }
 
-    /// Does what host code asked for.
+    /// Does what host code asked for, in order: packets that waited for a neighbour must not change places.
     pub(super) fn carry_out(&mut self, now: u64) {
-        while let Some(output) = self.local.outputs.pop() {
+        let mut outputs = std::mem::take(&mut self.local.outputs);
+        for output in outputs.drain(..) {
             match output {
                 Output::Frame(port, packet) => self.enqueue(port, packet),
                 Output::Unreachable(packet) => {
@@ -148,6 +151,8 @@ impl Worker {
                 }
             }
         }
+        // Nothing above calls host code that puts out more; this only keeps the memory for the next time.
+        self.local.outputs = outputs;
     }
 
     /// Takes over what another worker learned.
