@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use arrayvec::ArrayVec;
 
-use crate::buffer::{BURST, Packet, Pool};
+use crate::buffer::{BURST, HEADROOM, Packet, Pool};
 use crate::drops::DropReason;
 use crate::host::fragment::{DontFragment, fragment_v4, fragment_v6};
 use crate::host::icmp::{self, Icmp, IcmpConfig, Offender};
@@ -20,7 +20,7 @@ use crate::packet::ip::{self, IpInfo, Version, protocol};
 use crate::packet::{ipv4, ipv6, udp};
 use crate::policy::Action;
 use crate::port::PortId;
-use crate::sa::Protocol;
+use crate::sa::{Protocol, TunnelId};
 use crate::worker::inbound::Opening;
 use crate::worker::outbound::Sealing;
 use crate::worker::transit::Origin;
@@ -243,26 +243,28 @@ impl Worker {
         self.carry_out(now);
     }
 
+    /// Takes in a fragment, and returns the packet that it completes.
     #[cold]
-    fn reassemble(
+    pub(super) fn reassemble(
         &mut self,
         packet: Packet,
         info: &IpInfo,
         origin: Origin,
         now: u64,
-        opening: Option<&mut ArrayVec<Opening, BURST>>,
-    ) {
+    ) -> Option<(Packet, IpInfo)> {
         let context = match origin {
             Origin::Port(port) => port.into(),
             Origin::Tunnel(tunnel) => FROM_TUNNEL | tunnel.0,
             Origin::Local => u32::MAX,
         };
         let local = &mut self.local;
-        let whole = local.reassembly.add(packet, info, context, now, &local.large, &mut self.drops);
-        let Some(whole) = whole else { return };
+        let whole = local.reassembly.add(packet, info, context, now, &local.large, &mut self.drops)?;
         match ip::parse(whole.data()) {
-            Ok(info) => self.receive(whole, info, origin, now, opening),
-            Err(reason) => self.drop_packet(whole, reason),
+            Ok(info) => Some((whole, info)),
+            Err(reason) => {
+                self.drop_packet(whole, reason);
+                None
+            }
         }
     }
 
@@ -373,7 +375,10 @@ impl Worker {
         let (local, remote) = (datagram.local, datagram.remote);
         let marker: &[u8] = if local.port() == self.local.nat_port { &MARKER } else { &[] };
         let len = udp::HEADER_LEN + marker.len() + datagram.payload.len();
-        let mut packet = self.local.large.alloc().ok_or(DropReason::NoBuffer)?;
+        // Large frames are few, and a datagram may wait long for its next hop to answer.
+        let fits = len + ipv6::HEADER_LEN + HEADROOM <= self.pool.frame_size();
+        let pool = if fits { &self.pool } else { &self.local.large };
+        let mut packet = pool.alloc().ok_or(DropReason::NoBuffer)?;
         let body = packet.append(len).ok_or(DropReason::NoRoom)?;
         let (header, payload) = body.split_first_chunk_mut().ok_or(DropReason::NoRoom)?;
         let len = u16::try_from(len).map_err(|_| DropReason::NoRoom)?;
@@ -428,8 +433,8 @@ impl Worker {
 
 /// What came on a UDP port of IPsec (RFC 3948 s2).
 enum FromUdp {
-    /// ESP, its header at this offset of the packet, and the UDP ports.
-    Esp { at: usize, ports: (u16, u16) },
+    /// ESP, from and to these offsets of the packet, and the UDP ports.
+    Esp { at: usize, end: usize, ports: (u16, u16) },
     /// An IKE message.
     Ike(Datagram),
 }
@@ -445,7 +450,7 @@ impl FromUdp {
             Ok(Encapsulated::Keepalive) => return Err(DropReason::NatKeepalive),
             Ok(Encapsulated::Esp(_)) => {
                 let ports = (header.source, header.destination);
-                return Ok(Self::Esp { at: at + udp::HEADER_LEN, ports });
+                return Ok(Self::Esp { at: at + udp::HEADER_LEN, end: at + usize::from(header.len), ports });
             }
             Err(reason) => return Err(reason),
         };

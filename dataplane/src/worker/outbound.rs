@@ -1,6 +1,8 @@
 //! Outbound SAs, a burst at a time (RFC 4301 s5.1, RFC 4303 s3.3): admit, take sequence numbers by runs of the
 //! same SA, wrap, seal, hand to the next hop.
 
+use std::collections::VecDeque;
+
 use arrayvec::ArrayVec;
 
 use crate::ah;
@@ -95,17 +97,15 @@ impl Worker {
         if let Some(clamp) = slot.sa.options.mss_clamp {
             clamp_mss(clamp, capacity, &mut work);
         }
-        let charge = slot.sa.usage.charge(&mut slot.lease, work.packet.len() as u64, now);
-        if let Some(reached) = charge.reached {
-            let event = Event::expired(&slot.sa.params, slot.sa.spi, Direction::Outbound, reached);
-            self.unsent.push_back(event);
-        }
-        if !charge.allowed {
-            return self.drop_on_sa(work.packet, tunnel, DropReason::SaExpired);
-        }
-        match slot.fit(&work, capacity) {
+        let restricts_ports = self.tables.spd.restricts_ports();
+        let Some(slot) = self.tables.tunnel_mut(tunnel) else { return };
+        match slot.fit(&work, capacity, restricts_ports) {
             Fit::Whole => {
                 let Sealing { packet, info, .. } = work;
+                // Only what is sent is charged.
+                if !slot.charge(packet.len(), now, &mut self.unsent) {
+                    return self.drop_on_sa(packet, tunnel, DropReason::SaExpired);
+                }
                 self.push_admitted(Admitted { packet, tunnel, info, adjacency, mtu }, now, admitted);
             }
             Fit::Pieces => self.admit_pieces(work, capacity, adjacency, mtu, now, admitted),
@@ -139,6 +139,10 @@ impl Worker {
         let made =
             self.fragment(work.packet, capacity, false, |worker, packet| match ip::parse(packet.data()) {
                 Ok(info) => {
+                    let Some(slot) = worker.tables.tunnel_mut(tunnel) else { return };
+                    if !slot.charge(packet.len(), now, &mut worker.unsent) {
+                        return worker.drop_on_sa(packet, tunnel, DropReason::SaExpired);
+                    }
                     worker.push_admitted(Admitted { packet, tunnel, info, adjacency, mtu }, now, admitted)
                 }
                 Err(reason) => worker.drop_on_sa(packet, tunnel, reason),
@@ -163,7 +167,7 @@ impl Worker {
         for (work, number) in admitted.drain(..).zip(numbers) {
             let tunnel = work.tunnel;
             match number {
-                Some(seq) => match self.wrap(work, seq, now) {
+                Some(seq) => match self.wrap(work, seq) {
                     Ok(work) => wrapped.push(work),
                     Err(reason) => {
                         self.count_on_sa(tunnel, reason);
@@ -188,23 +192,16 @@ impl Worker {
         let mut numbers = ArrayVec::new();
         for run in admitted.chunk_by(|a, b| a.tunnel == b.tunnel) {
             let slot = run.first().and_then(|work| self.tables.tunnel(work.tunnel));
-            let first = slot.and_then(|slot| slot.sa.sequence.reserve(run.len() as u64));
-            if let (None, Some(slot)) = (first, slot)
-                && let Some(reached) = slot.sa.usage.exhaust()
-            {
-                let event = Event::expired(&slot.sa.params, slot.sa.spi, Direction::Outbound, reached);
-                self.unsent.push_back(event);
-            }
+            let first = slot.and_then(|slot| slot.reserve(run.len() as u64, &mut self.unsent));
             numbers.extend((0..run.len() as u64).map(|i| first.map(|first| first + i)));
         }
         numbers
     }
 
-    fn wrap(&mut self, work: Admitted, seq: u64, now: u64) -> Result<Wrapped, DropReason> {
+    fn wrap(&mut self, work: Admitted, seq: u64) -> Result<Wrapped, DropReason> {
         let Admitted { mut packet, tunnel, info, adjacency, mtu } = work;
         self.next_id = self.next_id.wrapping_add(1);
         let slot = self.tables.tunnel_mut(tunnel).ok_or(DropReason::NoSa)?;
-        slot.last_sent = now;
         let (sa, outer) = (&*slot.sa, &slot.outer);
         let inner_len = packet.len() as u16;
         let header = Header { spi: sa.spi, seq };
@@ -366,8 +363,30 @@ impl OutboundSlot {
         }
     }
 
+    /// Charges a packet to the SA's lifetime; false when the SA is at its end.
     #[inline]
-    fn fit(&self, work: &Sealing, capacity: usize) -> Fit {
+    fn charge(&mut self, bytes: usize, now: u64, events: &mut VecDeque<Event>) -> bool {
+        let charge = self.sa.usage.charge(&mut self.lease, bytes as u64, now);
+        if let Some(reached) = charge.reached {
+            events.push_back(Event::expired(&self.sa.params, self.sa.spi, Direction::Outbound, reached));
+        }
+        charge.allowed
+    }
+
+    /// Takes sequence numbers. When there are none left, the SA is at its end.
+    #[inline]
+    fn reserve(&self, count: u64, events: &mut VecDeque<Event>) -> Option<u64> {
+        let first = self.sa.sequence.reserve(count);
+        if first.is_none()
+            && let Some(reached) = self.sa.usage.exhaust()
+        {
+            events.push_back(Event::expired(&self.sa.params, self.sa.spi, Direction::Outbound, reached));
+        }
+        first
+    }
+
+    #[inline]
+    fn fit(&self, work: &Sealing, capacity: usize, restricts_ports: bool) -> Fit {
         let (params, options) = (&self.sa.params, &self.sa.options);
         let transport = params.mode == Mode::Transport;
         if transport && !self.joins(&work.info) {
@@ -381,7 +400,8 @@ impl OutboundSlot {
         }
         // RFC 8200 s5, RFC 2473 s7.1: an IPv6 source need not go below 1280 bytes, so the tunnel must.
         let least = if work.info.version == Version::V6 { MIN_MTU } else { 0 };
-        let after = options.fragmentation == Fragmentation::After
+        // Pieces that hide their ports would not match an SA that names some (RFC 4301 s7.2).
+        let after = (restricts_ports || options.fragmentation == Fragmentation::After)
             && (options.df == DfPolicy::Clear || !work.info.dont_fragment);
         if after || work.packet.len() <= least || (transport && matches!(work.origin, Origin::Local)) {
             Fit::Whole
@@ -421,7 +441,11 @@ fn clamp_mss(clamp: MssClamp, capacity: usize, work: &mut Sealing) {
         return;
     }
     let mss = match clamp {
-        MssClamp::PathMtu => capacity.saturating_sub(tcp_headers(work.info.version)),
+        // IPv6 packets up to 1280 bytes always pass, in fragments if need be.
+        MssClamp::PathMtu if work.info.version == Version::V6 => {
+            capacity.max(MIN_MTU) - tcp_headers(Version::V6)
+        }
+        MssClamp::PathMtu => capacity.saturating_sub(tcp_headers(Version::V4)),
         MssClamp::Fixed(mss) => mss.into(),
     };
     ip::clamp_mss(work.packet.data_mut(), &work.info, u16::try_from(mss).unwrap_or(u16::MAX));

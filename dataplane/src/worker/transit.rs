@@ -51,6 +51,9 @@ impl Worker {
         now: u64,
         sealing: &mut ArrayVec<Sealing, BURST>,
     ) {
+        if info.fragment.is_some() && self.tables.spd.restricts_ports() {
+            return self.forward_reassembled(packet, &info, origin, now, sealing);
+        }
         match self.decide(&mut packet, &info, origin) {
             Ok(Some(tunnel)) => self.protect(Sealing { packet, tunnel, info, origin }, now, sealing),
             Ok(None) => self.route(packet, &info, origin, now),
@@ -60,6 +63,24 @@ impl Worker {
                 }
                 self.drop_packet(packet, reason);
             }
+        }
+    }
+
+    /// Forwards the packet that this fragment completes. Policies that name ports can only be matched to a packet
+    /// that shows them (RFC 4301 s7.4): see [`crate::policy::spd`].
+    #[cold]
+    fn forward_reassembled(
+        &mut self,
+        fragment: Packet,
+        info: &IpInfo,
+        origin: Origin,
+        now: u64,
+        sealing: &mut ArrayVec<Sealing, BURST>,
+    ) {
+        if let Some((packet, mut info)) = self.reassemble(fragment, info, origin, now) {
+            // We took it apart ourselves, in effect: an IPv6 packet too may be fragmented again.
+            info.dont_fragment &= info.version == Version::V4;
+            self.forward(packet, info, origin, now, sealing);
         }
     }
 
