@@ -88,6 +88,7 @@ impl Pool {
             len: 0,
             capacity: frames.frame_size as u32,
             rx_port: 0,
+            from_sa: false,
         })
     }
 
@@ -157,6 +158,7 @@ impl Pool {
             len: len as u32,
             capacity: frames.frame_size as u32,
             rx_port: 0,
+            from_sa: false,
         })
     }
 
@@ -201,6 +203,7 @@ impl Lending {
             len: len as u32,
             capacity: capacity as u32,
             rx_port: 0,
+            from_sa: false,
         }
     }
 
@@ -227,6 +230,8 @@ pub struct Packet {
     capacity: u32,
     /// Index of the port that it came in by.
     pub rx_port: u16,
+    /// It came out of an SA, so what the gateway says about it must not leave in the clear.
+    pub from_sa: bool,
 }
 
 impl Packet {

@@ -25,7 +25,7 @@ drop_reasons! {
     EthernetTruncated = "ethernet_truncated",
     /// An EtherType that a router does not forward.
     EtherTypeUnknown = "ethertype_unknown",
-    /// Sent to another station's address.
+    /// Sent to another station's address, or to an Ethernet group though its destination is one host.
     NotOurMac = "not_our_mac",
     /// A VLAN that is not configured on the port.
     VlanUnknown = "vlan_unknown",

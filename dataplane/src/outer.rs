@@ -151,7 +151,7 @@ impl Outer {
             *payload = esp::NAT_KEEPALIVE;
         }
         self.write(packet, Stamp { tos: 0, dont_fragment: false, id: 0 });
-        self.finish_udp6(packet);
+        self.finish_udp6(packet, self.ip_len());
     }
 
     /// Whether [`Outer::finish_udp6`] has something to do.
@@ -160,15 +160,16 @@ impl Outer {
         self.is_udp() && self.is_ipv6()
     }
 
-    /// Writes the UDP checksum of a finished tunnel packet over IPv6: RFC 8200 s8.1 lets receivers discard a zero
-    /// one, and Linux does.
+    /// Writes the UDP checksum of a finished packet over IPv6: RFC 8200 s8.1 lets receivers discard a zero
+    /// one, and Linux does. `at` is where the UDP header is: behind the outer IP header or, in transport mode, behind
+    /// the packet's own with its extensions.
     #[inline]
-    pub fn finish_udp6(&self, packet: &mut [u8]) {
+    pub fn finish_udp6(&self, packet: &mut [u8], at: usize) {
         if !self.needs_checksum() {
             return;
         }
         let (IpAddr::V6(source), IpAddr::V6(destination)) = (self.source, self.destination) else { return };
-        if let Some(datagram) = packet.get_mut(IPV6_LEN..) {
+        if let Some(datagram) = packet.get_mut(at..) {
             let checksum = udp::checksum(source.into(), destination.into(), datagram);
             if let Some(header) = datagram.first_chunk_mut::<UDP_LEN>() {
                 header[6..8].copy_from_slice(&checksum.to_be_bytes());

@@ -28,7 +28,7 @@ pub(crate) fn set_protocol(packet: &mut [u8], protocol: u8) -> Option<()> {
     if packet.first()? >> 4 == 4 {
         ipv4::set_protocol(packet.first_chunk_mut()?, protocol);
     } else {
-        let at = ipv6::walk(packet).ok()?.next_header_at;
+        let at = ipv6::walk(packet).ok()?.upper_next_at;
         *packet.get_mut(at)? = protocol;
     }
     Some(())
@@ -78,10 +78,18 @@ mod tests {
         packet
     }
 
+    /// IPv6 with a fragment header though it is whole (RFC 6946), before UDP.
+    fn atomic6() -> Vec<u8> {
+        let mut packet = udp6();
+        packet[6] = protocol::FRAGMENT;
+        packet[40..48].copy_from_slice(&[protocol::UDP, 0, 0, 0, 1, 2, 3, 4]);
+        packet
+    }
+
     #[test]
     fn a_gap_opens_behind_the_headers_and_closes_again() {
         let pool = Pool::new(1, 2048).unwrap();
-        for (original, ip_len) in [(udp4(), 20), (udp6(), 48)] {
+        for (original, ip_len) in [(udp4(), 20), (udp6(), 48), (atomic6(), 48)] {
             let mut packet = pool.alloc_from(&original).unwrap();
             open(&mut packet, ip_len, 16, protocol::ESP).unwrap();
             let opened = ip::parse(packet.data()).unwrap();

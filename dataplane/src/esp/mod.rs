@@ -100,7 +100,7 @@ mod tests {
                             outbound::tunnel(&mut packet, &key, &outer, STAMP, HEADER, version, 0).unwrap();
                         assert_eq!(packet.len(), outbound::tunnel_len(&key, &outer, len));
                         assert!(run(&key, &mut packet, at, |jobs| crypto.seal(jobs)));
-                        outer.finish_udp6(packet.data_mut());
+                        outer.finish_udp6(packet.data_mut(), 40);
 
                         let info = ip::parse(packet.data()).unwrap();
                         assert_eq!((info.source, info.destination), (endpoints.local, endpoints.remote));

@@ -17,6 +17,9 @@ mod field {
 /// Bytes of the header.
 pub const HEADER_LEN: usize = 8;
 
+/// Where the checksum is.
+pub const CHECKSUM_OFFSET: usize = field::CHECKSUM;
+
 /// Message types.
 pub mod kind {
     /// Destination unreachable.

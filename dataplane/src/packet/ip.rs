@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::checksum::Checksum;
-use super::{ipv4, ipv6, tcp};
+use super::{icmpv6, ipv4, ipv6, tcp, udp};
 use crate::drops::DropReason;
 
 /// IP protocol numbers.
@@ -227,6 +227,31 @@ pub fn clamp_mss(ip_packet: &mut [u8], info: &IpInfo, max_mss: u16) -> bool {
     ip_packet
         .get_mut(usize::from(info.header_len)..usize::from(info.total_len))
         .is_some_and(|segment| tcp::clamp_mss(segment, max_mss))
+}
+
+/// Computes the checksum of TCP, UDP or ICMPv6 anew, for a packet whose addresses a NAT changed while they were not
+/// to be seen (RFC 3948 s3.1.2). `info` is of this packet. A UDP packet over IPv4 without a checksum stays without.
+pub fn renew_checksum(ip_packet: &mut [u8], info: &IpInfo) {
+    let at = match info.protocol {
+        protocol::TCP => tcp::CHECKSUM_OFFSET,
+        protocol::UDP => udp::CHECKSUM_OFFSET,
+        protocol::ICMPV6 => icmpv6::CHECKSUM_OFFSET,
+        _ => return,
+    };
+    let range = usize::from(info.header_len)..usize::from(info.total_len);
+    let Some(segment) = ip_packet.get_mut(range).filter(|_| info.fragment.is_none()) else { return };
+    let len = segment.len() as u32;
+    let Some(field) = segment.get_mut(at..).and_then(|rest| rest.first_chunk_mut::<2>()) else { return };
+    if info.protocol == protocol::UDP && *field == [0; 2] && info.version == Version::V4 {
+        return;
+    }
+    *field = [0; 2];
+    let sum = pseudo_header(info.source, info.destination, info.protocol, len).bytes(segment).finish();
+    // Only UDP knows a packet without a checksum, but ones are as good as zero to all of them (RFC 768).
+    let sum = if sum == 0 { u16::MAX } else { sum };
+    if let Some(field) = segment.get_mut(at..at + 2) {
+        field.copy_from_slice(&sum.to_be_bytes());
+    }
 }
 
 /// The ports at the start of an upper-layer header; see [`IpInfo::ports`].

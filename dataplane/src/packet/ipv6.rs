@@ -138,6 +138,8 @@ pub struct Chain {
     pub upper: usize,
     /// The byte that names the header at `upper` or, when there is one, the fragment header.
     pub next_header_at: usize,
+    /// The byte that names the header at `upper`.
+    pub upper_next_at: usize,
     /// Where a fragment header goes: behind hop-by-hop options and routing header (RFC 8200 s4.5).
     pub fragmentable: usize,
     /// The byte that names the header there.
@@ -159,6 +161,7 @@ pub fn walk(packet: &[u8]) -> Result<Chain, DropReason> {
         protocol: header[field::NEXT_HEADER],
         upper: HEADER_LEN,
         next_header_at: field::NEXT_HEADER,
+        upper_next_at: field::NEXT_HEADER,
         fragmentable: HEADER_LEN,
         fragmentable_next_at: field::NEXT_HEADER,
         fragment: None,
@@ -193,8 +196,9 @@ pub fn walk(packet: &[u8]) -> Result<Chain, DropReason> {
             protocol::FRAGMENT => chain.fragment = Some((chain.upper, FragmentHeader::parse(header))),
             _ => {}
         }
+        chain.upper_next_at = chain.upper + extension::NEXT_HEADER;
         if chain.fragment.is_none() {
-            chain.next_header_at = chain.upper + extension::NEXT_HEADER;
+            chain.next_header_at = chain.upper_next_at;
             if matches!(chain.protocol, protocol::HOP_BY_HOP | protocol::ROUTING) {
                 chain.fragmentable = chain.upper + len;
                 chain.fragmentable_next_at = chain.next_header_at;

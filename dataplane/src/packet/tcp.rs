@@ -11,6 +11,8 @@ mod field {
 
 /// Bytes of a header without options.
 pub const HEADER_LEN: usize = 20;
+/// Where the checksum is.
+pub const CHECKSUM_OFFSET: usize = field::CHECKSUM;
 /// The SYN flag.
 pub const SYN: u8 = 0x02;
 

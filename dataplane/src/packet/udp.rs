@@ -16,6 +16,9 @@ mod field {
 /// Bytes of the header.
 pub const HEADER_LEN: usize = 8;
 
+/// Where the checksum is.
+pub const CHECKSUM_OFFSET: usize = field::CHECKSUM;
+
 /// A header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {

@@ -1,5 +1,7 @@
 //! What a received packet is: ours and protected, ours and for the gateway, or transit.
 
+use std::net::IpAddr;
+
 use crate::buffer::Packet;
 use crate::drops::DropReason;
 use crate::host::nd;
@@ -12,8 +14,8 @@ use crate::worker::transit::Origin;
 
 /// What is behind the link layer.
 enum Link {
-    /// An IP packet; the link header, of this many bytes, is gone.
-    Ip(usize),
+    /// An IP packet; the link header, of this many bytes, is gone. Whether it was sent to an Ethernet group.
+    Ip { link_len: usize, to_group: bool },
     /// An ARP packet, with its Ethernet header.
     Arp,
 }
@@ -28,8 +30,8 @@ impl Worker {
         opening: &mut OpenQueue,
         sealing: &mut SealQueue,
     ) {
-        let link_len = match self.strip_link(&mut packet) {
-            Ok(Link::Ip(link_len)) => link_len,
+        let (link_len, to_group) = match self.strip_link(&mut packet) {
+            Ok(Link::Ip { link_len, to_group }) => (link_len, to_group),
             Ok(Link::Arp) => return self.arp(packet, now),
             Err(reason) => return self.drop_packet(packet, reason),
         };
@@ -41,13 +43,17 @@ impl Worker {
         };
         packet.truncate(usize::from(info.total_len));
         let origin = Origin::Port(packet.rx_port);
+        if to_group && !is_group(info.destination) {
+            // RFC 1812 s5.3.4, RFC 1122 s3.3.6: else every router on the link would forward or answer it.
+            return self.drop_packet(packet, DropReason::NotOurMac);
+        }
         if self.tables.addresses.contains(info.destination) {
             if nd::is_neighbour_message(info) {
                 return self.neighbour_discovery(packet, link_len, now);
             }
             self.receive(packet, info, origin, now, Some(opening));
-        } else if is_group(info.destination) {
-            self.receive_group(packet, info, link_len, now);
+        } else if is_group(info.destination) || is_link_local(info.destination) {
+            self.receive_on_link(packet, info, link_len, now);
         } else {
             self.forward(packet, info, origin, now, sealing);
         }
@@ -57,7 +63,7 @@ impl Worker {
     #[inline]
     fn strip_link(&self, packet: &mut Packet) -> Result<Link, DropReason> {
         let state = self.ports.get(usize::from(packet.rx_port)).ok_or(DropReason::EthernetTruncated)?;
-        let Some(mac) = state.config.mac else { return Ok(Link::Ip(0)) };
+        let Some(mac) = state.config.mac else { return Ok(Link::Ip { link_len: 0, to_group: false }) };
         // The common case first: to our address, untagged, IPv4.
         if let Some(header) = packet.data().first_chunk::<{ ethernet::HEADER_LEN }>()
             && state.config.vlan.is_none()
@@ -65,10 +71,11 @@ impl Worker {
             && header[12..] == ethertype::IPV4.to_be_bytes()
         {
             packet.trim_front(ethernet::HEADER_LEN);
-            return Ok(Link::Ip(ethernet::HEADER_LEN));
+            return Ok(Link::Ip { link_len: ethernet::HEADER_LEN, to_group: false });
         }
         let header = ethernet::Header::parse(packet.data())?;
-        if header.destination != mac && !ethernet::is_multicast(header.destination) {
+        let to_group = ethernet::is_multicast(header.destination);
+        if header.destination != mac && !to_group {
             return Err(DropReason::NotOurMac);
         }
         // VLAN 0 is a priority tag on untagged traffic (IEEE 802.1Q s6.9).
@@ -79,7 +86,7 @@ impl Worker {
         match header.ethertype {
             ethertype::IPV4 | ethertype::IPV6 => {
                 packet.trim_front(header.header_len());
-                Ok(Link::Ip(header.header_len()))
+                Ok(Link::Ip { link_len: header.header_len(), to_group })
             }
             ethertype::ARP => Ok(Link::Arp),
             _ => Err(DropReason::EtherTypeUnknown),
@@ -87,9 +94,13 @@ impl Worker {
     }
 }
 
-fn is_group(destination: std::net::IpAddr) -> bool {
+fn is_group(destination: IpAddr) -> bool {
     match destination {
-        std::net::IpAddr::V4(v4) => v4.is_multicast() || v4.is_broadcast(),
-        std::net::IpAddr::V6(v6) => v6.is_multicast(),
+        IpAddr::V4(v4) => v4.is_multicast() || v4.is_broadcast(),
+        IpAddr::V6(v6) => v6.is_multicast(),
     }
+}
+
+fn is_link_local(destination: IpAddr) -> bool {
+    matches!(destination, IpAddr::V6(v6) if v6.is_unicast_link_local())
 }

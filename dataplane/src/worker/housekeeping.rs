@@ -1,6 +1,8 @@
 //! What time brings: ageing of neighbours and fragments, keepalives, dummies, time limits of idle SAs. A slice of
 //! the tables a tick, so that no tick is long.
 
+use std::time::Duration;
+
 use arrayvec::ArrayVec;
 
 use crate::clock::MILLISECOND;
@@ -9,8 +11,10 @@ use crate::host::Context;
 use crate::host::icmp::Error;
 use crate::message::{Direction, Event};
 use crate::packet::ip;
-use crate::sa::TunnelId;
+use crate::sa::{Mode, Protocol, TunnelId};
 use crate::worker::Worker;
+use crate::worker::outbound::SealQueue;
+use crate::worker::tables::Quiet;
 use crate::worker::transit::Origin;
 
 /// Time between two ticks.
@@ -34,12 +38,16 @@ impl Worker {
             }
         }
         self.check_inbound(now);
-        let due = self.check_outbound(now);
-        for (tunnel, chore) in due {
-            match chore {
-                Chore::Keepalive => self.send_keepalive(tunnel, now),
+        let mut visited = ArrayVec::new();
+        self.check_outbound(now, &mut visited);
+        // One worker is enough: the SA's sequence number shows what any of them sends.
+        if self.index == 0 && !self.draining {
+            for tunnel in visited {
+                self.break_silence(tunnel, now);
             }
         }
+        // What is to be said about all this is not left until the next packet comes.
+        self.originate(&mut SealQueue::new(), now);
     }
 
     fn check_inbound(&mut self, now: u64) {
@@ -52,26 +60,46 @@ impl Worker {
         self.swept_inbound = next.unwrap_or(0);
     }
 
-    fn check_outbound(&mut self, now: u64) -> ArrayVec<(TunnelId, Chore), SAS_PER_TICK> {
-        let mut due = ArrayVec::new();
+    fn check_outbound(&mut self, now: u64, visited: &mut ArrayVec<TunnelId, SAS_PER_TICK>) {
         let events = &mut self.unsent;
         let next = self.tables.outbound.walk(self.swept_outbound, SAS_PER_TICK, |index, slot| {
             if let Some(reached) = slot.sa.usage.check_time(now) {
                 events.push_back(Event::expired(&slot.sa.params, slot.sa.spi, Direction::Outbound, reached));
             }
-            let keepalive = slot.sa.options.keepalive.map_or(u64::MAX, |every| every.as_nanos() as u64);
-            if slot.outer.is_udp() && now.saturating_sub(slot.last_sent) >= keepalive {
-                due.push((TunnelId(index), Chore::Keepalive));
-            }
+            visited.push(TunnelId(index));
         });
         self.swept_outbound = next.unwrap_or(0);
-        due
     }
 
-    /// One byte of 0xff from and to the SA's UDP ports (RFC 3948 s4).
+    /// Sends something on a tunnel on which nothing was sent for as long as its options allow: a dummy packet
+    /// (RFC 4303 s2.6), which keeps a NAT's mapping alive too, or a keepalive (RFC 3948 s4).
+    fn break_silence(&mut self, tunnel: TunnelId, now: u64) {
+        let Some(slot) = self.tables.tunnel_mut(tunnel) else { return };
+        let (sa, next) = (&*slot.sa, slot.sa.sequence.peek());
+        if slot.quiet.next != next {
+            slot.quiet = Quiet { next, since: now };
+            return;
+        }
+        let silence = Duration::from_nanos(now.saturating_sub(slot.quiet.since));
+        let is_due = |every: Option<Duration>| every.is_some_and(|every| silence >= every);
+        let dummy = sa.params.protocol == Protocol::Esp
+            && sa.params.mode == Mode::Tunnel
+            && !sa.usage.is_spent(now)
+            && is_due(sa.options.dummy);
+        let keepalive = slot.outer.is_udp() && is_due(sa.options.keepalive);
+        if dummy || keepalive {
+            slot.quiet.since = now;
+        }
+        if dummy {
+            self.send_dummy(tunnel, now);
+        } else if keepalive {
+            self.send_keepalive(tunnel, now);
+        }
+    }
+
+    /// One byte of 0xff from and to the SA's UDP ports (RFC 3948 s2.3).
     fn send_keepalive(&mut self, tunnel: TunnelId, now: u64) {
         let Some(slot) = self.tables.tunnel_mut(tunnel) else { return };
-        slot.last_sent = now;
         let Some(mut packet) = self.pool.alloc() else { return self.drops.count(DropReason::NoBuffer) };
         let outer = slot.outer;
         if packet.append(outer.len() + 1).is_none() {
@@ -83,9 +111,4 @@ impl Worker {
         };
         self.transmit(packet, &adjacency, now);
     }
-}
-
-/// Something to do for a tunnel.
-enum Chore {
-    Keepalive,
 }

@@ -15,7 +15,7 @@ use crate::packet::ip::{self, IpInfo, Version};
 use crate::packet::{ah as ah_header, ecn, esp as esp_header};
 use crate::policy::any_matches_inbound;
 use crate::sa::spi_table::SlotIndex;
-use crate::sa::{Endpoints, Mode, Protocol, UdpPorts};
+use crate::sa::{Endpoints, InboundSa, Mode, Protocol, UdpPorts};
 use crate::worker::Worker;
 use crate::worker::outbound::SealQueue;
 use crate::worker::tables::InboundSlot;
@@ -35,7 +35,7 @@ pub(super) struct Opening {
     ip_len: u16,
     /// TOS or traffic class of the outer header.
     tos: u8,
-    /// It does not come from where the SA's packets should come from.
+    /// It does not come from where the SA's last packets came from.
     elsewhere: bool,
 }
 
@@ -53,20 +53,20 @@ impl Worker {
         opening: &mut OpenQueue,
     ) {
         match self.look_up(&packet, protocol, outer.version, at) {
-            Ok((slot, seq, expected)) => opening.push(Opening {
+            Ok((slot, seq, heard)) => opening.push(Opening {
                 packet,
                 seq,
                 slot,
                 at: at as u16,
                 ip_len: outer.header_len,
                 tos: outer.tos,
-                elsewhere: came_from(outer, udp) != expected,
+                elsewhere: (came_from(outer, udp), self.tables.moves) != heard,
             }),
             Err(reason) => self.drop_packet(packet, reason),
         }
     }
 
-    /// The SA of a packet, its sequence number, and where the SA's packets should come from.
+    /// The SA of a packet, its sequence number, and where the SA's packets came from lately.
     #[inline]
     fn look_up(
         &mut self,
@@ -74,7 +74,7 @@ impl Worker {
         protocol: Protocol,
         version: Version,
         at: usize,
-    ) -> Result<(SlotIndex, u64, Endpoints), DropReason> {
+    ) -> Result<(SlotIndex, u64, (Endpoints, u32)), DropReason> {
         let protected = packet.data().get(at..).unwrap_or_default();
         let (spi, seq_low) = match protocol {
             Protocol::Esp => {
@@ -101,7 +101,7 @@ impl Worker {
             })
         };
         match checked {
-            Ok(seq) => Ok((index, seq, sa.endpoints)),
+            Ok(seq) => Ok((index, seq, slot.heard)),
             Err(reason) => {
                 slot.counters.dropped(reason);
                 Err(reason)
@@ -161,6 +161,31 @@ impl Worker {
         verdicts
     }
 
+    /// A packet came from another address or port than the SA's last one: tell the control side when it is not where
+    /// our packets to the peer go, once. It may not keep up with an attacker on the path who sends genuine packets on
+    /// from ever new addresses, so there is a limit, and what it does not take is told with the next packet. A packet
+    /// that was overtaken says nothing about where the peer is now.
+    #[cold]
+    fn heard_elsewhere(&mut self, work: &Opening, now: u64) {
+        let Some(slot) = self.tables.inbound.at(work.slot) else { return };
+        // The outer headers are still there, in front of what was opened.
+        let Ok(outer) = ip::parse(work.packet.data()) else { return };
+        let sa = &*slot.sa;
+        if sa.replay.as_ref().is_some_and(|window| window.high_water() > work.seq) {
+            return;
+        }
+        let udp = if outer.protocol == ip::protocol::UDP { outer.ports } else { None };
+        let (from, tunnel, spi) = (came_from(&outer, udp), sa.params.tunnel, sa.spi);
+        let known = self.tables.tunnel(tunnel).map_or(sa.endpoints, |slot| slot.endpoints);
+        if from != known && !self.hint_limited(Event::PeerMoved { tunnel, spi, endpoints: from }, now) {
+            return;
+        }
+        let moves = self.tables.moves;
+        if let Some(slot) = self.tables.inbound.at_mut(work.slot) {
+            slot.heard = (from, moves);
+        }
+    }
+
     /// One packet after the engine and the replay window: what is good goes on its way, the rest is counted on its
     /// SA.
     #[inline]
@@ -171,12 +196,20 @@ impl Worker {
         sealing: &mut SealQueue,
         now: u64,
     ) {
+        // The address counts from here on, whatever is inside (RFC 7296 s2.23: any authenticated packet).
+        if work.elsewhere && verdict.is_ok() {
+            self.heard_elsewhere(&work, now);
+        }
         let Some(slot) = self.tables.inbound.at_mut(work.slot) else { return };
-        if let Err(reason) = verdict.and_then(|()| unwrap(slot, &mut work, &mut self.unsent)) {
+        if let Err(reason) = verdict.and_then(|()| unwrap(&slot.sa, &mut work)) {
             slot.counters.dropped(reason);
             return self.drop_packet(work.packet, reason);
         }
-        let Opening { mut packet, tos: outer_tos, .. } = work;
+        let Opening { mut packet, tos: outer_tos, at, ip_len, .. } = work;
+        // RFC 3948 s3.1.2: a NAT changed the addresses under the checksum. UDP lies between IP and ESP.
+        if slot.sa.params.mode == Mode::Transport && at != ip_len {
+            renew_checksum(&mut packet);
+        }
         // By reference from here on: a copy costs more than the parse.
         let parsed = ip::parse(packet.data());
         let checked = match &parsed {
@@ -187,6 +220,7 @@ impl Worker {
             Ok(info) => {
                 let tunnel = slot.sa.params.tunnel;
                 slot.counters.carried(packet.len());
+                packet.from_sa = true;
                 self.deliver(packet, info, Origin::Tunnel(tunnel), now, sealing);
             }
             Err(reason) => {
@@ -220,25 +254,19 @@ fn claim(slot: &InboundSlot, run: &[Opening], verdicts: &mut [Result<(), DropRea
 
 /// From the outer to the inner packet, for a packet whose ICV was good and whose number is new.
 #[inline]
-fn unwrap(
-    slot: &mut InboundSlot,
-    work: &mut Opening,
-    events: &mut VecDeque<Event>,
-) -> Result<(), DropReason> {
-    // The address counts from here on, whatever is inside (RFC 7296 s2.23: any authenticated packet).
-    if work.elsewhere {
-        report_move(slot, work, events);
-    }
-    let sa = &*slot.sa;
+fn unwrap(sa: &InboundSa, work: &mut Opening) -> Result<(), DropReason> {
+    let (packet, mode) = (&mut work.packet, sa.params.mode);
     match sa.params.protocol {
-        Protocol::Esp => esp::inbound::unwrap(
-            &mut work.packet,
-            &sa.key,
-            sa.params.mode,
-            work.ip_len.into(),
-            work.at.into(),
-        ),
-        Protocol::Ah => ah::unwrap(&mut work.packet, sa.params.mode, work.at.into()),
+        Protocol::Esp => esp::inbound::unwrap(packet, &sa.key, mode, work.ip_len.into(), work.at.into()),
+        Protocol::Ah => ah::unwrap(packet, mode, work.at.into()),
+    }
+}
+
+/// Computes the checksum of the upper layer anew.
+#[cold]
+fn renew_checksum(packet: &mut Packet) {
+    if let Ok(info) = ip::parse(packet.data()) {
+        ip::renew_checksum(packet.data_mut(), &info);
     }
 }
 
@@ -268,20 +296,6 @@ fn check_inner(
         events.push_back(Event::expired(&sa.params, sa.spi, Direction::Inbound, reached));
     }
     if charge.allowed { Ok(()) } else { Err(DropReason::SaExpired) }
-}
-
-/// Reports where a peer's packets come from now, once for each new place.
-#[cold]
-fn report_move(slot: &mut InboundSlot, work: &Opening, events: &mut VecDeque<Event>) {
-    // The outer headers are still there, in front of what was opened.
-    let Ok(outer) = ip::parse(work.packet.data()) else { return };
-    let udp = if outer.protocol == ip::protocol::UDP { outer.ports } else { None };
-    let from = came_from(&outer, udp);
-    if slot.moved != Some(from) {
-        slot.moved = Some(from);
-        let (tunnel, spi) = (slot.sa.params.tunnel, slot.sa.spi);
-        events.push_back(Event::PeerMoved { tunnel, spi, endpoints: from });
-    }
 }
 
 /// Where a packet came from, with our own side as it was addressed.

@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::buffer::{BURST, Packet, Pool};
+use crate::buffer::{BURST, HEADROOM, Packet, Pool};
 use crate::drops::DropReason;
 use crate::host::fragment::{DontFragment, fragment_v4, fragment_v6};
 use crate::host::icmp::{self, Icmp, IcmpConfig, Offender};
@@ -18,7 +18,7 @@ use crate::packet::ip::{self, IpInfo, Version, protocol};
 use crate::packet::{ipv4, ipv6, udp};
 use crate::policy::Action;
 use crate::port::PortId;
-use crate::sa::Protocol;
+use crate::sa::{Protocol, TunnelId};
 use crate::worker::inbound::OpenQueue;
 use crate::worker::outbound::SealQueue;
 use crate::worker::transit::Origin;
@@ -41,7 +41,9 @@ pub(super) struct Local {
     pub(super) outputs: Vec<Output>,
     pub(super) reassembly: Reassembly,
     icmp: Icmp,
-    hints: TokenBucket,
+    pub(super) hints: TokenBucket,
+    /// Tunnels that the control side was lately asked to set up, and when; each at its id's place.
+    pub(super) acquired: [Option<(TunnelId, u64)>; 64],
     /// Packets whose other fragments did not come, for their sources to be told.
     pub(super) incomplete: Vec<Packet>,
     /// Where fragments are made; empty in between.
@@ -65,6 +67,7 @@ impl Local {
             reassembly: Reassembly::new(config.reassembly.clone()),
             icmp: Icmp::new(&limits),
             hints: TokenBucket::new(rate, burst),
+            acquired: [None; 64],
             incomplete: Vec::with_capacity(BURST),
             pieces: Vec::with_capacity(BURST),
             next_id_v6: random_u32(),
@@ -110,6 +113,10 @@ impl Worker {
         let protocol = match info.protocol {
             protocol::ESP => Protocol::Esp,
             protocol::AH => Protocol::Ah,
+            // Nobody else has our address (RFC 1812 s5.3.8), and we would answer ourselves.
+            _ if matches!(origin, Origin::Port(_)) && self.tables.addresses.contains(info.source) => {
+                return self.drop_packet(packet, DropReason::AddressInvalid);
+            }
             protocol::UDP if self.is_ike_or_nat(info) => return self.receive_udp(packet, info, opening),
             _ => return self.serve(packet, info, origin, now),
         };
@@ -128,9 +135,10 @@ impl Worker {
     }
 
     /// ESP in UDP, IKE, or a keepalive (RFC 3948 s2).
-    fn receive_udp(&mut self, packet: Packet, info: &IpInfo, opening: Option<&mut OpenQueue>) {
+    fn receive_udp(&mut self, mut packet: Packet, info: &IpInfo, opening: Option<&mut OpenQueue>) {
         match (FromUdp::parse(packet.data(), info), opening) {
-            (Ok(FromUdp::Esp { at, ports }), Some(opening)) => {
+            (Ok(FromUdp::Esp { at, end, ports }), Some(opening)) => {
+                packet.truncate(end);
                 self.accept_protected(packet, Protocol::Esp, info, at, Some(ports), opening);
             }
             (Ok(FromUdp::Esp { .. }), None) => self.drop_packet(packet, DropReason::NoService),
@@ -175,17 +183,15 @@ impl Worker {
             return Err(DropReason::NoService);
         }
         match feedback::parse(packet.data(), info) {
-            Ok(feedback) if self.local.hints.take(now) && self.hint(Event::Feedback(feedback)) => {
-                Ok(Served::Consumed)
-            }
+            Ok(feedback) if self.hint_limited(Event::Feedback(feedback), now) => Ok(Served::Consumed),
             Ok(_) => Err(DropReason::RateLimited),
             Err(DropReason::NoService) => self.local.icmp.echo(packet, info, now).map(|()| Served::Reply),
             Err(reason) => Err(reason),
         }
     }
 
-    /// A packet to a group: only Neighbour Discovery is for us.
-    pub(super) fn receive_group(&mut self, packet: Packet, info: &IpInfo, link_len: usize, now: u64) {
+    /// A packet to a group or a link-local address: only Neighbour Discovery is for us.
+    pub(super) fn receive_on_link(&mut self, packet: Packet, info: &IpInfo, link_len: usize, now: u64) {
         if nd::is_neighbour_message(info) {
             self.neighbour_discovery(packet, link_len, now);
         } else {
@@ -298,32 +304,32 @@ impl Worker {
         error: icmp::Error,
         now: u64,
     ) {
-        let Some(source) = self.complaint_source(info, origin) else { return };
+        if origin == Origin::Local || self.tables.addresses.contains(info.source) {
+            return;
+        }
+        let Some(source) = self.complaint_source(packet, info) else { return };
         let local = &mut self.local;
         let mut context = Context { now, pool: &self.pool, drops: &mut self.drops, out: &mut local.outputs };
         let offender = Offender { packet: packet.data(), info, link_multicast: false };
-        if let Some(answer) = local.icmp.error(error, &offender, source, &mut context) {
+        if let Some(mut answer) = local.icmp.error(error, &offender, source, &mut context) {
+            // It quotes the packet, so it must be as well protected.
+            answer.from_sa = packet.from_sa;
             local.originated.push(answer);
         }
     }
 
-    /// Our address to complain from: the port's that the packet came by, or one that the tunnel's policy lets back
-    /// through it.
-    fn complaint_source(&self, info: &IpInfo, origin: Origin) -> Option<IpAddr> {
+    /// Our address to complain from: the port's that the packet came by or, when it came out of an SA, one that
+    /// policy lets back through a tunnel. `None` when the complaint could only leave in the clear.
+    fn complaint_source(&self, packet: &Packet, info: &IpInfo) -> Option<IpAddr> {
         let addresses = &self.tables.addresses;
-        match origin {
-            Origin::Local => None,
-            Origin::Port(port) => addresses.on_port(port, info.source).or_else(|| addresses.any(info.source)),
-            Origin::Tunnel(tunnel) => addresses
-                .all()
-                .filter(|address| address.is_ipv4() == info.source.is_ipv4())
-                .find(|&address| {
-                    let protocol = if address.is_ipv4() { protocol::ICMP } else { protocol::ICMPV6 };
-                    let policy = self.tables.spd.lookup(address, info.source, protocol, None);
-                    matches!(policy, Some((_, Action::Protect(found))) if found == tunnel)
-                })
-                .or_else(|| addresses.any(info.source)),
+        if !packet.from_sa {
+            return addresses.on_port(packet.rx_port, info.source).or_else(|| addresses.any(info.source));
         }
+        let protocol = if info.source.is_ipv4() { protocol::ICMP } else { protocol::ICMPV6 };
+        addresses.all().filter(|address| address.is_ipv4() == info.source.is_ipv4()).find(|&address| {
+            let policy = self.tables.spd.lookup(address, info.source, protocol, None);
+            matches!(policy, Some((_, Action::Protect(_))))
+        })
     }
 
     /// Sends what we made: replies, errors, IKE.
@@ -363,7 +369,10 @@ impl Worker {
         let (local, remote) = (datagram.local, datagram.remote);
         let marker: &[u8] = if local.port() == self.local.nat_port { &MARKER } else { &[] };
         let len = udp::HEADER_LEN + marker.len() + datagram.payload.len();
-        let mut packet = self.local.large.alloc().ok_or(DropReason::NoBuffer)?;
+        // Large frames are few, and a datagram may wait long for its next hop to answer.
+        let fits = len + ipv6::HEADER_LEN + HEADROOM <= self.pool.frame_size();
+        let pool = if fits { &self.pool } else { &self.local.large };
+        let mut packet = pool.alloc().ok_or(DropReason::NoBuffer)?;
         let body = packet.append(len).ok_or(DropReason::NoRoom)?;
         let (header, payload) = body.split_first_chunk_mut().ok_or(DropReason::NoRoom)?;
         let len = u16::try_from(len).map_err(|_| DropReason::NoRoom)?;
@@ -418,8 +427,8 @@ impl Worker {
 
 /// What came on a UDP port of IPsec (RFC 3948 s2).
 enum FromUdp {
-    /// ESP, its header at this offset of the packet, and the UDP ports.
-    Esp { at: usize, ports: (u16, u16) },
+    /// ESP, from and to these offsets of the packet, and the UDP ports.
+    Esp { at: usize, end: usize, ports: (u16, u16) },
     /// An IKE message.
     Ike(Datagram),
 }
@@ -435,7 +444,7 @@ impl FromUdp {
             Ok(Encapsulated::Keepalive) => return Err(DropReason::NatKeepalive),
             Ok(Encapsulated::Esp(_)) => {
                 let ports = (header.source, header.destination);
-                return Ok(Self::Esp { at: at + udp::HEADER_LEN, ports });
+                return Ok(Self::Esp { at: at + udp::HEADER_LEN, end: at + usize::from(header.len), ports });
             }
             Err(reason) => return Err(reason),
         };

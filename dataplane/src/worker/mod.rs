@@ -228,11 +228,19 @@ impl Worker {
         drop(packet);
     }
 
-    /// Reports what the control side must learn: it waits when the channel is full.
+    /// Reports what the control side must learn, in order: it waits when the channel is full.
     fn report(&mut self, event: Event) {
-        if let Err(TrySendError::Full(event)) = self.channels.events.try_send(event) {
+        if !self.unsent.is_empty() {
+            self.unsent.push_back(event);
+        } else if let Err(TrySendError::Full(event)) = self.channels.events.try_send(event) {
             self.unsent.push_back(event);
         }
+    }
+
+    /// Reports what packets of strangers can cause, as often as [`WorkerConfig::answers_per_second`] allows, so that
+    /// they cannot fill the channel. Returns whether it was taken.
+    fn hint_limited(&mut self, event: Event, now: u64) -> bool {
+        self.local.hints.take(now) && self.hint(event)
     }
 
     /// Reports what may be lost when the control side does not keep up. Returns whether it was taken.

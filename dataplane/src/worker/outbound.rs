@@ -3,6 +3,8 @@
 //!
 //! Packets stay where they were queued until they are sent: every step works on the burst in place.
 
+use std::collections::VecDeque;
+
 use arrayvec::ArrayVec;
 
 use crate::ah;
@@ -15,7 +17,7 @@ use crate::message::{Direction, Event};
 use crate::outer::Stamp;
 use crate::packet::ip::{self, IpInfo, Version};
 use crate::packet::ipv6::MIN_MTU;
-use crate::packet::{ecn, tcp};
+use crate::packet::{ecn, tcp, udp};
 use crate::sa::{DfPolicy, DscpPolicy, Fragmentation, Mode, MssClamp, OutboundOptions, Protocol, TunnelId};
 use crate::worker::Worker;
 use crate::worker::tables::OutboundSlot;
@@ -103,25 +105,23 @@ impl Worker {
     fn admit(&mut self, work: &mut Sealing, now: u64, pieces: &mut SealQueue) {
         let tunnel = work.tunnel;
         let Some(adjacency) = self.tunnel_adjacency(tunnel) else {
-            return self.refuse(work);
+            return self.refuse(work, now);
         };
-        let Some(slot) = self.tables.tunnel_mut(tunnel) else { return };
+        let Some(slot) = self.tables.outbound.get_mut(tunnel.0) else { return };
         let Some(packet) = &mut work.packet else { return };
         work.mtu = slot.sa.path_mtu.get(adjacency.mtu, now);
         let capacity = slot.capacity(work.mtu as usize, &work.inner);
         if let Some(clamp) = slot.sa.options.mss_clamp {
             clamp_mss(clamp, capacity, packet, &work.inner);
         }
-        let charge = slot.sa.usage.charge(&mut slot.lease, packet.len() as u64, now);
-        if let Some(reached) = charge.reached {
-            let event = Event::expired(&slot.sa.params, slot.sa.spi, Direction::Outbound, reached);
-            self.unsent.push_back(event);
-        }
-        if !charge.allowed {
-            return self.drop_on_sa(work, DropReason::SaExpired);
-        }
-        match slot.fit(packet, &work.inner, work.origin, capacity) {
-            Fit::Whole => {}
+        let restricts_ports = self.tables.spd.restricts_ports();
+        match slot.fit(packet, &work.inner, work.origin, capacity, restricts_ports) {
+            // Only what is sent is charged.
+            Fit::Whole => {
+                if !slot.charge(packet.len(), now, &mut self.unsent) {
+                    self.drop_on_sa(work, DropReason::SaExpired);
+                }
+            }
             Fit::Pieces => self.admit_pieces(work, capacity, now, pieces),
             Fit::TooBig => self.too_big(work, capacity, now),
             Fit::Never(reason) => self.drop_on_sa(work, reason),
@@ -135,6 +135,10 @@ impl Worker {
         let (tunnel, origin, mtu) = (work.tunnel, work.origin, work.mtu);
         let made = self.fragment(packet, capacity, false, |worker, packet| match ip::parse(packet.data()) {
             Ok(info) => {
+                let Some(slot) = worker.tables.tunnel_mut(tunnel) else { return };
+                if !slot.charge(packet.len(), now, &mut worker.unsent) {
+                    return worker.count_on_sa(tunnel, DropReason::SaExpired);
+                }
                 if pieces.is_full() {
                     worker.send_admitted(pieces, now);
                 }
@@ -160,7 +164,7 @@ impl Worker {
     /// Takes sequence numbers, wraps, seals and sends; leaves the queue empty.
     fn send_admitted(&mut self, queue: &mut SealQueue, now: u64) {
         for run in queue.chunk_by_mut(|a, b| a.tunnel == b.tunnel) {
-            self.wrap_run(run, now);
+            self.wrap_run(run);
         }
         let sealed = self.seal_burst(queue);
         for (work, sealed) in queue.iter_mut().zip(sealed) {
@@ -176,21 +180,16 @@ impl Worker {
 
     /// One block of sequence numbers for a run of packets of the same SA, and their headers.
     #[inline]
-    fn wrap_run(&mut self, run: &mut [Sealing], now: u64) {
+    fn wrap_run(&mut self, run: &mut [Sealing]) {
         let Some(tunnel) = run.first().map(|work| work.tunnel) else { return };
         let Some(slot) = self.tables.tunnel_mut(tunnel) else { return };
         let live = run.iter().filter(|work| work.packet.is_some()).count() as u64;
         if live == 0 {
             return;
         }
-        let Some(mut seq) = slot.sa.sequence.reserve(live) else {
-            if let Some(reached) = slot.sa.usage.exhaust() {
-                let event = Event::expired(&slot.sa.params, slot.sa.spi, Direction::Outbound, reached);
-                self.unsent.push_back(event);
-            }
+        let Some(mut seq) = slot.reserve(live, &mut self.unsent) else {
             return run.iter_mut().for_each(|work| self.drop_on_sa(work, DropReason::SequenceExhausted));
         };
-        slot.last_sent = now;
         for work in run.iter_mut() {
             let Some(packet) = &mut work.packet else { continue };
             work.seq = seq;
@@ -249,7 +248,7 @@ impl Worker {
         for work in run {
             let Some(mut packet) = work.packet.take() else { continue };
             if let Some(outer) = &outer {
-                outer.finish_udp6(packet.data_mut());
+                outer.finish_udp6(packet.data_mut(), usize::from(work.at).saturating_sub(udp::HEADER_LEN));
             }
             if packet.len() <= work.mtu as usize {
                 self.transmit(packet, &adjacency, now);
@@ -261,20 +260,66 @@ impl Worker {
 
     /// The tunnel has no SA, which the control side may mend; or its peer cannot be reached.
     #[cold]
-    fn refuse(&mut self, work: &mut Sealing) {
+    fn refuse(&mut self, work: &mut Sealing, now: u64) {
         if self.tables.tunnel(work.tunnel).is_some() {
             return self.drop_on_sa(work, DropReason::NoRoute);
         }
         let Some(packet) = work.packet.take() else { return };
         if let Ok(info) = ip::parse(packet.data()) {
-            self.hint(Event::Acquire {
-                tunnel: work.tunnel,
-                source: info.source,
-                destination: info.destination,
-                protocol: info.protocol,
-            });
+            self.acquire(work.tunnel, &info, now);
         }
         self.drop_packet(packet, DropReason::NoSa);
+    }
+
+    /// Asks the control side for an SA. Once a second is enough, and leaves room in the channel for the answers of the
+    /// peer.
+    fn acquire(&mut self, tunnel: TunnelId, info: &IpInfo, now: u64) {
+        const AGAIN: u64 = 1_000_000_000;
+        let place = tunnel.0 as usize % self.local.acquired.len();
+        let known = self.local.acquired.get(place).copied().flatten();
+        let lately = known.is_some_and(|(asked, at)| asked == tunnel && now.saturating_sub(at) < AGAIN);
+        let &IpInfo { source, destination, protocol, .. } = info;
+        if !lately
+            && self.hint_limited(Event::Acquire { tunnel, source, destination, protocol }, now)
+            && let Some(entry) = self.local.acquired.get_mut(place)
+        {
+            *entry = Some((tunnel, now));
+        }
+    }
+
+    /// Sends a dummy packet (RFC 4303 s2.6), which the peer drops: as long as the padded packets of the SA, or one
+    /// block of its cipher.
+    pub(super) fn send_dummy(&mut self, tunnel: TunnelId, now: u64) {
+        if let Err(reason) = self.try_send_dummy(tunnel, now) {
+            self.count_on_sa(tunnel, reason);
+        }
+    }
+
+    fn try_send_dummy(&mut self, tunnel: TunnelId, now: u64) -> Result<(), DropReason> {
+        let adjacency = self.tunnel_adjacency(tunnel).ok_or(DropReason::NoRoute)?;
+        self.next_id = self.next_id.wrapping_add(1);
+        let slot = self.tables.tunnel_mut(tunnel).ok_or(DropReason::NoSa)?;
+        let mut packet = self.pool.alloc().ok_or(DropReason::NoBuffer)?;
+        let mtu = slot.sa.path_mtu.get(adjacency.mtu, now);
+        let capacity = esp::tunnel_capacity(&slot.sa.key, &slot.outer, mtu as usize);
+        let len = slot.sa.options.tfc_pad.map_or(0, |pad| usize::from(pad).min(capacity));
+        if !slot.charge(len, now, &mut self.unsent) {
+            return Err(DropReason::SaExpired);
+        }
+        let seq = slot.reserve(1, &mut self.unsent).ok_or(DropReason::SequenceExhausted)?;
+        let sa = &*slot.sa;
+        let dscp = if let DscpPolicy::Set(dscp) = sa.options.dscp { dscp << 2 } else { 0 };
+        let stamp = Stamp { tos: dscp, dont_fragment: sa.options.df == DfPolicy::Set, id: self.next_id };
+        let at = esp::dummy(&mut packet, &sa.key, &slot.outer, stamp, Header { spi: sa.spi, seq }, len)?;
+        let sealed_part = packet.data_mut().get_mut(at..).ok_or(DropReason::NoRoom)?;
+        let mut jobs = [Job { key: &sa.key, packet: sealed_part, seq, ok: false }];
+        self.crypto.seal(&mut jobs);
+        if jobs.iter().any(|job| !job.ok) {
+            return Err(DropReason::SealFailed);
+        }
+        slot.outer.finish_udp6(packet.data_mut(), at.saturating_sub(udp::HEADER_LEN));
+        self.transmit(packet, &adjacency, now);
+        Ok(())
     }
 
     /// Drops a packet if it is still there, and counts it on its SA and on the worker.
@@ -321,8 +366,37 @@ impl OutboundSlot {
         }
     }
 
+    /// Charges a packet to the SA's lifetime; false when the SA is at its end.
     #[inline]
-    fn fit(&self, packet: &Packet, inner: &Inner, origin: Origin, capacity: usize) -> Fit {
+    fn charge(&mut self, bytes: usize, now: u64, events: &mut VecDeque<Event>) -> bool {
+        let charge = self.sa.usage.charge(&mut self.lease, bytes as u64, now);
+        if let Some(reached) = charge.reached {
+            events.push_back(Event::expired(&self.sa.params, self.sa.spi, Direction::Outbound, reached));
+        }
+        charge.allowed
+    }
+
+    /// Takes sequence numbers. When there are none left, the SA is at its end.
+    #[inline]
+    fn reserve(&self, count: u64, events: &mut VecDeque<Event>) -> Option<u64> {
+        let first = self.sa.sequence.reserve(count);
+        if first.is_none()
+            && let Some(reached) = self.sa.usage.exhaust()
+        {
+            events.push_back(Event::expired(&self.sa.params, self.sa.spi, Direction::Outbound, reached));
+        }
+        first
+    }
+
+    #[inline]
+    fn fit(
+        &self,
+        packet: &Packet,
+        inner: &Inner,
+        origin: Origin,
+        capacity: usize,
+        restricts_ports: bool,
+    ) -> Fit {
         let transport = self.sa.params.mode == Mode::Transport;
         if packet.len() <= capacity && !transport {
             return Fit::Whole;
@@ -336,7 +410,8 @@ impl OutboundSlot {
         }
         // RFC 8200 s5, RFC 2473 s7.1: an IPv6 source need not go below 1280 bytes, so the tunnel must.
         let least = if inner.version == Version::V6 { MIN_MTU } else { 0 };
-        let after = options.fragmentation == Fragmentation::After
+        // Pieces that hide their ports would not match an SA that names some (RFC 4301 s7.2).
+        let after = (restricts_ports || options.fragmentation == Fragmentation::After)
             && (options.df == DfPolicy::Clear || !inner.dont_fragment);
         let own = transport && origin == Origin::Local;
         if packet.len() <= capacity.max(least) || after || own {
@@ -415,7 +490,9 @@ fn clamp_mss(clamp: MssClamp, capacity: usize, packet: &mut Packet, inner: &Inne
         return;
     }
     let mss = match clamp {
-        MssClamp::PathMtu => capacity.saturating_sub(tcp_headers(inner.version)),
+        // IPv6 packets up to 1280 bytes always pass, in fragments if need be.
+        MssClamp::PathMtu if inner.version == Version::V6 => capacity.max(MIN_MTU) - tcp_headers(Version::V6),
+        MssClamp::PathMtu => capacity.saturating_sub(tcp_headers(Version::V4)),
         MssClamp::Fixed(mss) => mss.into(),
     };
     if let Ok(info) = ip::parse(packet.data()) {

@@ -23,6 +23,8 @@ pub(super) struct Tables {
     pub(super) spd: Spd,
     pub(super) routes: RouteTable,
     pub(super) addresses: Addresses,
+    /// Changes with every update that may have changed where a tunnel's peer is.
+    pub(super) moves: u32,
 }
 
 /// An inbound SA and what this worker keeps of it.
@@ -30,8 +32,9 @@ pub(super) struct InboundSlot {
     pub(super) sa: Arc<InboundSa>,
     pub(super) lease: Lease,
     pub(super) counters: SaCounters,
-    /// The last address that the peer was reported to have moved to.
-    pub(super) moved: Option<Endpoints>,
+    /// Where its packets come from. Packets from there need no look at the tunnel's own endpoints while
+    /// [`Tables::moves`] is what it was.
+    pub(super) heard: (Endpoints, u32),
 }
 
 /// A tunnel's outbound SA and what this worker keeps of it.
@@ -42,8 +45,16 @@ pub(super) struct OutboundSlot {
     pub(super) adjacency: Option<Adjacency>,
     pub(super) lease: Lease,
     pub(super) counters: SaCounters,
-    /// When a packet was last sent, in nanoseconds.
-    pub(super) last_sent: u64,
+    pub(super) quiet: Quiet,
+}
+
+/// Since when no worker has sent on an SA. The SA's sequence number tells, so that sending costs nothing extra.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Quiet {
+    /// The next sequence number at the last look.
+    pub(super) next: u64,
+    /// When it last changed, or we sent something without one.
+    pub(super) since: u64,
 }
 
 /// Our own addresses. There are few, so a scan beats a search.
@@ -67,6 +78,7 @@ impl Tables {
             spd: Spd::with_capacity(config.max_policies),
             routes,
             addresses: Addresses::new(config),
+            moves: 0,
         }
     }
 }
@@ -95,7 +107,7 @@ impl OutboundSlot {
             adjacency: None,
             lease: Lease::default(),
             counters: SaCounters::default(),
-            last_sent: 0,
+            quiet: Quiet::default(),
         }
     }
 
@@ -109,8 +121,9 @@ impl OutboundSlot {
 }
 
 impl InboundSlot {
-    pub(super) fn new(sa: Arc<InboundSa>) -> Self {
-        Self { sa, lease: Lease::default(), counters: SaCounters::default(), moved: None }
+    pub(super) fn new(sa: Arc<InboundSa>, moves: u32) -> Self {
+        let heard = (sa.endpoints, moves);
+        Self { sa, lease: Lease::default(), counters: SaCounters::default(), heard }
     }
 }
 

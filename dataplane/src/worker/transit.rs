@@ -3,8 +3,8 @@
 use crate::buffer::Packet;
 use crate::drops::DropReason;
 use crate::host::icmp::Error;
-use crate::packet::ip::{self, IpInfo};
-use crate::policy::Action;
+use crate::packet::ip::{self, IpInfo, Version};
+use crate::policy::{Action, PolicyId};
 use crate::port::PortId;
 use crate::sa::TunnelId;
 use crate::worker::Worker;
@@ -53,7 +53,11 @@ impl Worker {
         if info.fragment.is_some() && origin != Origin::Local && self.tables.spd.restricts_ports() {
             let Some(whole) = self.collect_fragment(packet, info, origin, now) else { return };
             return match ip::parse(whole.data()) {
-                Ok(info) => self.forward(whole, &info, origin, now, sealing),
+                Ok(mut info) => {
+                    // We took it apart ourselves, in effect: an IPv6 packet too may be fragmented again.
+                    info.dont_fragment &= info.version == Version::V4;
+                    self.forward(whole, &info, origin, now, sealing);
+                }
                 Err(reason) => self.drop_packet(whole, reason),
             };
         }
@@ -85,7 +89,12 @@ impl Worker {
         }
         let spd = &self.tables.spd;
         let tunnel = match spd.lookup(info.source, info.destination, info.protocol, info.ports) {
-            Some((_, Action::Protect(tunnel))) => Some(tunnel),
+            Some((id, Action::Protect(tunnel))) => {
+                if matches!(origin, Origin::Port(_)) && self.is_from_afar(info, id, tunnel) {
+                    return Err(DropReason::PolicyClear);
+                }
+                Some(tunnel)
+            }
             Some((_, Action::Discard)) => return Err(DropReason::PolicyDiscard),
             verdict => {
                 if let Origin::Port(_) = origin {
@@ -99,7 +108,11 @@ impl Worker {
                         _ => return Err(DropReason::PolicyDiscard),
                     }
                 }
-                // What came out of an SA has passed its selectors; what we send ourselves is ours to send.
+                // What came out of an SA has passed its selectors; what we send ourselves is ours to send, but not
+                // what we say about the inside of an SA.
+                if origin == Origin::Local && packet.from_sa {
+                    return Err(DropReason::PolicyDiscard);
+                }
                 None
             }
         };
@@ -109,11 +122,29 @@ impl Worker {
         Ok(tunnel)
     }
 
-    /// Strict reverse path check (RFC 3704 s2.2): the source must be reached by the port it comes from.
+    /// Whether a packet in the clear that policy `outbound` would send into a tunnel should itself have come out of
+    /// another (RFC 4301 s5.2 step 3): else anybody could speak to one branch in the name of another. Both may match,
+    /// when a policy's remote side is everything; then the side that names the source more closely is right.
+    #[inline]
+    fn is_from_afar(&self, info: &IpInfo, outbound: PolicyId, tunnel: TunnelId) -> bool {
+        let spd = &self.tables.spd;
+        match spd.lookup_inbound(info.source, info.destination, info.protocol, info.ports) {
+            Some((inbound, Action::Protect(other))) if other != tunnel => {
+                let remote = spd.get(inbound).map_or(0, |policy| policy.selector.remote.prefix_len());
+                let local = spd.get(outbound).map_or(0, |policy| policy.selector.local.prefix_len());
+                remote > 0 && remote >= local
+            }
+            _ => false,
+        }
+    }
+
+    /// Strict reverse path check (RFC 3704 s2.2): the source must be reached by the port it comes from, and is not
+    /// ourselves.
     #[inline]
     fn check_reverse_path(&mut self, info: &IpInfo, port: PortId) -> Result<(), DropReason> {
         let strict = self.ports.get(usize::from(port)).is_some_and(|state| state.config.reverse_path);
-        let good = !strict || self.port_towards(info.source) == Some(port);
+        let good = !strict
+            || (self.port_towards(info.source) == Some(port) && !self.tables.addresses.contains(info.source));
         if good { Ok(()) } else { Err(DropReason::ReversePath) }
     }
 }

@@ -6,7 +6,7 @@ use crate::host::icmp::Error;
 use crate::host::{Context, Output};
 use crate::message::{Event, Neighbour};
 use crate::packet::ethernet::{self, ethertype};
-use crate::packet::ip::{self, IpInfo};
+use crate::packet::ip::{self, IpInfo, Version};
 use crate::port::PortId;
 use crate::worker::next_hops::Adjacency;
 use crate::worker::transit::Origin;
@@ -28,7 +28,9 @@ impl Worker {
             self.complain(&packet, info, origin, Error::TooBig { mtu: adjacency.mtu }, now);
             return self.drop_packet(packet, DropReason::TooBig);
         }
-        self.transmit_pieces(packet, adjacency.mtu, origin == Origin::Local, &adjacency, now);
+        // IPv6 that may be fragmented is our own, or was put together here.
+        let own = origin == Origin::Local || info.version == Version::V6;
+        self.transmit_pieces(packet, adjacency.mtu, own, &adjacency, now);
     }
 
     /// Fragments a packet to `mtu` bytes and sends the pieces. Counts it when that cannot be.

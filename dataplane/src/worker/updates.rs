@@ -1,5 +1,7 @@
 //! Updates from the control side, applied in order at the batch boundary.
 
+use crossbeam::channel::TrySendError;
+
 use crate::message::{Direction, Event, PolicyUpdate, Refused, Retired, RouteUpdate, SaUpdate, Update};
 use crate::snapshot::{PAGE, SaPage, SaReading, Snapshot};
 use crate::worker::tables::{InboundSlot, OutboundSlot};
@@ -9,8 +11,9 @@ impl Worker {
     pub(super) fn apply_updates(&mut self, now: u64) {
         // What the control side must learn goes first, in order; when it still does not fit, updates wait too.
         while let Some(event) = self.unsent.pop_front() {
-            if let Err(error) = self.channels.events.try_send(event) {
-                self.unsent.push_front(error.into_inner());
+            // When nobody listens any more there is nobody to wait for.
+            if let Err(TrySendError::Full(event)) = self.channels.events.try_send(event) {
+                self.unsent.push_front(event);
                 return;
             }
         }
@@ -59,7 +62,7 @@ impl Worker {
         match update {
             SaUpdate::AddInbound(sa) => {
                 let spi = sa.spi;
-                match self.tables.inbound.insert(spi, InboundSlot::new(sa)) {
+                match self.tables.inbound.insert(spi, InboundSlot::new(sa, self.tables.moves)) {
                     Ok(None) => {}
                     Ok(Some(old)) => self.report(retired_inbound(old)),
                     Err(refused) => self.report(Event::Refused(Refused::Inbound(refused.0.sa))),
@@ -73,10 +76,10 @@ impl Worker {
             SaUpdate::SetOutbound(sa, endpoints) => {
                 let tunnel = sa.params.tunnel;
                 let slot = OutboundSlot::new(sa, endpoints);
-                if let Some(old) = self.tables.tunnel(tunnel)
-                    && old.endpoints == endpoints
-                {
-                    slot.sa.path_mtu.inherit(&old.sa.path_mtu);
+                match self.tables.tunnel(tunnel) {
+                    Some(old) if old.endpoints == endpoints => slot.sa.path_mtu.inherit(&old.sa.path_mtu),
+                    Some(_) => self.tables.moves = self.tables.moves.wrapping_add(1),
+                    None => {}
                 }
                 match self.tables.outbound.insert(tunnel.0, slot) {
                     Ok(None) => {}
@@ -90,6 +93,7 @@ impl Worker {
                 }
             }
             SaUpdate::MovePeer(tunnel, endpoints) => {
+                self.tables.moves = self.tables.moves.wrapping_add(1);
                 if let Some(slot) = self.tables.tunnel_mut(tunnel) {
                     slot.move_to(endpoints);
                 }
