@@ -79,32 +79,49 @@ fn sub_word(word: u32) -> u32 {
     _mm_cvtsi128_si32(_mm_aeskeygenassist_si128::<0>(_mm_set1_epi32(word as i32))) as u32
 }
 
-/// All rounds after the first key addition, on N vectors of each of Q packets in step: eight chains fill the pipes, and
-/// those of later packets do not fit into the scheduler while it is full of what waits. The last round key is added
-/// to `inputs`, what the keystream is to be added to.
-#[inline]
-#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-pub fn cipher<const R: usize, const N: usize, const Q: usize>(
-    keys: [&VaesKey; Q],
-    mut states: [[__m512i; N]; Q],
-    inputs: [[__m512i; N]; Q],
-) -> [[__m512i; N]; Q] {
-    for round in 1..R {
-        for q in 0..Q {
-            let key = broadcast(&keys[q].round_keys()[round]);
-            for state in &mut states[q] {
+/// All rounds after the first key addition, on the vectors `states` of packets with `keys`. The last round key is
+/// added to `inputs`, what the keystream is to be added to.
+///
+/// `step`, when given, is the name of a macro that does step 1 to 9 of a hash: they are done between the rounds. In this
+/// order the core sees instructions that can run while others wait. Rounds in a row fill its schedulers with what
+/// waits, and the work behind them does not get in.
+///
+/// A macro, since nothing less makes the compiler keep all of it in registers.
+macro_rules! cipher {
+    ($rounds:ident, $keys:expr, $states:ident, $inputs:expr $(, $step:ident)?) => {{
+        let (keys, inputs) = ($keys, $inputs);
+        cipher!(@rounds keys, $states, ($($step)?), 1 2 3 4 5 6 7 8 9);
+        for extra in 10..$rounds {
+            cipher!(@round keys, $states, extra);
+        }
+        for q in 0..keys.len() {
+            let key = broadcast(&keys[q].round_keys()[$rounds]);
+            for n in 0..$states[q].len() {
+                let last = _mm512_xor_si512(key, inputs[q][n]);
+                $states[q][n] = _mm512_aesenclast_epi128($states[q][n], last);
+            }
+        }
+    }};
+    (@rounds $keys:ident, $states:ident, $step:tt, $($round:literal)*) => {
+        $(
+            cipher!(@round $keys, $states, $round);
+            cipher!(@step $step, $round);
+        )*
+    };
+    (@round $keys:ident, $states:ident, $round:expr) => {
+        for q in 0..$keys.len() {
+            let key = broadcast(&$keys[q].round_keys()[$round]);
+            for state in &mut $states[q] {
                 *state = _mm512_aesenc_epi128(*state, key);
             }
         }
-    }
-    for q in 0..Q {
-        let key = broadcast(&keys[q].round_keys()[R]);
-        for n in 0..N {
-            states[q][n] = _mm512_aesenclast_epi128(states[q][n], _mm512_xor_si512(key, inputs[q][n]));
-        }
-    }
-    states
+    };
+    (@step ($step:ident), $round:literal) => {
+        $step!($round)
+    };
+    (@step (), $round:literal) => {};
 }
+pub(super) use cipher;
 
 /// One block, for the key of GHASH.
 #[inline]

@@ -7,55 +7,79 @@
 use std::arch::x86_64::*;
 
 use super::key::VaesKey;
-use super::lanes::{BLOCK, VECTOR, load};
+use crate::crypto::{EngineKey, Job};
+use super::lanes::{BLOCK, VECTOR, load, load_words};
 
-/// A packet, split.
+/// A packet, split, with the blocks that AES-GCM adds to it.
 pub struct Frame<'p> {
-    /// Absent when implicit.
-    pub iv: Option<&'p mut [u8; 8]>,
+    /// Of its SA.
+    pub key: &'p VaesKey,
     /// Plaintext or ciphertext.
     pub payload: &'p mut [u8],
     /// As long as the key says.
     pub icv: &'p mut [u8],
-    /// What the nonce has as IV when it is the sequence number (RFC 4106 s3.1, RFC 8750 s4), as it is in memory.
-    pub nonce_iv: u64,
-    /// SPI and sequence number, reflected.
-    pub aad: __m128i,
-    /// Length block, reflected.
-    pub lengths: __m128i,
+    /// `0 | IV | 0`, to be added to salt and counter.
+    pub nonce: Block,
+    /// SPI and sequence number, the block before the payload.
+    pub aad: Block,
+    /// The block behind the payload, reflected.
+    pub lengths: Block,
+    /// [`Job::ok`].
+    pub ok: &'p mut bool,
 }
+
+/// A block as two little-endian words.
+pub type Block = [u64; 2];
 
 /// Length of SPI and sequence number.
 const HEADER: usize = 8;
 
 impl<'p> Frame<'p> {
-    /// Splits a packet. `None` when it is too short.
+    /// Splits a packet. `None`, and the job is not ok, when it is too short or the key is of another engine.
+    ///
+    /// To seal, writes the IV: the sequence number (RFC 4106 s3.1, RFC 8750 s4). A burst is split before the first of it is
+    /// encrypted, since a load that spans bytes just written waits until they are in the cache.
     #[inline]
-    #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-    pub fn split(key: &VaesKey, packet: &'p mut [u8], seq: u64) -> Option<Self> {
-        let (header, rest) = packet.split_first_chunk_mut::<HEADER>()?;
-        let (iv, rest) = rest.split_at_mut_checked(key.iv_len())?;
+    pub fn split<const SEAL: bool>(job: &'p mut Job<'_>) -> Option<Self> {
+        job.ok = false;
+        let EngineKey::Vaes(key) = job.key.engine() else { return None };
+        let (header, rest) = job.packet.split_first_chunk_mut::<HEADER>()?;
+        let (iv_slot, rest) = rest.split_at_mut_checked(key.iv_len())?;
         let (payload, icv) = rest.split_at_mut_checked(rest.len().checked_sub(key.icv_len())?)?;
-        let header = u64::from_be_bytes(*header);
+        let mut iv = u64::from_le_bytes(job.seq.to_be_bytes());
+        if let Ok(slot) = <&mut [u8; 8]>::try_from(iv_slot) {
+            if SEAL {
+                *slot = iv.to_le_bytes();
+            } else {
+                iv = u64::from_le_bytes(*slot);
+            }
+        }
+        let header = u64::from_le_bytes(*header);
         // RFC 4106 s5: `SPI | sequence`, with ESN its upper half between them.
         let aad = if key.esn() {
-            let (spi, low) = (header >> 32 << 32, header << 32);
-            _mm_set_epi64x((spi | seq >> 32) as i64, low as i64)
+            let upper = u64::from(((job.seq >> 32) as u32).swap_bytes());
+            [header & 0xffff_ffff | upper << 32, header >> 32]
         } else {
-            _mm_set_epi64x(header as i64, 0)
+            [header, 0]
         };
-        let lengths = _mm_set_epi64x(key.aad_bits() as i64, payload.len() as i64 * 8);
-        let nonce_iv = u64::from_ne_bytes(seq.to_be_bytes());
-        Some(Self { iv: iv.try_into().ok(), payload, icv, nonce_iv, aad, lengths })
+        let nonce = [iv << 32, iv >> 32];
+        let lengths = [payload.len() as u64 * 8, key.aad_bits()];
+        Some(Self { key, payload, icv, nonce, aad, lengths, ok: &mut job.ok })
+    }
+
+    /// Blocks of the stream: header, payload, length block.
+    #[inline]
+    pub fn blocks(&self) -> usize {
+        (self.payload.len() + 15) / BLOCK + 2
     }
 }
 
 /// Puts the length block into vector `index` if its lane is there: it is the last of a stream of `blocks`.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-pub fn with_lengths(vector: __m512i, index: usize, blocks: usize, lengths: __m128i) -> __m512i {
+pub fn with_lengths(vector: __m512i, index: usize, blocks: usize, lengths: &Block) -> __m512i {
     let halves = 0b11u64 << (2 * (blocks - 1));
-    _mm512_mask_broadcast_i64x2(vector, (halves >> (8 * index)) as u8, lengths)
+    _mm512_mask_broadcast_i64x2(vector, (halves >> (8 * index)) as u8, load_words(lengths))
 }
 
 /// The counter blocks of a packet, after the first key addition.
@@ -65,13 +89,11 @@ pub struct Counters {
 }
 
 impl Counters {
-    /// For an IV as it is in memory.
+    /// For a [`Frame::nonce`].
     #[inline]
     #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-    pub fn new(key: &VaesKey, iv: u64) -> Self {
-        // Nonce and counter are `salt | IV | counter`: the IV is words 1 and 2, so its halves swap.
-        let iv = _mm512_maskz_mov_epi32(IV_WORDS, _mm512_set1_epi64(iv.rotate_left(32) as i64));
-        Self { base: _mm512_xor_si512(key.whitening(), iv) }
+    pub fn new(key: &VaesKey, nonce: &Block) -> Self {
+        Self { base: _mm512_xor_si512(key.whitening(), _mm512_broadcast_i32x4(load_words(nonce))) }
     }
 
     /// Vectors `first` to `first + N - 1` of the stream; `first` is a multiple of eight.
@@ -95,9 +117,6 @@ impl Counters {
         states
     }
 }
-
-/// Words 1 and 2 of each lane.
-const IV_WORDS: __mmask16 = 0b0110_0110_0110_0110;
 
 /// Counters for the first 4 KB of a packet, as they stand in memory.
 #[repr(align(64))]

@@ -2,12 +2,12 @@
 //! products.
 //!
 //! A block is reflected by reversing its bytes, and a power of H is kept multiplied by x, so that the product of
-//! the two comes out of carry-less multiplication in place (Gueron and Kounavis). Products are by Karatsuba: PCLMULQDQ is what
-//! binds a packet (one in two cycles at every width on Zen 4 and 5), shuffles and XORs run beside it.
+//! the two comes out of carry-less multiplication in place (Gueron and Kounavis). Products are by Karatsuba's three
+//! multiplications: PCLMULQDQ is what binds (one in two cycles at every width on Zen 4 and 5).
 
 use std::arch::x86_64::*;
 
-use super::lanes::BLOCK;
+use super::lanes::{BLOCK, VECTOR, broadcast, broadcast_half, load, store_block};
 
 /// The field's polynomial x^128 + x^7 + x^2 + x + 1, reflected, without its ends.
 const POLYNOMIAL: i64 = 0xc200_0000_0000_0000_u64 as i64;
@@ -22,11 +22,11 @@ pub fn reflect(vector: __m512i) -> __m512i {
     _mm512_shuffle_epi8(vector, byte_reverse())
 }
 
-/// [`reflect`], with lane 0 replaced by `block`, which is reflected already.
+/// `vector` with lane 0 replaced.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-pub fn reflect_with_first(vector: __m512i, block: __m128i) -> __m512i {
-    _mm512_mask_shuffle_epi8(_mm512_zextsi128_si512(block), !0xffff, vector, byte_reverse())
+pub fn with_first(vector: __m512i, block: __m128i) -> __m512i {
+    _mm512_mask_mov_epi64(vector, 0b11, _mm512_zextsi128_si512(block))
 }
 
 /// Reverses the bytes of a block.
@@ -36,32 +36,63 @@ pub fn reflect_block(block: __m128i) -> __m128i {
     _mm_shuffle_epi8(block, _mm512_castsi512_si128(byte_reverse()))
 }
 
+/// Powers of H, one to a lane.
+#[derive(Clone, Copy)]
+pub struct Power {
+    whole: __m512i,
+    /// Both halves added, in the lower half; what the upper half holds is not used.
+    folded: __m512i,
+}
+
+impl Power {
+    /// One power in every lane.
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+    pub fn everywhere(block: &[u8; BLOCK]) -> Self {
+        let whole = broadcast(block);
+        let upper = block.last_chunk().map_or(_mm512_setzero_si512(), |half| broadcast_half(half));
+        Self { whole, folded: _mm512_xor_si512(whole, upper) }
+    }
+
+    /// Four powers in a row. The upper halves are brought down by loading once more, eight bytes on.
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+    pub fn lanes(bytes: &[u8; VECTOR + 8]) -> Self {
+        let zero = _mm512_setzero_si512();
+        let whole = bytes.first_chunk().map_or(zero, |bytes| load(bytes));
+        let upper = bytes.last_chunk().map_or(zero, |bytes| load(bytes));
+        Self { whole, folded: _mm512_xor_si512(whole, upper) }
+    }
+}
+
 /// A sum of products, not yet reduced: four lanes of 256 bits each, in three overlapping parts.
 #[derive(Clone, Copy)]
 pub struct Products {
     low: __m512i,
+    /// Less the other two, until it is reduced.
     middle: __m512i,
     high: __m512i,
 }
 
 impl Products {
-    /// Lane by lane, `data` times `powers`, by Karatsuba's three multiplications.
-    #[inline]
-    #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-    pub fn of(data: __m512i, powers: __m512i) -> Self {
-        let (d, p) = (fold_halves(data), fold_halves(powers));
-        let low = _mm512_clmulepi64_epi128::<0x00>(data, powers);
-        let high = _mm512_clmulepi64_epi128::<0x11>(data, powers);
-        let middle = _mm512_clmulepi64_epi128::<0x00>(d, p);
-        Self { low, middle: _mm512_xor_si512(middle, _mm512_xor_si512(low, high)), high }
-    }
-
     /// The sum of no products.
     #[inline]
     #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
     pub fn none() -> Self {
         let zero = _mm512_setzero_si512();
         Self { low: zero, middle: zero, high: zero }
+    }
+
+    /// Lane by lane, `data` times `power`.
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+    pub fn of(data: __m512i, power: Power) -> Self {
+        let folded = _mm512_xor_si512(data, _mm512_shuffle_epi32::<SWAP>(data));
+        Self {
+            low: _mm512_clmulepi64_epi128::<0x00>(data, power.whole),
+            middle: _mm512_clmulepi64_epi128::<0x00>(folded, power.folded),
+            high: _mm512_clmulepi64_epi128::<0x11>(data, power.whole),
+        }
     }
 
     /// The sum of two.
@@ -84,7 +115,8 @@ impl Products {
             let product = _mm512_clmulepi64_epi128::<0x00>(part, polynomial);
             _mm512_xor_si512(_mm512_xor_si512(into, product), _mm512_shuffle_epi32::<SWAP>(part))
         };
-        fold(fold(self.low, self.middle), self.high)
+        let middle = _mm512_xor_si512(self.middle, _mm512_xor_si512(self.low, self.high));
+        fold(fold(self.low, middle), self.high)
     }
 }
 
@@ -96,25 +128,34 @@ pub fn fold_lanes(lanes: __m512i) -> __m128i {
     _mm_xor_si128(_mm256_castsi256_si128(pair), _mm256_extracti128_si256::<1>(pair))
 }
 
-/// Fills `powers` with the powers of H, the highest first, so that H^1 stands next to what follows.
-/// `hash_key` is H as it comes out of AES.
-#[inline]
+/// Fills `powers` with the powers of H, the highest first, so that H^1 stands next to what follows, and `high` with
+/// every fourth one above them. `hash_key` is H as it comes out of AES.
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-pub fn expand_powers(hash_key: __m128i, powers: &mut [[u8; BLOCK]]) {
+pub fn expand_powers(hash_key: __m128i, powers: &mut [[u8; BLOCK]], high: &mut [[u8; BLOCK]]) {
     let first = times_x(reflect_block(hash_key));
-    let mut power = first;
-    for bytes in powers.iter_mut().rev() {
-        super::lanes::store_block(bytes, power);
-        let lanes = _mm512_zextsi128_si512;
-        power = _mm512_castsi512_si128(Products::of(lanes(power), lanes(first)).reduce());
+    let (mut power, mut fourth) = (first, first);
+    for (exponent, bytes) in (1..).zip(powers.iter_mut().rev()) {
+        if exponent > 1 {
+            power = times(power, first);
+        }
+        if exponent == 4 {
+            fourth = power;
+        }
+        store_block(bytes, power);
+    }
+    for bytes in high.iter_mut().rev() {
+        power = times(power, fourth);
+        store_block(bytes, power);
     }
 }
 
-/// Both halves of each lane become their sum.
+/// The product of two powers.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-fn fold_halves(vector: __m512i) -> __m512i {
-    _mm512_xor_si512(vector, _mm512_shuffle_epi32::<SWAP>(vector))
+fn times(a: __m128i, b: __m128i) -> __m128i {
+    let [a, b] = [a, b].map(|block| _mm512_zextsi128_si512(block));
+    let folded = _mm512_xor_si512(b, _mm512_shuffle_epi32::<SWAP>(b));
+    _mm512_castsi512_si128(Products::of(a, Power { whole: b, folded }).reduce())
 }
 
 /// Multiplies a reflected block by x: a shift to the left by one, and the polynomial if a one fell out.

@@ -1,72 +1,102 @@
 //! GHASH of packets, from vectors of reflected blocks.
+//!
+//! Until its last four vectors a packet is a polynomial in H^4, one in each lane, so that whole batches need one
+//! power for all lanes. The last vectors get powers lane by lane, down to H^1 for the length block.
 
 use std::arch::x86_64::*;
 
-use super::frame::with_lengths;
-use super::ghash::{Products, fold_lanes};
+use super::frame::{Block, with_lengths};
+use super::ghash::Products;
 use super::key::VaesKey;
+use super::lanes::load_words;
 
-/// Adds four vectors to a sum of four lanes, each lane a polynomial in H^4.
+/// Adds up to seven vectors to a sum.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-pub fn absorb(key: &VaesKey, sum: Option<__m512i>, data: &[__m512i; 4]) -> __m512i {
-    let mut products = Products::of(data[0], key.power(12));
-    products = products.plus(Products::of(data[1], key.power(8)));
-    products = products.plus(Products::of(data[2], key.power(4)));
-    if let Some(sum) = sum {
-        products = products.plus(Products::of(sum, key.power(16)));
+pub fn absorb(key: &VaesKey, sum: Option<__m512i>, data: &[__m512i]) -> Option<__m512i> {
+    let [first @ .., last] = data else { return sum };
+    let mut products = sum.map_or(Products::none(), |sum| Products::of(sum, key.fourth(data.len())));
+    for (n, vector) in first.iter().enumerate() {
+        products = products.plus(Products::of(*vector, key.fourth(first.len() - n)));
     }
-    _mm512_xor_si512(products.reduce(), data[3])
+    Some(_mm512_xor_si512(products.reduce(), *last))
 }
 
-/// Adds two vectors.
-#[inline]
-#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-fn absorb_two(key: &VaesKey, sum: Option<__m512i>, data: [__m512i; 2]) -> __m512i {
-    let mut products = Products::of(data[0], key.power(4));
-    if let Some(sum) = sum {
-        products = products.plus(Products::of(sum, key.power(8)));
-    }
-    _mm512_xor_si512(products.reduce(), data[1])
-}
-
-/// The hash of a packet, reflected. `data` are its last vectors, which with the length block have `blocks` blocks;
-/// `sum` is what the vectors before came to.
+/// The hash of a packet, to be reduced and its lanes added. `data` are its last vectors, eight at most, which with the
+/// length block have `blocks` blocks; `sum` is what the vectors before came to. `slack` is how many vectors more
+/// than needed there may be.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
 pub fn finish<const N: usize>(
     key: &VaesKey,
-    mut sum: Option<__m512i>,
-    data: [__m512i; N],
-    mut blocks: usize,
-    lengths: __m128i,
-) -> __m128i {
-    let mut data = data.as_slice();
-    if let [a, b, c, d, rest @ ..] = data
-        && N > 4
-    {
-        sum = Some(absorb(key, sum, &[*a, *b, *c, *d]));
-        (data, blocks) = (rest, blocks - 16);
+    sum: Option<__m512i>,
+    data: &[__m512i; N],
+    blocks: usize,
+    slack: usize,
+    lengths: &Block,
+) -> Products {
+    if blocks > 4 * N {
+        // The length block has no lane left.
+        let sum = absorb(key, sum, data).unwrap_or(_mm512_setzero_si512());
+        let last = Products::of(_mm512_zextsi128_si512(load_words(lengths)), key.consecutive(1, 0));
+        return Products::of(sum, key.consecutive(5, 0)).plus(last);
     }
-    // A sum counts as one more vector, and so does a length block that finds no lane left. There are 16 powers: what
-    // would need more is shortened.
-    if let [a, b, rest @ ..] = data
-        && data.len() == 4
-        && (sum.is_some() || blocks > 16)
-    {
-        sum = Some(absorb_two(key, sum, [*a, *b]));
-        (data, blocks) = (rest, blocks - 8);
-    }
+    let (early, data) = data.split_at(N.saturating_sub(4));
+    let sum = absorb(key, sum, early);
+    let blocks = blocks - 4 * early.len();
     let (total, index) = if sum.is_some() { (blocks + 4, 1) } else { (blocks, 0) };
-    let mut products = sum.map_or(Products::none(), |sum| Products::of(sum, key.powers(total, 0)));
+    let mut products = sum.map_or(Products::none(), |sum| Products::of(sum, key.consecutive(total, 0)));
     for (n, vector) in data.iter().enumerate() {
-        // The length block is in the last vector or, where their number was rounded up, in the one before.
-        let may_hold = n + 1 + usize::from(N > 4 || index == 1) >= data.len();
+        let may_hold = n + 1 + slack >= data.len();
         let vector = if may_hold { with_lengths(*vector, n, blocks, lengths) } else { *vector };
-        products = products.plus(Products::of(vector, key.powers(total, index + n)));
+        products = products.plus(Products::of(vector, key.consecutive(total, index + n)));
     }
-    if blocks > 4 * data.len() {
-        products = products.plus(Products::of(_mm512_zextsi128_si512(lengths), key.powers(1, 0)));
-    }
-    fold_lanes(products.reduce())
+    products
 }
+
+/// Does all steps of a hash, with nothing beside.
+macro_rules! all_steps {
+    ($step:ident) => {
+        all_steps!(@ $step, 1 2 3 4 5 6 7 8 9)
+    };
+    (@ $step:ident, $($number:literal)*) => {
+        $($step!($number);)*
+    };
+}
+pub(super) use all_steps;
+
+/// The hash of a batch of eight vectors, in nine steps to be done beside the rounds of AES.
+pub struct Batch {
+    /// What the batches before came to; after the last step, with this one.
+    pub sum: Option<__m512i>,
+    /// Of the steps so far.
+    pub products: Products,
+}
+
+impl Batch {
+    /// To add to a sum.
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+    pub fn new(sum: Option<__m512i>) -> Self {
+        Self { sum, products: Products::none() }
+    }
+}
+
+/// A step, 1 to 9, of a [`Batch`] of `data`.
+macro_rules! batch_step {
+    ($batch:ident, $key:expr, $data:expr, $step:literal) => {
+        match $step {
+            1 => {
+                if let Some(sum) = $batch.sum {
+                    $batch.products = Products::of(sum, $key.fourth(8));
+                }
+            }
+            9 => $batch.sum = Some(_mm512_xor_si512($batch.products.reduce(), $data[7])),
+            _ => {
+                let product = Products::of($data[$step - 2], $key.fourth(9 - $step));
+                $batch.products = $batch.products.plus(product);
+            }
+        }
+    };
+}
+pub(super) use batch_step;

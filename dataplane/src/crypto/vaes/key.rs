@@ -6,20 +6,25 @@ use zeroize::Zeroize;
 
 use super::Vaes;
 use super::aes::{self, ROUND_KEYS, Rounds};
-use super::ghash;
-use super::lanes::{BLOCK, CHUNK, VECTOR, broadcast, load};
+use super::ghash::{self, Power};
+use super::lanes::{BLOCK, VECTOR, broadcast};
 
-/// Powers of H: as many as one reduction covers.
-const POWERS: usize = CHUNK / BLOCK;
+/// Consecutive powers of H: for the last four vectors of a packet and a sum before them.
+const POWERS: usize = 20;
+/// Powers above them, for batches of eight vectors.
+const HIGH_POWERS: usize = 3;
 
-/// AES-GCM key of one SA direction: 512 bytes, all of it here.
+/// AES-GCM key of one SA direction: 640 bytes, all of it here.
 ///
 /// With many SAs the cost of a packet is the cache lines of its key. So what a short packet needs stands
 /// together in the middle: the low powers of H, the parameters, the round keys. A packet of 64 bytes touches
 /// five lines with AES-128. Zeroised when dropped, never printed.
 #[repr(C, align(64))]
 pub struct VaesKey {
-    /// H^16 to H^1.
+    reserved: [u8; BLOCK],
+    /// H^32, H^28, H^24.
+    high_powers: [[u8; BLOCK]; HIGH_POWERS],
+    /// H^20 to H^1.
     powers: [[u8; BLOCK]; POWERS],
     parameters: Parameters,
     /// The first has the salt added to it: only nonces are ever combined with it.
@@ -39,7 +44,8 @@ struct Parameters {
     reserved: [u8; 4],
 }
 
-const KEY_LEN: usize = 512;
+const KEY_LEN: usize = 640;
+const FIRST_POWER: usize = (1 + HIGH_POWERS) * BLOCK;
 const _: () = assert!(size_of::<VaesKey>() == KEY_LEN, "no padding: `VaesKey::bytes` reads every byte");
 
 /// Longest packet that needs no more than eight powers, whatever its layout.
@@ -63,20 +69,25 @@ impl VaesKey {
             esn,
             reserved: [0; 4],
         };
-        let mut made =
-            Self { powers: [[0; BLOCK]; POWERS], parameters, round_keys: [[0; BLOCK]; ROUND_KEYS] };
+        let mut made = Self {
+            reserved: [0; BLOCK],
+            high_powers: [[0; BLOCK]; HIGH_POWERS],
+            powers: [[0; BLOCK]; POWERS],
+            parameters,
+            round_keys: [[0; BLOCK]; ROUND_KEYS],
+        };
         // SAFETY: a `Vaes` exists only when the CPU has all the features.
         unsafe { made.expand(key, salt) };
         Some(made)
     }
 
-    #[inline]
     #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
     fn expand(&mut self, key: &[u8], salt: &[u8; SALT]) {
         aes::expand_key(key, self.parameters.rounds, &mut self.round_keys);
         ghash::expand_powers(
             aes::encrypt_zero_block(self.parameters.rounds, &self.round_keys),
             &mut self.powers,
+            &mut self.high_powers,
         );
         for (byte, salt) in self.round_keys[0].iter_mut().zip(salt) {
             *byte ^= salt;
@@ -85,63 +96,67 @@ impl VaesKey {
 
     /// Number of AES rounds.
     #[inline]
-    pub fn rounds(&self) -> Rounds {
+    pub(super) fn rounds(&self) -> Rounds {
         self.parameters.rounds
     }
 
     /// Bytes of IV in a packet: 8 or 0.
     #[inline]
-    pub fn iv_len(&self) -> usize {
+    pub(super) fn iv_len(&self) -> usize {
         usize::from(self.parameters.iv_len)
     }
 
     /// Bytes of ICV: 16, 12 or 8.
     #[inline]
-    pub fn icv_len(&self) -> usize {
+    pub(super) fn icv_len(&self) -> usize {
         usize::from(self.parameters.icv_len)
     }
 
     /// Whether the AAD has the upper half of the sequence number.
     #[inline]
-    pub fn esn(&self) -> bool {
+    pub(super) fn esn(&self) -> bool {
         self.parameters.esn
     }
 
     /// Length of the AAD in bits.
     #[inline]
-    pub fn aad_bits(&self) -> u64 {
+    pub(super) fn aad_bits(&self) -> u64 {
         self.parameters.aad_bits
     }
 
     /// Round keys; the first is not one, see [`whitening`](Self::whitening).
     #[inline]
-    pub fn round_keys(&self) -> &[[u8; BLOCK]; ROUND_KEYS] {
+    pub(super) fn round_keys(&self) -> &[[u8; BLOCK]; ROUND_KEYS] {
         &self.round_keys
     }
 
     /// In every lane, the salt added to the first round key: what AES starts from, but for IV and counter.
     #[inline]
     #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-    pub fn whitening(&self) -> __m512i {
+    pub(super) fn whitening(&self) -> __m512i {
         broadcast(&self.round_keys[0])
     }
 
-    /// Four powers of H for vector `index` of a run of `blocks` blocks, 1 to 16, that ends with H^1. Lanes
-    /// behind H^1 hold something else; the data there must be zero.
+    /// H^(4 `fourths`) in every lane, for `fourths` of 1 to 8.
     #[inline]
     #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-    pub fn powers(&self, blocks: usize, index: usize) -> __m512i {
-        let at = (POWERS - blocks.min(POWERS)) * BLOCK + index.min(3) * VECTOR;
-        let bytes = self.bytes().get(at..).and_then(<[u8]>::first_chunk);
-        debug_assert!(bytes.is_some());
-        bytes.map_or(_mm512_setzero_si512(), |bytes| load(bytes))
+    pub(super) fn fourth(&self, fourths: usize) -> Power {
+        let block = match fourths {
+            6..=8 => &self.high_powers[8 - fourths],
+            _ => &self.powers[POWERS - 4 * fourths.clamp(1, 5)],
+        };
+        Power::everywhere(block)
     }
 
-    /// One power of H in every lane, of H^1 to H^16.
+    /// The four powers of H for vector `index` of a run of `blocks` blocks, 1 to 20, that ends with H^1. Lanes behind H^1
+    /// hold something else; the data there must be zero.
     #[inline]
     #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-    pub fn power(&self, exponent: usize) -> __m512i {
-        broadcast(&self.powers[POWERS - exponent.clamp(1, POWERS)])
+    pub(super) fn consecutive(&self, blocks: usize, index: usize) -> Power {
+        let at = FIRST_POWER + (POWERS - blocks.min(POWERS)) * BLOCK + index.min(4) * VECTOR;
+        let bytes = self.bytes().get(at..).and_then(<[u8]>::first_chunk);
+        debug_assert!(bytes.is_some());
+        Power::lanes(bytes.unwrap_or(&[0; VECTOR + 8]))
     }
 
     /// Asks for the cache lines that a packet of this length will need.
@@ -155,9 +170,9 @@ impl VaesKey {
             }
         };
         // The low powers, parameters and ten round keys.
-        prefetch(&lines[2..7]);
+        prefetch(&lines[4..9]);
         if packet_len > SHORT {
-            prefetch(&lines[..2]);
+            prefetch(&lines[..4]);
         }
     }
 
@@ -170,6 +185,7 @@ impl VaesKey {
 
 impl Drop for VaesKey {
     fn drop(&mut self) {
+        self.high_powers.zeroize();
         self.powers.zeroize();
         self.round_keys.zeroize();
     }

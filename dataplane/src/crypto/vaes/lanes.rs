@@ -9,8 +9,10 @@ use std::arch::x86_64::*;
 pub const BLOCK: usize = 16;
 /// Bytes of a vector: four lanes of a block.
 pub const VECTOR: usize = 64;
-/// Bytes that the long loop takes at once: four vectors, with one reduction of GHASH.
-pub const CHUNK: usize = 4 * VECTOR;
+/// Vectors of a batch: as many AES chains as fill the pipes.
+pub const BATCH: usize = 8;
+/// Bytes of a batch.
+pub const BATCH_BYTES: usize = BATCH * VECTOR;
 
 /// One block in every lane.
 #[inline]
@@ -18,6 +20,21 @@ pub const CHUNK: usize = 4 * VECTOR;
 pub fn broadcast(block: &[u8; BLOCK]) -> __m512i {
     // SAFETY: `block` is 16 readable bytes.
     _mm512_broadcast_i32x4(unsafe { _mm_loadu_si128(block.as_ptr().cast()) })
+}
+
+/// A block from its words.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+pub fn load_words(block: &[u64; 2]) -> __m128i {
+    // SAFETY: `block` is 16 readable bytes.
+    unsafe { _mm_loadu_si128(block.as_ptr().cast()) }
+}
+
+/// 8 bytes in every half lane.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+pub fn broadcast_half(half: &[u8; 8]) -> __m512i {
+    _mm512_set1_epi64(i64::from_le_bytes(*half))
 }
 
 /// 64 bytes, at any alignment.
@@ -96,7 +113,7 @@ impl<'p> Text<'p> {
 /// Up to 16 bytes, the others zero.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-pub fn load_block(bytes: &[u8]) -> __m128i {
+fn load_block(bytes: &[u8]) -> __m128i {
     // SAFETY: the mask has one bit for each byte of the slice, and 16 at most.
     unsafe { _mm_maskz_loadu_epi8(block_mask(bytes), bytes.as_ptr().cast()) }
 }
@@ -110,10 +127,17 @@ pub fn store_block(bytes: &mut [u8], block: __m128i) {
     unsafe { _mm_mask_storeu_epi8(bytes.as_mut_ptr().cast(), mask, block) }
 }
 
+/// Whether a slice of up to 16 bytes is the start of `block`. All bytes are compared at once.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+pub fn verify_block(bytes: &[u8], block: __m128i) -> bool {
+    _mm_mask_cmpneq_epi8_mask(block_mask(bytes), block, load_block(bytes)) == 0
+}
+
 /// One bit for each of the first 16 bytes of a slice.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-pub fn block_mask(bytes: &[u8]) -> __mmask16 {
+fn block_mask(bytes: &[u8]) -> __mmask16 {
     low_bits(bytes.len().min(BLOCK)) as __mmask16
 }
 

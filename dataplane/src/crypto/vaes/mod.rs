@@ -1,6 +1,8 @@
 //! AES-GCM for ESP (RFC 4106, RFC 8750) in AVX-512, VAES and VPCLMULQDQ instructions, a burst at a time.
 #![allow(unsafe_code)]
 
+use arrayvec::ArrayVec;
+
 use super::engine::Engine;
 use super::suite::{Encryption, Suite};
 use super::{EngineKey, Job, Key, KeyError, KeyMaterial};
@@ -9,13 +11,15 @@ mod aes;
 mod frame;
 mod ghash;
 mod hash;
-mod kernel;
 mod key;
 mod lanes;
+mod open;
+mod seal;
 mod self_test;
 #[cfg(test)]
 mod tests;
 
+use frame::Frame;
 pub use key::VaesKey;
 
 /// The engine. Exists only when the CPU has what it needs.
@@ -62,53 +66,32 @@ impl Engine for Vaes {
     #[inline]
     fn seal(&self, jobs: &mut [Job<'_>]) {
         // SAFETY: a `Vaes` exists only when the CPU has all the features.
-        unsafe { seal_burst(jobs) }
+        unsafe { burst::<true>(jobs) }
     }
 
     #[inline]
     fn open(&self, jobs: &mut [Job<'_>]) {
         // SAFETY: as in `seal`.
-        unsafe { open_burst(jobs) }
+        unsafe { burst::<false>(jobs) }
     }
 }
 
-#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-fn seal_burst(jobs: &mut [Job<'_>]) {
-    each(jobs, |key, packet, seq| kernel::seal(key, packet, seq));
-}
+/// Jobs that are split before the first of them goes through AES.
+const SPLIT: usize = 64;
 
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-fn open_burst(jobs: &mut [Job<'_>]) {
-    each(jobs, |key, packet, seq| kernel::open(key, packet, seq));
-}
-
-#[inline]
-#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-fn each(jobs: &mut [Job<'_>], work: impl Fn(&VaesKey, &mut [u8], u64) -> bool) {
-    let mut last = std::ptr::null();
-    for index in 0..PREFETCH_AHEAD.min(jobs.len()) {
-        prefetch(&jobs[index], &mut last);
-    }
-    for index in 0..jobs.len() {
-        if let Some(job) = jobs.get(index + PREFETCH_AHEAD) {
-            prefetch(job, &mut last);
+fn burst<const SEAL: bool>(jobs: &mut [Job<'_>]) {
+    for jobs in jobs.chunks_mut(SPLIT) {
+        let mut frames = ArrayVec::<Frame<'_>, SPLIT>::new();
+        for job in jobs {
+            if let Some(frame) = Frame::split::<SEAL>(job) {
+                frames.push(frame);
+            }
         }
-        let job = &mut jobs[index];
-        job.ok = match job.key.engine() {
-            EngineKey::Vaes(key) => work(key, job.packet, job.seq),
-            _ => false,
-        };
-    }
-}
-
-/// Asks for the lines of a job's key, unless it is the key of the job before.
-#[inline]
-fn prefetch(job: &Job<'_>, last: &mut *const Key) {
-    if std::ptr::eq(job.key, *last) {
-        return;
-    }
-    *last = job.key;
-    if let EngineKey::Vaes(key) = job.key.engine() {
-        key.prefetch(job.packet.len());
+        if SEAL {
+            seal::seal(&mut frames);
+        } else {
+            open::open(&mut frames);
+        }
     }
 }
