@@ -26,9 +26,11 @@ use crate::world::{Shape, World};
 /// frames, and taking them off the port. Inbound packets are sealed before the round, by peers with keys of their own.
 /// Every packet must come out, or the run ends with the drops by name.
 ///
-/// What is warm: code; tables of one SA; packet data, which the same core has written just before (up to 256 frames:
-/// 64 B packets in the level 1 or 2 cache, 1420 B in level 2), as after a driver that copies or a NIC that writes to
-/// the cache. What is cold: with many SAs at random, all that belongs to an SA (policy, slot, SA, key, window).
+/// What is warm: code; what belongs to the SAs as far as the caches hold it, since every round starts with packets that
+/// are not timed (twice as many as SAs, at most 4,096); packet data, which the same core has written just before (256
+/// frames: 64 B packets in the level 1 or 2 cache, 1420 B in level 2), as after a driver that copies or a NIC that
+/// writes to the cache. What is cold: with many SAs at random, all that belongs to an SA (policy, slot, SA, key,
+/// window).
 #[derive(Args, Clone, Debug)]
 pub struct Options {
     /// Suites, by their keywords.
@@ -157,7 +159,6 @@ fn places(
 
 fn measure(options: &Options, places: &[Place], suite: Suite, size: Size) -> anyhow::Result<Measured> {
     let Options { ahead, times, .. } = *options;
-    let shape = Shape { ahead, times };
     let bodies = size.cycle().into_iter().map(|length| body_len(suite, length)).collect();
     let work = Work { suite, bodies, keys: 1, bursts: (ahead * times).div_ceil(64) };
     let (mut subjects, mut cases) = (Vec::new(), Vec::new());
@@ -165,7 +166,7 @@ fn measure(options: &Options, places: &[Place], suite: Suite, size: Size) -> any
         for &order in options.order.iter().take(if place.sas == 1 { 1 } else { options.order.len() }) {
             for &direction in &options.directions {
                 subjects.push((place.engine, Subject::Path { sas: place.sas, order, direction }));
-                cases.push(place.case(size, order, direction, shape));
+                cases.push(place.case(size, order, direction, ahead, times));
             }
         }
     }
@@ -187,9 +188,17 @@ fn measure(options: &Options, places: &[Place], suite: Suite, size: Size) -> any
 }
 
 impl Place {
-    fn case<'a>(&self, size: Size, order: Order, direction: Direction, shape: Shape) -> Case<'a> {
+    fn case<'a>(
+        &self,
+        size: Size,
+        order: Order,
+        direction: Direction,
+        ahead: usize,
+        times: usize,
+    ) -> Case<'a> {
         let world = Rc::clone(&self.world);
         let mut stream = Stream::new(size, self.sas, order);
+        let shape = Shape { ahead, times, warm: stream.lap().div_ceil(ahead) };
         Case { run: Box::new(move || world.borrow_mut().round(direction, &mut stream, shape)) }
     }
 }

@@ -124,14 +124,14 @@ impl Gateway {
         mac(from(direction))
     }
 
-    /// Where updates go, for a control thread.
-    pub fn updates(&self) -> Sender<Update> {
-        self.updates.clone()
+    /// Where updates go that nobody waits for.
+    pub fn updates(&self) -> &Sender<Update> {
+        &self.updates
     }
 
-    /// What the worker reports, for a control thread.
-    pub fn events(&self) -> Receiver<Event> {
-        self.events.clone()
+    /// What the worker reports.
+    pub fn events(&self) -> &Receiver<Event> {
+        &self.events
     }
 
     /// Packets that wait to be received.

@@ -1,7 +1,6 @@
 //! `spillway-bench latency`: how long packets take through the worker at some loads.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use anyhow::{bail, ensure};
@@ -19,8 +18,6 @@ use crate::world::{Shape, World};
 
 /// Rounds by which the capacity is found.
 const CAPACITY_ROUNDS: usize = 51;
-/// Slices in which the loads take turns.
-const SLICES: u64 = 10;
 
 /// What to measure.
 ///
@@ -72,10 +69,6 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
         }
     }
     report.notes.push(simulation::machine_noise(Duration::from_millis(300))?);
-    report.notes.push(
-        "A disturbed poll was interrupted by another thread of the machine; it counts with its packets' mean time."
-            .into(),
-    );
     Ok(report)
 }
 
@@ -121,16 +114,24 @@ fn loads(
     cost: f64,
 ) -> anyhow::Result<Vec<Outcome>> {
     let mut outcomes: Vec<Outcome> = options.loads.iter().map(|_| Outcome::default()).collect();
-    let mut flows: Vec<Flow> = options
+    let mut flows: Vec<(Flow, u64)> = options
         .loads
         .iter()
-        .map(|&load| Flow::new(direction, stream(), cost * 100.0 / f64::from(load)))
+        .map(|&load| {
+            let interval = cost * 100.0 / f64::from(load);
+            (Flow::new(direction, stream(), interval), simulation::slice_packets(interval))
+        })
         .collect();
-    let time = AtomicU64::new(0);
-    for _ in 0..SLICES {
-        for (flow, outcome) in flows.iter_mut().zip(&mut outcomes) {
+    while outcomes.iter().any(|outcome| outcome.offered < options.packets) {
+        for ((flow, packets), outcome) in flows.iter_mut().zip(&mut outcomes) {
+            if outcome.offered >= options.packets {
+                continue;
+            }
+            let packets = (*packets).min(options.packets - outcome.offered);
             let flow = std::slice::from_mut(flow);
-            outcome.merge(&simulation::run(world, flow, options.packets.div_ceil(SLICES), cost, &time)?);
+            outcome.merge(&simulation::undisturbed(|| {
+                simulation::run(world, flow, packets, cost, &mut |_, _| Ok(()))
+            })?);
         }
     }
     Ok(outcomes)
@@ -138,7 +139,7 @@ fn loads(
 
 /// Nanoseconds that a packet costs when there are always more.
 pub fn capacity(world: &mut World, direction: Direction, mut stream: Stream) -> anyhow::Result<f64> {
-    let shape = Shape { ahead: 256, times: 1 };
+    let shape = Shape { ahead: 256, times: 1, warm: stream.lap().div_ceil(256) };
     let rounds = (0..CAPACITY_ROUNDS)
         .map(|_| {
             let round = world.round(direction, &mut stream, shape)?;

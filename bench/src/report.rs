@@ -51,9 +51,9 @@ pub const FIGURES: &[(&str, &str, usize)] = &[
     ("p999_us", "p99.9 us", 2),
     ("max_us", "max us", 2),
     ("longest_poll_us", "longest poll us", 2),
-    // Packets that did not come out, and polls that another thread of the machine disturbed.
+    // Packets that did not come out, and slices that count although another thread of the machine disturbed them.
     ("lost", "lost", 0),
-    ("disturbed", "disturbed", 0),
+    ("disturbed", "disturbed slices", 0),
 ];
 
 /// What one bench found.

@@ -107,6 +107,11 @@ impl Stream {
     pub fn new(size: Size, tunnels: usize, order: Order) -> Self {
         Self { lengths: size.cycle(), tunnels, order, random: Random::default(), count: 0 }
     }
+
+    /// Packets after which most SAs were used, at most 4,096: with many more SAs than that, they stay cold anyway.
+    pub fn lap(&self) -> usize {
+        (2 * self.tunnels).min(4096)
+    }
 }
 
 impl Iterator for Stream {

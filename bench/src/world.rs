@@ -23,6 +23,8 @@ pub struct Shape {
     pub ahead: usize,
     /// How many times.
     pub times: usize,
+    /// How many times before that, not timed: what belongs to the case is then where it would be if nothing else ran.
+    pub warm: usize,
 }
 
 /// Everything that one bench case needs.
@@ -106,15 +108,18 @@ impl World {
         stream: &mut Stream,
         shape: Shape,
     ) -> anyhow::Result<Round> {
-        let packets = shape.ahead * shape.times;
+        let (warm, packets) = (shape.ahead * shape.warm, shape.ahead * (shape.warm + shape.times));
         let mut frames = std::mem::take(&mut self.frames);
         self.prepare(direction, stream.take(packets), &mut frames)?;
         let mut round = Round::default();
         for start in (0..packets).step_by(shape.ahead) {
             let chunk = (start..start + shape.ahead).filter_map(|at| frames.get(at));
-            round.time += self.carry(direction, chunk)?;
+            let time = self.carry(direction, chunk)?;
+            if start >= warm {
+                round.time += time;
+            }
         }
-        round.packets = packets as u64;
+        round.packets = (packets - warm) as u64;
         self.frames = frames;
         Ok(round)
     }
@@ -211,7 +216,7 @@ mod tests {
     #[test]
     fn rounds_carry_every_packet_both_ways() {
         let mut world = world(5);
-        let shape = Shape { ahead: 100, times: 2 };
+        let shape = Shape { ahead: 100, times: 2, warm: 1 };
         for direction in [Direction::Outbound, Direction::Inbound] {
             for order in [Order::Random, Order::RoundRobin] {
                 let mut stream = Stream::new(Size::Imix, 5, order);
@@ -228,7 +233,7 @@ mod tests {
         let mut world = world(1);
         // Of a tunnel that there is no policy for.
         let mut stream = Stream::new(Size::Fixed(64), 2, Order::RoundRobin);
-        let shape = Shape { ahead: 4, times: 1 };
+        let shape = Shape { ahead: 4, times: 1, warm: 0 };
         let error = world.round(Direction::Outbound, &mut stream, shape).unwrap_err().to_string();
         assert_eq!(error, "4 packets went in, 2 came out; dropped: policy_discard 2");
     }

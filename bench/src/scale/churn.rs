@@ -2,11 +2,9 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use crossbeam::channel::{Receiver, Sender};
 use dataplane::clock::SECOND;
 use dataplane::crypto::{Crypto, Suite};
 use dataplane::message::{Event, Retired, SaUpdate, Update};
@@ -27,10 +25,11 @@ const LIVE: usize = 1_000;
 const SPARE: usize = 1_024;
 /// Share of the capacity that the packets take, both directions together.
 const LOAD: f64 = 0.5;
-/// Slices in which the cases take turns.
-const SLICES: u64 = 10;
-/// SAs that are added in one step: one outbound by a rekey, two by a set-up. As many are removed.
+/// SAs that are added in one step: one outbound by a rekey, two by a set-up. Once half of the spare tunnels are up, as
+/// many are removed.
 const ADDS_A_STEP: u64 = 3;
+/// Steps that are prepared together, long before they are sent, so that nothing of theirs is in the nearest cache.
+const STOCK: usize = 64;
 
 /// What runs.
 #[derive(Clone, Debug)]
@@ -43,22 +42,22 @@ pub struct Plan {
     pub packets: u64,
 }
 
-/// The control side of one slice.
+/// The control side.
 struct Control<'c> {
     plan: &'c Plan,
     crypto: &'c Crypto,
-    updates: Sender<Update>,
-    events: Receiver<Event>,
-    /// The worker's time, 0 before it starts.
-    time: &'c AtomicU64,
-    done: &'c AtomicBool,
-}
-
-/// Spare tunnels that are set up, and where SPIs for more come from.
-struct Spares<'t> {
-    next: u64,
+    spis: &'c mut SpiAllocator,
+    /// Steps that were prepared.
+    prepared: u64,
+    /// Those that were not sent yet.
+    stock: VecDeque<Vec<Update>>,
+    /// Spare tunnels that are up.
     up: VecDeque<(usize, Spi)>,
-    spis: &'t mut SpiAllocator,
+    /// Steps that were sent in this slice, and in all.
+    sent: u64,
+    total: u64,
+    /// SAs that the worker gave back.
+    freed: u64,
 }
 
 /// Runs both cases and adds rows and findings.
@@ -71,7 +70,7 @@ pub fn run(
     crypto: &Arc<Crypto>,
     report: &mut Report,
 ) -> anyhow::Result<()> {
-    let mut tunnels = Tunnels::new(crypto, plan.suite, LIVE, 2 * SPARE)?;
+    let mut tunnels = Tunnels::new(crypto, plan.suite, LIVE, 4 * SPARE)?;
     let mut world = World::over(crypto, plan.suite, &tunnels, SPARE, 0, Pools::new()?)?;
     world.prove(0)?;
     let stream = || Stream::new(Size::Fixed(64), LIVE, Order::Random);
@@ -82,99 +81,117 @@ pub fn run(
     let mean = (costs[0] + costs[1]) / 2.0;
     let flow = |direction, cost: f64| Flow::new(direction, stream(), cost * 2.0 / LOAD);
     let mut flows = [flow(Direction::Outbound, costs[0]), flow(Direction::Inbound, costs[1])];
+    let mut control = Control::new(plan, crypto, &mut tunnels.spis);
+    control.fill(&mut world)?;
     let (mut quiet, mut churned) = (Outcome::default(), Outcome::default());
-    let mut spares = Spares { next: 0, up: VecDeque::new(), spis: &mut tunnels.spis };
-    let mut added = 0;
-    let packets = plan.packets.div_ceil(SLICES);
-    for _ in 0..SLICES {
-        quiet.merge(&simulation::run(&mut world, &mut flows, packets, mean, &AtomicU64::new(0))?);
-        let (time, done) = (AtomicU64::new(0), AtomicBool::new(false));
-        let (updates, events) = (world.gateway.updates(), world.gateway.events());
-        let control = Control { plan, crypto, updates, events, time: &time, done: &done };
-        let (outcome, steps) = std::thread::scope(|scope| {
-            let control = scope.spawn(|| control.run(&mut spares));
-            let outcome = simulation::run(&mut world, &mut flows, packets, mean, &time);
-            done.store(true, Ordering::Release);
-            let steps = control.join().unwrap_or_else(|_| bail!("the control thread panicked"));
-            anyhow::Ok((outcome?, steps?))
-        })?;
-        churned.merge(&outcome);
-        added += steps * ADDS_A_STEP;
+    let packets = simulation::slice_packets(mean / LOAD);
+    while churned.offered < plan.packets {
+        quiet.merge(&simulation::undisturbed(|| {
+            simulation::run(&mut world, &mut flows, packets, mean, &mut |_, _| Ok(()))
+        })?);
+        churned.merge(&simulation::undisturbed(|| {
+            control.prepare()?;
+            let mut control = |time, world: &mut World| control.work(time, world);
+            simulation::run(&mut world, &mut flows, packets, mean, &mut control)
+        })?);
         // What still waits is no part of the next slice.
         world.gateway.apply(std::iter::empty())?;
     }
-    let rate = added as f64 * SECOND as f64 / churned.span;
-    for (rate, outcome) in [(0.0, &quiet), (rate, &churned)] {
+    let (added, freed) = (control.total * ADDS_A_STEP, control.freed);
+    for (rate, outcome) in [(0, &quiet), (plan.rate, &churned)] {
         let labels = vec![
             ("suite", plan.suite.to_string()),
             ("bytes", "64".to_owned()),
             ("SAs", LIVE.to_string()),
             ("load", format!("{:.0} %", LOAD * 100.0)),
-            ("SA adds and removes a second", format!("{rate:.0}")),
+            ("SA adds and removes a second", rate.to_string()),
             ("engine", engine.to_owned()),
         ];
         report.rows.push(Row::new(labels, figures(outcome)));
     }
     let mut find = |what: &str, value: f64, unit, goal| {
-        let what = format!("{}, {engine}, {rate:.0} SA adds and removes a second: {what}", plan.suite);
+        let what = format!("{}, {engine}, {} SA adds and removes a second: {what}", plan.suite, plan.rate);
         report.findings.push(Finding::exact(what, value, unit, goal));
     };
     find("packets lost", churned.lost as f64, "packets", Some(Goal::AtMost(0.0)));
     find("longest stall", churned.longest_poll as f64 / 1e3, "us", None);
     find("longest stall without them", quiet.longest_poll as f64 / 1e3, "us", None);
+    report.notes.push(format!("{added} SAs were added while packets were forwarded, and {freed} came back."));
     report.notes.push(simulation::machine_noise(Duration::from_millis(300))?);
     Ok(())
 }
 
-impl Control<'_> {
-    /// Makes SAs and sends updates at the rate, and frees the SAs that come back, until the slice is done. Returns the
-    /// steps that it made.
-    fn run(self, spares: &mut Spares<'_>) -> anyhow::Result<u64> {
-        let (mut start, mut steps) = (0, 0);
-        while !self.done.load(Ordering::Acquire) {
-            let now = self.time.load(Ordering::Relaxed);
-            start = if start == 0 { now } else { start };
-            let due = (now - start) as f64 * self.plan.rate as f64 / SECOND as f64 / ADDS_A_STEP as f64;
-            while steps < due as u64 {
-                self.step(spares)?;
-                steps += 1;
-            }
-            for event in self.events.try_iter() {
-                match event {
-                    Event::Retired(Retired::Inbound(sa), _) => spares.spis.release(sa.spi),
-                    Event::Refused(_) => bail!("the worker refused an update"),
-                    _ => {}
-                }
-            }
-            std::thread::yield_now();
-        }
-        Ok(steps)
+impl<'c> Control<'c> {
+    fn new(plan: &'c Plan, crypto: &'c Crypto, spis: &'c mut SpiAllocator) -> Self {
+        let (stock, up) = (VecDeque::new(), VecDeque::new());
+        Self { plan, crypto, spis, prepared: 0, stock, up, sent: 0, total: 0, freed: 0 }
     }
 
-    /// Replaces the outbound SA of a live tunnel, sets a spare tunnel up, and tears the oldest one down.
-    fn step(&self, spares: &mut Spares<'_>) -> anyhow::Result<()> {
-        let suite = self.plan.suite;
-        let step = spares.next;
-        spares.next += 1;
-        let live = (step % LIVE as u64) as usize;
-        let rekeyed = tunnels::outbound_sa(self.crypto, suite, live, 0x9000_0000 | step as u32)?;
-        self.send([Update::Sa(SaUpdate::SetOutbound(rekeyed, tunnels::endpoints(live)))])?;
-        let spare = LIVE + (step % SPARE as u64) as usize;
-        let spi = spares.spis.allocate().context("no SPI left")?;
-        let outbound = tunnels::outbound_sa(self.crypto, suite, spare, spi)?;
-        self.send(tunnels::set_up(spare, outbound, tunnels::inbound_sa(self.crypto, suite, spare, spi)?))?;
-        spares.up.push_back((spare, spi));
-        if spares.up.len() > SPARE / 2
-            && let Some((spare, spi)) = spares.up.pop_front()
-        {
-            self.send(tunnels::tear_down(spare, spi))?;
+    /// Sets spare tunnels up until each further one makes the oldest go.
+    fn fill(&mut self, world: &mut World) -> anyhow::Result<()> {
+        while self.up.len() < SPARE / 2 {
+            let step = self.step()?;
+            world.gateway.apply(step.into_iter())?;
         }
         Ok(())
     }
 
-    fn send<const N: usize>(&self, updates: [Update; N]) -> anyhow::Result<()> {
-        updates
-            .into_iter()
-            .try_for_each(|update| self.updates.send(update).ok().context("the worker is gone"))
+    /// Makes SAs for the next slice.
+    fn prepare(&mut self) -> anyhow::Result<()> {
+        self.sent = 0;
+        while self.stock.len() < STOCK {
+            let step = self.step()?;
+            self.stock.push_back(step);
+        }
+        Ok(())
+    }
+
+    /// Sends the steps that are due after `time` nanoseconds of a slice, and frees the SAs that come back.
+    fn work(&mut self, time: f64, world: &mut World) -> anyhow::Result<()> {
+        let due = time * self.plan.rate as f64 / SECOND as f64 / ADDS_A_STEP as f64;
+        while self.sent < due as u64 {
+            let step = match self.stock.pop_front() {
+                Some(step) => step,
+                None => self.step()?,
+            };
+            for update in step {
+                world.gateway.updates().send(update).ok().context("the worker is gone")?;
+            }
+            self.sent += 1;
+            self.total += 1;
+        }
+        for event in world.gateway.events().try_iter() {
+            match event {
+                Event::Retired(retired, _) => {
+                    self.freed += 1;
+                    if let Retired::Inbound(sa) = retired {
+                        self.spis.release(sa.spi);
+                    }
+                }
+                Event::Refused(_) => bail!("the worker refused an update"),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Replaces the outbound SA of a live tunnel, sets a spare tunnel up, and tears the oldest one down.
+    fn step(&mut self) -> anyhow::Result<Vec<Update>> {
+        let suite = self.plan.suite;
+        let (live, spare) = (self.prepared as usize % LIVE, LIVE + self.prepared as usize % SPARE);
+        let rekeyed = tunnels::outbound_sa(self.crypto, suite, live, 0x9000_0000 | self.prepared as u32)?;
+        self.prepared += 1;
+        let spi = self.spis.allocate().context("no SPI left")?;
+        let outbound = tunnels::outbound_sa(self.crypto, suite, spare, spi)?;
+        let inbound = tunnels::inbound_sa(self.crypto, suite, spare, spi)?;
+        let mut updates = vec![Update::Sa(SaUpdate::SetOutbound(rekeyed, tunnels::endpoints(live)))];
+        updates.extend(tunnels::set_up(spare, outbound, inbound));
+        self.up.push_back((spare, spi));
+        if self.up.len() > SPARE / 2
+            && let Some((spare, spi)) = self.up.pop_front()
+        {
+            updates.extend(tunnels::tear_down(spare, spi));
+        }
+        Ok(updates)
     }
 }
