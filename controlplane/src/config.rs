@@ -8,6 +8,7 @@ use dataplane::sa::{Lifetime, Mode};
 use ipnet::IpNet;
 
 use crate::auth::{IdPattern, Identity, LocalProof, RemoteProof};
+use crate::crypto::Secret;
 use crate::proposal::Proposal;
 use crate::selector::SelectorSpec;
 use crate::wire::ProtocolId;
@@ -117,6 +118,8 @@ pub struct Connection {
     pub remote_auth: RemoteProof,
     /// Accept SHA-1 in signatures of method 1 (RFC 7296 s3.8), for old peers.
     pub allow_sha1: bool,
+    /// A post-quantum preshared key on top (RFC 8784).
+    pub ppk: Option<Ppk>,
     /// For the IKE SA, in order of preference.
     pub proposals: Vec<Proposal>,
     /// Rekey the IKE SA after this time; `None` never.
@@ -151,6 +154,17 @@ pub struct Connection {
     pub request_addresses: Vec<IpAddr>,
     /// Child SAs.
     pub children: Vec<Arc<ChildConfig>>,
+}
+
+/// A post-quantum preshared key (RFC 8784).
+#[derive(Clone, Debug)]
+pub struct Ppk {
+    /// Its name, which both ends know it by.
+    pub id: Arc<[u8]>,
+    /// The key: 256 bits of entropy or more (RFC 8784 s6).
+    pub secret: Secret,
+    /// Refuse a peer that does not have it.
+    pub required: bool,
 }
 
 /// Inner addresses that are handed out.

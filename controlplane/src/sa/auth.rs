@@ -9,12 +9,13 @@ use tracing::{info, warn};
 use super::child::{self, Denied, Request, Settled};
 use super::core::{Opened, Protection};
 use super::init::{Answered, PeerSupport, Transcript, find_notify, notifies};
+use super::ppk::{self, Unmixed};
 use super::{Command, Context, Core, Established, State, Task, configuration};
 use crate::auth::proof::X509_SIGNATURE;
 use crate::auth::{
     AuthError, AuthPayload, CertPayload, Identity, LocalProof, ProofContext, RemoteProof, signed_octets,
 };
-use crate::config::{ChildConfig, Connection, OnDown};
+use crate::config::{ChildConfig, Connection, OnDown, Ppk};
 use crate::crypto::{CryptoError, Hash};
 use crate::peer;
 use crate::rejection::Rejection;
@@ -36,6 +37,8 @@ pub(crate) struct Sent {
     pub connection: Arc<Connection>,
     transcript: Transcript,
     message_id: u32,
+    /// A PPK went into the keys; this is for a responder that does not have it.
+    unmixed: Option<Unmixed>,
     /// The Child SA that is negotiated in this exchange.
     child: Option<Request>,
     /// Children to set up afterwards.
@@ -54,11 +57,12 @@ impl Sent {
     ) -> State {
         let id = id_payload(&connection.local_id);
         let message_id = core.requests.next_id();
-        let auth = match prove(core, &connection, &transcript, &id, message_id, support.hashes.as_deref()) {
-            Ok(auth) => auth,
-            Err(error) => {
-                let reason = DownReason::Failed(error.to_string());
-                initiation_failed(core, ctx, &connection, &children, reason);
+        let mut notifies = Vec::new();
+        let proved = prove_with_ppk(core, &connection, &transcript, &id, message_id, &support, &mut notifies);
+        let (auth, unmixed) = match proved {
+            Ok(proved) => proved,
+            Err(why) => {
+                initiation_failed(core, ctx, &connection, &children, DownReason::Failed(why));
                 return State::gone(ctx);
             }
         };
@@ -69,6 +73,7 @@ impl Sent {
             payloads.push(Payload::IdR(id_payload(expected)));
         }
         payloads.push(Payload::Auth(auth));
+        payloads.extend(notifies.into_iter().map(Payload::Notify));
         if ctx.first_contact && connection.unique {
             payloads.push(Payload::Notify(Notify::bare(NotifyType::INITIAL_CONTACT)));
         }
@@ -86,7 +91,14 @@ impl Sent {
         }
         core.request(ctx, ExchangeType::IKE_AUTH, &payloads);
         drop(payloads);
-        State::AuthSent(Box::new(Self { connection, transcript, message_id, child, later: children }))
+        State::AuthSent(Box::new(Self {
+            connection,
+            transcript,
+            message_id,
+            unmixed,
+            child,
+            later: children,
+        }))
     }
 
     /// The response came, and its ICV is good. That alone proves nothing about who sent it.
@@ -120,6 +132,15 @@ impl Sent {
                 return self.fail(core, ctx, Rejection::Identity, why);
             }
         };
+        if let Some(unmixed) =
+            self.unmixed.take_if(|_| find_notify(&payloads, NotifyType::PPK_IDENTITY).is_none())
+        {
+            if self.connection.ppk.as_ref().is_some_and(|ppk| ppk.required) {
+                let why = "peer does not have the PPK, which the connection needs";
+                return self.fail(core, ctx, Rejection::Authentication, why.into());
+            }
+            ppk::restore(core, unmixed);
+        }
         let checked =
             check(core, ctx, &self.connection, &self.transcript, &claims, &identity, self.message_id);
         if let Err(why) = checked {
@@ -198,7 +219,7 @@ pub(super) fn respond(answered: Answered, core: &mut Core, ctx: &mut Context<'_>
         Ok(payloads) => payloads,
         Err(error) => return refuse_malformed(core, ctx, &error),
     };
-    let Some(claims) = claims(&payloads, true) else {
+    let Some(mut claims) = claims(&payloads, true) else {
         return refuse(core, ctx, Rejection::Authentication, "request without IDi and AUTH");
     };
     let wanted = payloads.iter().find_map(|payload| match payload {
@@ -210,6 +231,23 @@ pub(super) fn respond(answered: Answered, core: &mut Core, ctx: &mut Context<'_>
         Err(why) => return refuse(core, ctx, Rejection::Identity, &why),
     };
     let message_id = core.responses.expected();
+    let instead;
+    let mut with_ppk = false;
+    match choose_ppk(&connection, &payloads) {
+        PpkChoice::Mix(ppk) => {
+            with_ppk = true;
+            if let Err(error) = ppk::mix(core, ppk) {
+                return refuse(core, ctx, Rejection::Authentication, &error.to_string());
+            }
+        }
+        PpkChoice::Without(None) => {}
+        PpkChoice::Without(Some(data)) => {
+            // RFC 8784 s3: NO_PPK_AUTH stands in for AUTH.
+            instead = Auth { method: claims.auth.method, data: Cow::Borrowed(data) };
+            claims.auth = &instead;
+        }
+        PpkChoice::Refuse(why) => return refuse(core, ctx, Rejection::Authentication, why),
+    }
     if let Err(why) = check(core, ctx, &connection, &answered.transcript, &claims, &identity, message_id) {
         let why = format!("{}: {why}", connection.name);
         return refuse(core, ctx, Rejection::Authentication, &why);
@@ -238,6 +276,10 @@ pub(super) fn respond(answered: Answered, core: &mut Core, ctx: &mut Context<'_>
     let mut answer = vec![Payload::IdR(our_id)];
     answer.extend(certificates(&connection.local_auth));
     answer.push(Payload::Auth(our_auth));
+    if with_ppk {
+        answer.push(Payload::Notify(Notify::bare(NotifyType::PPK_IDENTITY)));
+    }
+    let mut denied = false;
     let configured = configuration::reply(ctx, &connection, &established.peer, &payloads);
     if let Ok(Some((reply, leases))) = configured {
         core.inner.remote = leases.iter().map(|lease| lease.address).collect();
@@ -247,8 +289,8 @@ pub(super) fn respond(answered: Answered, core: &mut Core, ctx: &mut Context<'_>
         // RFC 7296 s3.10.1: the IKE SA stands without the Child SA.
         ctx.reject(rejection);
         answer.push(Payload::Notify(notify));
+        denied = true;
     }
-    let denied = answer.iter().any(|payload| matches!(payload, Payload::Notify(_)));
     if !denied && payloads.iter().any(|payload| matches!(payload, Payload::Sa(_))) {
         let nonces = Some((answered.transcript.ni.as_slice(), answered.transcript.nr.as_slice()));
         match child::respond(ctx, core, &connection, &payloads, None, nonces) {
@@ -335,6 +377,59 @@ fn prove(
     let context = ProofContext { prf: protection.suite.prf, sk_p, octets: &octets };
     let AuthPayload { method, data } = connection.local_auth.prove(&context, hashes)?;
     Ok(Auth { method: AuthMethod(method), data: Cow::Owned(data) })
+}
+
+/// Our AUTH payload as the initiator, with a PPK when both ends can (RFC 8784 s3). Adds the notifies that go with it.
+fn prove_with_ppk(
+    core: &mut Core,
+    connection: &Connection,
+    transcript: &Transcript,
+    id: &Id<'_>,
+    message_id: u32,
+    support: &PeerSupport,
+    notifies: &mut Vec<Notify<'static>>,
+) -> Result<(Auth<'static>, Option<Unmixed>), String> {
+    let hashes = support.hashes.as_deref();
+    let prove = |core: &Core| {
+        prove(core, connection, transcript, id, message_id, hashes).map_err(|error| error.to_string())
+    };
+    let ppk = match &connection.ppk {
+        Some(ppk) if ppk.required && !support.ppk => {
+            return Err("peer does not support PPK (RFC 8784)".into());
+        }
+        Some(ppk) if support.ppk => ppk,
+        _ => return Ok((prove(core)?, None)),
+    };
+    notifies.push(ppk::identity(ppk));
+    if !ppk.required {
+        notifies.push(Notify::new(NotifyType::NO_PPK_AUTH, prove(core)?.data));
+    }
+    let unmixed = ppk::mix(core, ppk).map_err(|error| error.to_string())?;
+    Ok((prove(core)?, Some(unmixed)))
+}
+
+/// What a responder does about the PPK.
+enum PpkChoice<'a> {
+    Mix(&'a Ppk),
+    /// Goes on without, with the AUTH data that was made without.
+    Without(Option<&'a [u8]>),
+    Refuse(&'static str),
+}
+
+/// RFC 8784 s3, the table of the responder's choices.
+fn choose_ppk<'a>(connection: &'a Connection, payloads: &'a [Payload<'_>]) -> PpkChoice<'a> {
+    let identity = find_notify(payloads, NotifyType::PPK_IDENTITY);
+    if let Some(ppk) = identity.and_then(|identity| ppk::named(connection, identity)) {
+        return PpkChoice::Mix(ppk);
+    }
+    if connection.ppk.as_ref().is_some_and(|ppk| ppk.required) {
+        return PpkChoice::Refuse("peer names no PPK that we have, which the connection needs");
+    }
+    match (identity, find_notify(payloads, NotifyType::NO_PPK_AUTH)) {
+        (None, _) => PpkChoice::Without(None),
+        (Some(_), Some(without)) => PpkChoice::Without(Some(&without.data)),
+        (Some(_), None) => PpkChoice::Refuse("peer insists on a PPK that we do not have"),
+    }
 }
 
 /// Checks the peer's AUTH payload, and the certificates that belong to it.

@@ -18,6 +18,7 @@ mod fragment;
 mod informational;
 mod init;
 mod intermediate;
+mod ppk;
 mod rekey;
 mod window;
 

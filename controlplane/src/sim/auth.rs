@@ -3,6 +3,7 @@
 use super::*;
 use crate::auth::x509::testing::Authority;
 use crate::auth::{Certificate, TrustStore};
+use crate::config::Ppk;
 use crate::crypto::{PublicKey, RsaPadding};
 use crate::rejection::Rejection;
 use crate::update::DownReason;
@@ -222,4 +223,50 @@ fn a_downgrade_of_the_offer_fails_in_auth() {
     assert!(!world.has_event(A, |event| matches!(event, Event::IkeUp { .. })));
     assert!(!world.has_event(B, |event| matches!(event, Event::IkeUp { .. })));
     world.assert_empty();
+}
+
+fn ppk(id: &str, secret: &str, required: bool) -> Option<Ppk> {
+    Some(Ppk { id: id.as_bytes().into(), secret: Secret::copy_of(secret.as_bytes()), required })
+}
+
+#[test]
+fn a_ppk_goes_into_the_keys_or_is_left_out_by_agreement() {
+    let long = "a post-quantum preshared key of 256 bits or more";
+    for (a, b, comes_up) in [
+        (ppk("one", long, true), ppk("one", long, true), true),
+        (ppk("one", long, true), ppk("one", long, false), true),
+        // The responder does not have it: only without, and only when nobody insists.
+        (ppk("one", long, false), ppk("two", long, false), true),
+        (ppk("one", long, true), ppk("two", long, false), false),
+        (ppk("one", long, false), ppk("two", long, true), false),
+        // One end has none at all.
+        (ppk("one", long, false), None, true),
+        (ppk("one", long, true), None, false),
+        (None, ppk("one", long, false), true),
+        (None, ppk("one", long, true), false),
+        // The same name for another key.
+        (ppk("one", long, false), ppk("one", "something else that is long enough", false), false),
+    ] {
+        let shown = format!("{a:?} {b:?}");
+        for hybrid in [false, true] {
+            let mut world = up(|side, connection| {
+                connection.ppk = if side == A { a.clone() } else { b.clone() };
+                if hybrid {
+                    connection.proposals = vec![Proposal::ike(HYBRID).unwrap()];
+                }
+            });
+            let is_up = world.has_event(B, |event| matches!(event, Event::IkeUp { .. }))
+                && world.has_event(A, |event| matches!(event, Event::IkeUp { .. }));
+            assert_eq!(is_up, comes_up, "{shown}");
+            if comes_up {
+                world.assert_agreement(&["lan"]);
+                world.at(B, |endpoint, now, rng| endpoint.rekey_ike(now, rng, "net")).unwrap();
+                world.run(SOON);
+                world.assert_agreement(&["lan"]);
+            } else {
+                world.run(Duration::from_secs(1000));
+                world.assert_empty();
+            }
+        }
+    }
 }

@@ -46,6 +46,7 @@ pub(super) fn connection(side: usize) -> Connection {
         local_auth: LocalProof::Psk(Secret::copy_of(b"swordfish")),
         remote_auth: RemoteProof::Psk(Secret::copy_of(b"swordfish")),
         allow_sha1: false,
+        ppk: None,
         proposals: vec![Proposal::ike("aes256gcm16-prfsha384-x25519").unwrap()],
         rekey: None,
         rekey_jitter: Duration::ZERO,

@@ -111,6 +111,9 @@ impl Sent {
             payloads.push(Payload::Notify(Notify::bare(NotifyType::IKEV2_FRAGMENTATION_SUPPORTED)));
         }
         payloads.push(hash_notify());
+        if connection.ppk.is_some() {
+            payloads.push(Payload::Notify(Notify::bare(NotifyType::USE_PPK)));
+        }
         if connection.proposals.iter().any(proposal::Proposal::has_additional) {
             payloads.push(Payload::Notify(Notify::bare(NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED)));
         }

@@ -37,6 +37,8 @@ pub(crate) struct Transcript {
 pub(crate) struct PeerSupport {
     /// What it verifies (RFC 7427 s4); `None` when it knows only the older methods.
     pub hashes: Option<Vec<Hash>>,
+    /// RFC 8784.
+    pub ppk: bool,
     /// RFC 9242.
     pub intermediate: bool,
     /// RFC 7383.
@@ -53,6 +55,7 @@ impl PeerSupport {
         });
         Self {
             hashes,
+            ppk: find_notify(payloads, NotifyType::USE_PPK).is_some(),
             intermediate: find_notify(payloads, NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED).is_some(),
             fragmentation: find_notify(payloads, NotifyType::IKEV2_FRAGMENTATION_SUPPORTED).is_some(),
             childless: find_notify(payloads, NotifyType::CHILDLESS_IKEV2_SUPPORTED).is_some(),

@@ -133,6 +133,9 @@ impl Answered {
         }
         answer.push(Payload::Notify(Notify::bare(NotifyType::CHILDLESS_IKEV2_SUPPORTED)));
         answer.push(hash_notify());
+        if support.ppk && candidates.iter().any(|connection| connection.ppk.is_some()) {
+            answer.push(Payload::Notify(Notify::bare(NotifyType::USE_PPK)));
+        }
         if !additional.is_empty() {
             answer.push(Payload::Notify(Notify::bare(NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED)));
         }
