@@ -2,10 +2,10 @@
 //!
 //! | state | waits for | file |
 //! |---|---|---|
-//! | [`State::InitSent`] | the response to our IKE_SA_INIT | `init.rs` |
-//! | [`State::Answered`] | the peer's IKE_AUTH | `auth.rs` |
+//! | [`State::InitSent`] | the response to our IKE_SA_INIT | `init/` |
+//! | [`State::Answered`] | the peer's IKE_AUTH | `auth/` |
 //! | [`State::IntermediateSent`] | the response to our IKE_INTERMEDIATE | `intermediate.rs` |
-//! | [`State::AuthSent`] | the response to our IKE_AUTH | `auth.rs` |
+//! | [`State::AuthSent`] | the response to our IKE_AUTH | `auth/` |
 //! | [`State::Established`] | anything | `established.rs`, `child/`, `rekey.rs`, `informational.rs` |
 //! | [`State::Closed`] | repetitions of the last request, which get the last response again | here |
 

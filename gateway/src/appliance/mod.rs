@@ -1,7 +1,7 @@
 //! The gateway at work: ports, workers, tunnels, and the loop that answers for them.
 //!
-//! Data flows one way: the configuration becomes devices ([`devices`]) and tunnels ([`tunnels`]); workers get them
-//! as updates; what workers report comes to [`events`]; what operators ask is answered from [`readings`].
+//! Data flows one way: the configuration becomes devices (`devices`) and tunnels (`tunnels`); workers get them
+//! as updates; what workers report comes to `events`; what operators ask is answered from `readings`.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
