@@ -7,8 +7,8 @@
 use std::arch::x86_64::*;
 
 use super::key::VaesKey;
-use crate::crypto::{EngineKey, Job};
 use super::lanes::{BLOCK, VECTOR, load, load_words};
+use crate::crypto::{EngineKey, Job};
 
 /// A packet, split, with the blocks that AES-GCM adds to it.
 pub struct Frame<'p> {

@@ -11,7 +11,9 @@ use super::frame::{Block, Counters, Frame};
 use super::ghash::{Products, fold_lanes, reflect, reflect_block, with_first};
 use super::hash::{Batch, all_steps, batch_step, finish};
 use super::key::VaesKey;
-use super::lanes::{BATCH, BATCH_BYTES, BLOCK, Text, VECTOR, broadcast, load, load_words, store, store_block};
+use super::lanes::{
+    BATCH, BATCH_BYTES, BLOCK, Text, VECTOR, broadcast, load, load_words, store, store_block,
+};
 
 /// Seals packets.
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
