@@ -8,6 +8,7 @@ use super::Vaes;
 use super::aes::{self, ROUND_KEYS, Rounds};
 use super::ghash::{self, Power};
 use super::lanes::{BLOCK, VECTOR, broadcast};
+use crate::crypto::EngineKey;
 
 /// Consecutive powers of H: for the last four vectors of a packet and a sum before them.
 const POWERS: usize = 20;
@@ -47,9 +48,6 @@ struct Parameters {
 const KEY_LEN: usize = 640;
 const FIRST_POWER: usize = (1 + HIGH_POWERS) * BLOCK;
 const _: () = assert!(size_of::<VaesKey>() == KEY_LEN, "no padding: `VaesKey::bytes` reads every byte");
-
-/// Longest packet that needs no more than eight powers, whatever its layout.
-const SHORT: usize = 6 * BLOCK + 16;
 
 /// Bytes of the salt, which follows the AES key in the key material (RFC 4106 s8.1).
 const SALT: usize = 4;
@@ -159,29 +157,32 @@ impl VaesKey {
         Power::lanes(bytes.unwrap_or(&[0; VECTOR + 8]))
     }
 
-    /// Asks for the cache lines that a packet of this length will need.
-    #[inline]
-    pub fn prefetch(&self, packet_len: usize) {
-        let lines = self.bytes().as_chunks::<64>().0;
-        let prefetch = |lines: &[[u8; 64]]| {
-            for line in lines {
-                // SAFETY: a prefetch reads nothing that can be seen.
-                unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
-            }
-        };
-        // The low powers, parameters and ten round keys.
-        prefetch(&lines[4..9]);
-        if packet_len > SHORT {
-            prefetch(&lines[..4]);
-        }
-    }
-
     #[inline]
     fn bytes(&self) -> &[u8; KEY_LEN] {
         // SAFETY: `repr(C)`, of the asserted size, and each byte belongs to a field: all are initialised.
         unsafe { &*std::ptr::from_ref(self).cast() }
     }
 }
+
+/// Asks for the cache lines of a key that a packet of this length will need, without looking at the key.
+#[inline]
+pub(super) fn prefetch(key: &EngineKey, packet_len: usize) {
+    // The low powers, the parameters and the round keys of AES-128; a longer packet needs more powers. The last line is for
+    // longer AES keys alone, and comes by itself when it is wanted.
+    let lines = if packet_len > SHORT_PACKET { 0..9 } else { 4..9 };
+    for line in lines {
+        let address = std::ptr::from_ref(key).cast::<[u8; 64]>().wrapping_add(line);
+        // SAFETY: a prefetch reads nothing that can be seen, wherever it points.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) };
+    }
+}
+
+/// Longest packet that needs no more than eight powers, whatever its layout.
+const SHORT_PACKET: usize = 8 + 6 * BLOCK + 8;
+const _: () = assert!(
+    size_of::<EngineKey>() == KEY_LEN,
+    "the enum has no room of its own, so a key stands where it stands"
+);
 
 impl Drop for VaesKey {
     fn drop(&mut self) {

@@ -26,9 +26,6 @@ pub use key::VaesKey;
 #[derive(Clone, Copy, Debug)]
 pub struct Vaes(());
 
-/// Jobs between the one whose key is asked for and the one that is worked on.
-const PREFETCH_AHEAD: usize = 16;
-
 macro_rules! missing {
     ($($feature:tt),*) => {
         [$(($feature, is_x86_feature_detected!($feature))),*].into_iter().filter(|&(_, found)| !found).map(|(name, _)| name)
@@ -82,6 +79,7 @@ const SPLIT: usize = 64;
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
 fn burst<const SEAL: bool>(jobs: &mut [Job<'_>]) {
     for jobs in jobs.chunks_mut(SPLIT) {
+        prefetch(jobs);
         let mut frames = ArrayVec::<Frame<'_>, SPLIT>::new();
         for job in jobs {
             if let Some(frame) = Frame::split::<SEAL>(job) {
@@ -92,6 +90,18 @@ fn burst<const SEAL: bool>(jobs: &mut [Job<'_>]) {
             seal::seal(&mut frames);
         } else {
             open::open(&mut frames);
+        }
+    }
+}
+
+/// Asks for all keys. With many SAs most are not in the cache, and all of them are on their way when the first is needed.
+#[inline]
+fn prefetch(jobs: &[Job<'_>]) {
+    let mut last = std::ptr::null();
+    for job in jobs {
+        if !std::ptr::eq(job.key, last) {
+            last = job.key;
+            key::prefetch(job.key.engine(), job.packet.len());
         }
     }
 }
