@@ -29,6 +29,8 @@ pub enum Update {
     Neighbour(Neighbour),
     /// A packet of the control plane to send; goes to one worker only.
     Inject(Inject),
+    /// Tell every link that our addresses are at our MACs, as after start or fail-over; goes to one worker only.
+    Announce,
     /// Fill this in and send it back as [`Event::Snapshot`].
     Snapshot(Box<Snapshot>),
     /// Fill this in and send it back as [`Event::SaPage`].

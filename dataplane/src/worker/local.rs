@@ -228,6 +228,17 @@ impl Worker {
         self.carry_out(now);
     }
 
+    /// Tells neighbours where our addresses are now: those that knew us by another MAC would send there for as
+    /// long as their entries last (RFC 5227 s2.3, RFC 4861 s7.2.6).
+    pub(super) fn announce(&mut self, now: u64) {
+        let local = &mut self.local;
+        let mut context = Context { now, pool: &self.pool, drops: &mut self.drops, out: &mut local.outputs };
+        for interface in local.neighbours.interfaces() {
+            host::announce(interface, &mut context);
+        }
+        self.carry_out(now);
+    }
+
     #[cold]
     fn reassemble(
         &mut self,

@@ -173,6 +173,8 @@ impl Worker {
         }
         if now >= self.next_housekeeping {
             self.housekeeping(now);
+            // Complaints that it made go now: the next packet may be long in coming.
+            self.originate(&mut ArrayVec::new(), now);
         }
         self.flush();
         if received == 0 {

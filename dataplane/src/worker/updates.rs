@@ -45,6 +45,7 @@ impl Worker {
             }
             Update::Neighbour(neighbour) => self.neighbour_learned(&neighbour, now),
             Update::Inject(datagram) => self.inject(datagram, now),
+            Update::Announce => self.announce(now),
             Update::Snapshot(mut snapshot) => {
                 self.fill(&mut snapshot);
                 self.report(Event::Snapshot(snapshot));

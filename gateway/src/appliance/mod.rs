@@ -42,6 +42,10 @@ const MAX_SAS: u32 = 1 << 18;
 const MAX_POLICIES: usize = 1 << 18;
 /// Answers a second that a worker gives of its own: ICMP errors, echo replies.
 const ANSWERS: u32 = 1000;
+/// How often, and how far apart, the links are told of our addresses at the start (RFC 5227 s1.1: ANNOUNCE_NUM,
+/// ANNOUNCE_INTERVAL).
+const ANNOUNCEMENTS: u32 = 2;
+const ANNOUNCE_EVERY: Duration = Duration::from_secs(2);
 /// UDP port of encapsulated ESP (RFC 3948 s2).
 const NAT_PORT: u16 = 4500;
 
@@ -100,6 +104,7 @@ fn attend(
 ) {
     let look = tick(LOOK_EVERY);
     let mut read_at = Instant::now();
+    let (mut announce_at, mut announced) = (read_at, 0);
     loop {
         select_biased! {
             recv(fleet.events()) -> event => match event {
@@ -116,6 +121,11 @@ fn attend(
                 if let Some(signal) = stop.requested() {
                     tracing::info!(signal, "stopping: no more packets are received, those in hand are sent");
                     return;
+                }
+                if announced < ANNOUNCEMENTS && Instant::now() >= announce_at {
+                    fleet.send(0, Update::Announce);
+                    announce_at += ANNOUNCE_EVERY;
+                    announced += 1;
                 }
                 if read_at.elapsed() >= READ_EVERY {
                     read_at = Instant::now();

@@ -1,7 +1,8 @@
 //! What operators rely on: clean ends, counters that agree, VLANs, several workers, neighbours that move.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -14,27 +15,30 @@ use crate::{PATIENCE, serial, wait_for};
 
 #[test]
 fn sigterm_under_traffic_ends_the_gateway_with_0_at_once() {
-    privileged(&["iperf3"], || {
+    privileged(&[], || {
         let _alone = serial();
         let Sites { left, right, .. } = Sites::new(&Plan::default());
         let to = host_address(Family::V4, 2);
         Pinger::new(left.host(), to, Fragments::Allowed).ping_until_answered(0, PATIENCE);
-        let (sender, receiver) = (left.host(), right.host.as_ref().unwrap());
+        let flood = left.host().run(|| UdpSocket::bind("0.0.0.0:0")).unwrap();
+        let enough = AtomicBool::new(false);
         std::thread::scope(|scope| {
-            // It goes on until the tunnel is gone under it, and then fails.
             scope.spawn(|| {
-                std::panic::catch_unwind(|| iperf3(sender, receiver, to, Direction::FromClient, 1))
+                while !enough.load(Ordering::Relaxed) {
+                    // The host may have no room for more, or hear that nobody listens.
+                    let _sent = flood.send_to(&[7; 1000], (to, 9));
+                }
             });
             let carried = || count(&left.gateway.sa(TUNNEL, "outbound")["packets"]);
             wait_for("traffic", || (carried() > 1000).then_some(()));
-            let (status, took, _) = right.gateway.terminate();
-            assert_eq!(status.code(), Some(0), "{status}");
-            assert!(took < Duration::from_secs(3), "{took:?}");
+            for gateway in [right.gateway, left.gateway] {
+                let (status, took, files) = gateway.terminate();
+                assert_eq!(status.code(), Some(0), "{status}");
+                assert!(took < Duration::from_secs(3), "{took:?}");
+                assert!(!files.path("control.sock").exists(), "the control socket is gone");
+            }
+            enough.store(true, Ordering::Relaxed);
         });
-        let (status, took, files) = left.gateway.terminate();
-        assert_eq!(status.code(), Some(0), "{status}");
-        assert!(took < Duration::from_secs(3), "{took:?}");
-        assert!(!files.path("control.sock").exists(), "the control socket is gone");
     });
 }
 
@@ -47,7 +51,7 @@ fn show_and_metrics_count_what_passed() {
         let to = host_address(Family::V4, 2);
         let mut pinger = Pinger::new(sites.left.host(), to, Fragments::Allowed);
         assert_eq!(pinger.ping_all((0..100).map(|_| 1000)), 0);
-        for direction in ["outbound", "inbound"] {
+        for direction in ["inbound", "outbound"] {
             let sa = gateway.sa(TUNNEL, direction);
             assert_eq!((count(&sa["packets"]), count(&sa["bytes"])), (100, 100 * 1028), "{sa}");
             assert_eq!(count(&sa["sequence"]), 100, "{sa}");
@@ -70,7 +74,7 @@ fn show_and_metrics_count_what_passed() {
         // The metrics are read once a second.
         let metric = |name: &str| metric(&sites.left.inside, name);
         let labels = |direction| format!("{{tunnel=\"{TUNNEL}\",direction=\"{direction}\"}}");
-        for direction in ["in", "out"] {
+        for direction in ["inbound", "outbound"] {
             wait_for("the metrics", || {
                 let packets = metric(&format!("spillway_tunnel_packets_total{}", labels(direction)));
                 (packets == 100.0).then_some(())
@@ -103,10 +107,11 @@ fn a_vlan_port_tags_what_it_sends_and_drops_what_is_not_tagged() {
         let wire = Wire::open(&sites.right.inside, "wan0");
         for family in [Family::V4, Family::V6] {
             let mut pinger = Pinger::new(sites.left.host(), host_address(family, 2), Fragments::Allowed);
-            assert_eq!(pinger.ping_all([0, 1000, 3000].into_iter()), 0);
+            assert_eq!(pinger.ping_all([0, 500, 1000].into_iter()), 0);
         }
-        let frames = wire.collect(12, PATIENCE);
-        assert_eq!(frames.len(), 12);
+        // What the left gateway sent; what a gateway sends itself does not pass the tap of its own device.
+        let frames = wire.collect(6, PATIENCE);
+        assert_eq!(frames.len(), 6);
         assert!(frames.iter().all(|frame| frame[12..16] == [0x81, 0, 0, 7]), "{frames:02x?}");
         assert_eq!(sites.right.gateway.drops("vlan_unknown"), 0);
         let mut untagged = frames.into_iter().find(|frame| frame[16..18] == [8, 0]).unwrap();

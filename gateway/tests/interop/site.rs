@@ -86,7 +86,7 @@ pub struct Site {
     /// The gateway's namespace.
     pub inside: Namespace,
     /// The host's, when it is another.
-    pub host: Option<Namespace>,
+    host: Option<Namespace>,
     pub yaml: String,
 }
 

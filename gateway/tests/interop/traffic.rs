@@ -209,8 +209,9 @@ pub fn iperf3(
     });
     wait_for("iperf3 to listen", || server.run(|| is_listening(5201)).then_some(()));
     let reverse = if matches!(direction, Direction::FromServer) { "-R" } else { "" };
-    let arguments = format!("-c {to} -t 1 -J -P {streams} --connect-timeout 5000 {reverse}");
-    let report = client.command("iperf3", &arguments);
+    // Without an end of its own it would wait for a tunnel that is gone as long as TCP does.
+    let arguments = format!("30 iperf3 -c {to} -t 1 -J -P {streams} --connect-timeout 5000 {reverse}");
+    let report = client.command("timeout", &arguments);
     let _gone = serving.kill();
     let _status = serving.wait();
     let report: Value = serde_json::from_str(&report).expect("JSON");
