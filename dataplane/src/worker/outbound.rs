@@ -169,7 +169,7 @@ impl Worker {
                         self.drops.count(reason);
                     }
                 },
-                None => self.drop_on_sa(work.packet, tunnel, DropReason::SequenceExhausted),
+                None => self.out_of_numbers(work.packet, tunnel),
             }
         }
         let sealed = self.seal_burst(&mut wrapped);
@@ -189,6 +189,7 @@ impl Worker {
             let slot = run.first().and_then(|work| self.tables.tunnel(work.tunnel));
             let first = slot.and_then(|slot| slot.sa.sequence.reserve(run.len() as u64));
             if let (None, Some(slot)) = (first, slot)
+                && slot.sa.sequence.is_exhausted()
                 && let Some(reached) = slot.sa.usage.exhaust()
             {
                 let event = Event::expired(&slot.sa.params, slot.sa.spi, Direction::Outbound, reached);
@@ -279,6 +280,14 @@ impl Worker {
             protocol: work.info.protocol,
         });
         self.drop_packet(work.packet, DropReason::NoSa);
+    }
+
+    /// The numbers of the SA are used up, or may not be used yet.
+    #[cold]
+    fn out_of_numbers(&mut self, packet: Packet, tunnel: TunnelId) {
+        let exhausted = self.tables.tunnel(tunnel).is_some_and(|slot| slot.sa.sequence.is_exhausted());
+        let reason = if exhausted { DropReason::SequenceExhausted } else { DropReason::SequenceUnsaved };
+        self.drop_on_sa(packet, tunnel, reason);
     }
 
     #[cold]
