@@ -94,6 +94,8 @@ drop_reasons! {
     // Outbound SA
     /// The sequence numbers of the SA are used up.
     SequenceExhausted = "sequence_exhausted",
+    /// The next sequence number may not be used before it is written down that it was: the disk is too slow, or full.
+    SequenceUnsaved = "sequence_unsaved",
     /// A hard lifetime passed.
     SaExpired = "sa_expired",
     /// The engine refused to seal; only a defect can cause it.

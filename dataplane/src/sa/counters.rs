@@ -6,6 +6,7 @@ use crate::drops::DropReason;
 /// Reasons that are counted by SA as well as by worker.
 pub const REASONS: &[DropReason] = &[
     DropReason::SequenceExhausted,
+    DropReason::SequenceUnsaved,
     DropReason::SaExpired,
     DropReason::SealFailed,
     DropReason::NoRoute,

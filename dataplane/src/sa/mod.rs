@@ -19,6 +19,7 @@ pub mod sequence;
 pub mod slot_table;
 pub mod spi_table;
 
+pub use build::Start;
 use lifetime::Usage;
 use path_mtu::PathMtu;
 use replay::ReplayWindow;

@@ -174,7 +174,7 @@ impl Worker {
         if now >= self.next_housekeeping {
             self.housekeeping(now);
             // Complaints that it made go now: the next packet may be long in coming.
-            self.originate(&mut ArrayVec::new(), now);
+            self.originate(&mut SealQueue::new(), now);
         }
         self.flush();
         if received == 0 {

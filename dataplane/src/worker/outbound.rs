@@ -188,7 +188,11 @@ impl Worker {
             return;
         }
         let Some(mut seq) = slot.reserve(live, &mut self.unsent) else {
-            return run.iter_mut().for_each(|work| self.drop_on_sa(work, DropReason::SequenceExhausted));
+            let reason = match slot.sa.sequence.is_exhausted() {
+                true => DropReason::SequenceExhausted,
+                false => DropReason::SequenceUnsaved,
+            };
+            return run.iter_mut().for_each(|work| self.drop_on_sa(work, reason));
         };
         for work in run.iter_mut() {
             let Some(packet) = &mut work.packet else { continue };
@@ -381,6 +385,7 @@ impl OutboundSlot {
     fn reserve(&self, count: u64, events: &mut VecDeque<Event>) -> Option<u64> {
         let first = self.sa.sequence.reserve(count);
         if first.is_none()
+            && self.sa.sequence.is_exhausted()
             && let Some(reached) = self.sa.usage.exhaust()
         {
             events.push_back(Event::expired(&self.sa.params, self.sa.spi, Direction::Outbound, reached));

@@ -19,11 +19,6 @@ impl OpenPorts {
         let queues = config.workers.cores.len();
         let mut opened = Self { ports: Vec::with_capacity(config.ports.len()), frames: 0 };
         for (name, port) in &config.ports {
-            if port.queues.is_some_and(|wanted| wanted != queues) {
-                bail!(
-                    "ports.{name}.queues: there are {queues} workers, and each needs one queue; leave it out"
-                );
-            }
             let (device, frames) = open(port, config, queues)
                 .with_context(|| format!("ports.{name} ({})", port.driver.keyword()))?;
             let info = device.info();

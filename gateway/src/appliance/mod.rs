@@ -1,7 +1,8 @@
 //! The gateway at work: ports, workers, tunnels, and the loop that answers for them.
 //!
 //! Data flows one way: the configuration becomes devices (`devices`) and tunnels (`tunnels`); workers get them
-//! as updates; what workers report comes to `events`; what operators ask is answered from `readings`.
+//! as updates; what workers report comes to `events`; what operators ask is answered from `readings`. Sequence
+//! numbers of manual SAs outlive the process in `state`.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,11 +24,13 @@ mod devices;
 mod events;
 mod readings;
 mod shutdown;
+mod state;
 mod tunnels;
 mod view;
 
 use devices::OpenPorts;
 use readings::Collector;
+use state::State;
 use tunnels::Tunnels;
 use view::{Facts, View};
 
@@ -59,11 +62,14 @@ pub fn run(config: &Config) -> Result<()> {
     let crypto = Arc::new(Crypto::new(engine(config.workers.crypto))?);
     let ports = OpenPorts::open(config)?;
     let infos = ports.infos();
-    let tunnels = Tunnels::from_manual(config, &crypto).context("manual_sas")?;
+    let state = State::open(config).context("state of manual SAs")?;
+    let tunnels = Tunnels::from_manual(config, &crypto, state.as_ref()).context("manual_sas")?;
     // Bound before traffic flows, so that a second gateway fails before it takes anything over.
     let socket = ControlSocket::bind(&config.gateway.control_socket)
         .with_context(|| format!("control socket {}", config.gateway.control_socket.display()))?;
     let fleet = start(config, ports, Arc::clone(&crypto))?;
+    // Last, so that what fails before costs no sequence numbers.
+    let keeper = state.map(|state| state.keep(tunnels.kept(config))).transpose()?;
     install(config, &tunnels, &fleet);
 
     let (ask, asked) = bounded(64);
@@ -90,6 +96,9 @@ pub fn run(config: &Config) -> Result<()> {
     attend(&fleet, tunnels, collector, &asked, &stop);
     drop((control, metrics));
     fleet.stop();
+    if let Some(keeper) = keeper {
+        keeper.finish();
+    }
     tracing::info!("the gateway has stopped");
     Ok(())
 }

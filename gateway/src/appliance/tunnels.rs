@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use dataplane::clock;
-use dataplane::crypto::{Crypto, Suite};
+use dataplane::crypto::Crypto;
 use dataplane::message::Retired;
 use dataplane::policy::{Action, Policy, PolicyId};
 use dataplane::sa::counters::SaCounters;
-use dataplane::sa::{Endpoints, InboundSa, OutboundSa, Protocol, SaParams, Spi, TunnelId};
+use dataplane::sa::{Endpoints, InboundSa, OutboundSa, SaParams, Spi, Start, TunnelId};
 
+use super::state::{Kept, State};
 use crate::config::{ClearAction, Config, ManualSa};
 
 /// All tunnels, by their ids.
@@ -33,12 +34,18 @@ pub(super) struct Tunnel {
 }
 
 impl Tunnels {
-    /// The tunnels that are keyed by hand, and the policies of the whole configuration.
-    pub(super) fn from_manual(config: &Config, crypto: &Crypto) -> Result<Self> {
+    /// The tunnels that are keyed by hand, and the policies of the whole configuration. Sequence numbers go on
+    /// where `state` says.
+    pub(super) fn from_manual(config: &Config, crypto: &Crypto, state: Option<&State>) -> Result<Self> {
+        let now = clock::now();
         let mut tunnels = Self { tunnels: Vec::new(), policies: Vec::new(), outbound: HashMap::new() };
         for (name, sa) in &config.manual_sas {
             let id = TunnelId(u32::try_from(tunnels.tunnels.len()).context("too many tunnels")?);
-            let tunnel = Tunnel::manual(id, name, sa, crypto).with_context(|| name.clone())?;
+            let starts = match state {
+                Some(state) => state.starts(sa, now).with_context(|| name.clone())?,
+                None => (now.into(), now.into()),
+            };
+            let tunnel = Tunnel::manual(id, name, sa, crypto, starts).with_context(|| name.clone())?;
             tunnels.outbound.insert((sa.remote, sa.outbound.spi), id);
             tunnels.tunnels.push(tunnel);
             for selector in &sa.selectors {
@@ -53,6 +60,14 @@ impl Tunnels {
             tunnels.add_policy(policy.selector.clone(), action);
         }
         Ok(tunnels)
+    }
+
+    /// The SAs whose sequence numbers are to survive the process.
+    pub(super) fn kept(&self, config: &Config) -> Vec<Kept> {
+        let kept = |(tunnel, sa): (&Tunnel, &ManualSa)| {
+            Kept::new(&tunnel.name, sa, Arc::clone(&tunnel.outbound), Arc::clone(&tunnel.inbound))
+        };
+        self.tunnels.iter().zip(config.manual_sas.values()).map(kept).collect()
     }
 
     pub(super) fn len(&self) -> usize {
@@ -109,31 +124,30 @@ impl Tunnels {
 }
 
 impl Tunnel {
-    fn manual(id: TunnelId, name: &str, sa: &ManualSa, crypto: &Crypto) -> Result<Self> {
-        let suite: Suite = match sa.options.protocol {
-            Protocol::Ah => {
-                sa.suite.to_string().parse::<Suite>().or_else(|_| format!("ah-{}", sa.suite).parse())?
-            }
-            Protocol::Esp => sa.suite.to_string().parse()?,
-        };
+    fn manual(
+        id: TunnelId,
+        name: &str,
+        sa: &ManualSa,
+        crypto: &Crypto,
+        (sent, received): (Start, Start),
+    ) -> Result<Self> {
         let params = SaParams {
             tunnel: id,
             protocol: sa.options.protocol,
             mode: sa.options.mode,
-            suite,
+            suite: sa.suite,
             esn: sa.esn,
             lifetime: sa.lifetime,
             ecn: sa.options.ecn,
         };
         let endpoints = Endpoints { local: sa.local, remote: sa.remote, udp: sa.encap };
-        let now = clock::now();
         let outbound = OutboundSa::new(
             crypto,
             params.clone(),
             sa.outbound.spi,
             sa.options.outbound.clone(),
             &sa.outbound.key,
-            now,
+            sent,
         )?;
         let inbound = InboundSa::new(
             crypto,
@@ -143,7 +157,7 @@ impl Tunnel {
             endpoints,
             sa.options.replay_window.unwrap_or(0),
             &sa.inbound.key,
-            now,
+            received,
         )?;
         let retired = (SaCounters::default(), SaCounters::default());
         Ok(Self { name: name.to_owned(), endpoints, outbound, inbound, retired })

@@ -9,6 +9,9 @@ use super::node::{FromNode, Keyword, Node};
 /// The control socket when the configuration names none.
 pub const CONTROL_SOCKET: &str = "/run/spillway/control.sock";
 
+/// Where state is kept when the configuration names no directory.
+pub const STATE: &str = "/var/lib/spillway";
+
 /// The section `gateway`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gateway {
@@ -18,11 +21,18 @@ pub struct Gateway {
     pub control_socket: PathBuf,
     /// Where Prometheus fetches metrics over HTTP; nowhere when `None`.
     pub metrics: Option<SocketAddr>,
+    /// Directory of what must survive a restart: sequence numbers of manual SAs. `None` when it is turned off.
+    pub state: Option<PathBuf>,
 }
 
 impl Default for Gateway {
     fn default() -> Self {
-        Self { name: "spillway".to_owned(), control_socket: CONTROL_SOCKET.into(), metrics: None }
+        Self {
+            name: "spillway".to_owned(),
+            control_socket: CONTROL_SOCKET.into(),
+            metrics: None,
+            state: Some(STATE.into()),
+        }
     }
 }
 
@@ -55,8 +65,15 @@ impl FromNode for Gateway {
         if metrics.is_some_and(|address| !address.ip().is_loopback()) {
             fields.warning("metrics", "is open to the network, without authentication; 127.0.0.1 is not");
         }
+        let state = fields
+            .read("state", |node| match node.value.as_str() {
+                Some("off") => Some(None),
+                _ => PathBuf::from_node(node).map(|path| Some(node.resolve(&path))),
+            })
+            .flatten()
+            .unwrap_or(default.state);
         fields.finish();
-        Some(Self { name, control_socket, metrics })
+        Some(Self { name, control_socket, metrics, state })
     }
 }
 

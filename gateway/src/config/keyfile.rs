@@ -9,10 +9,8 @@ use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use dataplane::crypto::KeyMaterial;
+use dataplane::crypto::{KeyMaterial, Suite};
 use zeroize::Zeroizing;
-
-use super::suite::KeyLayout;
 
 /// No secret is longer than this.
 const FILE_MAX: usize = 4096;
@@ -109,10 +107,10 @@ impl fmt::Debug for Psk {
 /// likes.
 ///
 /// # Errors
-/// [`KeyFileError`]; `suite` is its keyword, for the message.
-pub fn read_key(path: &Path, suite: &str, layout: KeyLayout) -> Result<KeyMaterial, KeyFileError> {
+/// [`KeyFileError`].
+pub fn read_key(path: &Path, suite: Suite) -> Result<KeyMaterial, KeyFileError> {
     let text = read_secret(path)?;
-    let expected = || format!("{} bytes for {suite}: {layout}", layout.total());
+    let expected = || format!("{} bytes for {suite}: {}", suite.key_len(), parts(suite));
     let mut key = Zeroizing::new(Vec::with_capacity(text.len() / 2));
     let mut high: Option<u8> = None;
     let mut digits = 0;
@@ -146,7 +144,7 @@ pub fn read_key(path: &Path, suite: &str, layout: KeyLayout) -> Result<KeyMateri
     if high.is_some() {
         return Err(KeyFileError::OddDigits { path: shown(path), digits, expected: expected() });
     }
-    if key.len() != layout.total() {
+    if key.len() != suite.key_len() {
         return Err(KeyFileError::Length { path: shown(path), found: key.len(), expected: expected() });
     }
     // An exact copy: `KeyMaterial` keeps a boxed slice, and shrinking a vector would leave the old one behind.
@@ -212,6 +210,17 @@ fn read_secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, KeyFileError> {
     Ok(buffer)
 }
 
+/// What a key file holds, in this order: `16 of encryption key, then 4 of salt`.
+fn parts(suite: Suite) -> String {
+    let parts = [
+        (suite.encryption_key_len(), "encryption key"),
+        (suite.integrity_key_len(), "integrity key"),
+        (suite.salt_len(), "salt"),
+    ];
+    let parts = parts.iter().filter(|(bytes, _)| *bytes > 0);
+    parts.map(|(bytes, what)| format!("{bytes} of {what}")).collect::<Vec<_>>().join(", then ")
+}
+
 fn hex_digit(byte: u8) -> Option<u8> {
     char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
 }
@@ -228,7 +237,12 @@ mod tests {
 
     use super::*;
 
-    const LAYOUT: KeyLayout = KeyLayout { encryption: 2, integrity: 0, salt: 1 };
+    /// 16 bytes.
+    const SUITE: &str = "null-aescmac";
+
+    fn suite() -> Suite {
+        SUITE.parse().unwrap()
+    }
 
     struct Dir(tempfile::TempDir);
 
@@ -247,7 +261,7 @@ mod tests {
         fn key(&self, content: &str) -> Result<Vec<u8>, String> {
             let path = self.file(content.as_bytes(), 0o600);
             let shown = path.display().to_string();
-            read_key(&path, "test", LAYOUT)
+            read_key(&path, suite())
                 .map(|key| key.expose().to_vec())
                 .map_err(|error| error.to_string().replace(&shown, "key"))
         }
@@ -256,8 +270,10 @@ mod tests {
     #[test]
     fn hex_may_be_laid_out_freely() {
         let dir = Dir::new();
+        let rest = "11".repeat(13);
         for text in ["0a0bff", "0A0BFF\n", "0x0a0b 0xff", "0a 0b\r\n\tff\n\n"] {
-            assert_eq!(dir.key(text), Ok(vec![10, 11, 255]), "{text:?}");
+            let key = dir.key(&format!("{text}{rest}")).unwrap();
+            assert_eq!((&key[..3], key.len()), ([10, 11, 255].as_slice(), 16), "{text:?}");
         }
     }
 
@@ -265,25 +281,30 @@ mod tests {
     fn what_is_not_a_key_is_refused_without_showing_it() {
         let dir = Dir::new();
         let cases = [
-            ("0a0b", "key holds 2 bytes; expected 3 bytes for test: 2 of encryption key, then 1 of salt"),
-            ("", "key holds 0 bytes; expected 3 bytes for test: 2 of encryption key, then 1 of salt"),
-            (
-                "0a0bf",
-                "key has an odd number of hexadecimal digits (5); expected 3 bytes for test: 2 of encryption key, then 1 of salt",
-            ),
-            (
-                "0a0b\nsecret",
-                "key:2:1: not a hexadecimal digit; expected 3 bytes for test: 2 of encryption key, then 1 of salt",
-            ),
-            (
-                "0a0bx",
-                "key:1:5: not a hexadecimal digit; expected 3 bytes for test: 2 of encryption key, then 1 of salt",
-            ),
+            ("0a0b", "key holds 2 bytes"),
+            ("", "key holds 0 bytes"),
+            ("0a0bf", "key has an odd number of hexadecimal digits (5)"),
+            ("0a0b\nsecret", "key:2:1: not a hexadecimal digit"),
+            ("0a0bx", "key:1:5: not a hexadecimal digit"),
         ];
-        for (text, message) in cases {
-            assert_eq!(dir.key(text), Err(message.to_owned()));
+        for (text, problem) in cases {
+            let message = format!("{problem}; expected 16 bytes for null-aescmac: 16 of integrity key");
+            assert_eq!(dir.key(text), Err(message));
         }
         assert!(dir.key(&"00".repeat(4000)).unwrap_err().contains("longer than 4096 bytes"));
+    }
+
+    #[test]
+    fn a_key_file_holds_encryption_key_integrity_key_and_salt() {
+        for (keyword, expected) in [
+            ("aes128gcm16", "16 of encryption key, then 4 of salt"),
+            ("chacha20poly1305", "32 of encryption key, then 4 of salt"),
+            ("aes256-sha384", "32 of encryption key, then 48 of integrity key"),
+            ("sha512", "64 of integrity key"),
+            ("ah-aes256gmac", "32 of integrity key, then 4 of salt"),
+        ] {
+            assert_eq!(parts(keyword.parse().unwrap()), expected);
+        }
     }
 
     #[test]
@@ -291,12 +312,12 @@ mod tests {
         let dir = Dir::new();
         for mode in [0o640, 0o604, 0o660, 0o610] {
             let path = dir.file(b"0a0bff", mode);
-            let error = read_key(&path, "test", LAYOUT).unwrap_err().to_string();
+            let error = read_key(&path, suite()).unwrap_err().to_string();
             assert!(error.contains(&format!("mode {mode:04o}")) && error.contains("chmod 600"), "{error}");
             assert!(matches!(check(&path, true), Err(KeyFileError::Exposed { .. })));
             assert!(check(&path, false).is_ok());
         }
-        assert!(read_key(&dir.file(b"0a0bff", 0o400), "test", LAYOUT).is_ok());
+        assert!(read_key(&dir.file("0a".repeat(16).as_bytes(), 0o400), suite()).is_ok());
     }
 
     #[test]

@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
-use dataplane::crypto::KeyMaterial;
+use dataplane::crypto::suite::{Encryption, Integrity};
+use dataplane::crypto::{KeyMaterial, Suite, SuiteError};
 use dataplane::policy::Selector;
 use dataplane::sa::{Lifetime, Mode, Protocol, Spi, UdpPorts};
 use ipnet::IpNet;
@@ -15,8 +16,8 @@ use super::keyfile::read_key;
 use super::node::{Fields, FromNode, Node};
 use super::options::{SaOptions, SoftHard};
 use super::port::is_unicast;
+use super::proposal::Weak;
 use super::selector::{Narrow, Selectors, read_protocol};
-use super::suite::Suite;
 
 /// A tunnel that is keyed by hand.
 #[derive(Clone, Debug)]
@@ -59,7 +60,7 @@ impl FromNode for ManualSa {
 
     fn from_node(node: Node<'_>) -> Option<Self> {
         let mut fields = node.fields()?;
-        let options = SaOptions::read(&mut fields)?;
+        let mut options = SaOptions::read(&mut fields)?;
         let suite = read_suite(&mut fields, &options);
         let esn = fields.optional("esn").unwrap_or(true);
         if esn && options.replay_window.is_none() {
@@ -74,6 +75,12 @@ impl FromNode for ManualSa {
         let encap = fields.optional("encap").map(|Encap(ports)| ports);
         if encap.is_some() && options.protocol == Protocol::Ah {
             fields.error::<()>("encap", "only with ESP: AH cannot pass a NAT (RFC 3948 s1)");
+        }
+        if encap.is_none() {
+            if fields.has("keepalive") {
+                fields.error::<()>("keepalive", "only with `encap`: it keeps a NAT's mapping (RFC 3948 s4)");
+            }
+            options.outbound.keepalive = None;
         }
         let outbound = read_key_of(&mut fields, "outbound", suite);
         let inbound = read_key_of(&mut fields, "inbound", suite);
@@ -115,9 +122,9 @@ impl FromNode for ManualSa {
 fn read_suite(fields: &mut Fields<'_>, options: &SaOptions) -> Option<Suite> {
     let read = |node: Node<'_>| {
         let text = node.text("a suite such as aes128gcm16")?;
-        match Suite::parse(text, options.protocol) {
+        match parse_suite(text, options.protocol) {
             Ok(suite) => {
-                options.check_weak(node, suite.weak());
+                options.check_weak(node, weak(suite));
                 Some(suite)
             }
             Err(message) => node.error(message),
@@ -127,6 +134,36 @@ fn read_suite(fields: &mut Fields<'_>, options: &SaOptions) -> Option<Suite> {
         Some(suite) => suite,
         None => fields.error("suite", "missing, expected a suite such as aes128gcm16 or aes256-sha256"),
     }
+}
+
+/// The suite of a keyword, which must be one of the SA's protocol.
+fn parse_suite(text: &str, protocol: Protocol) -> Result<Suite, String> {
+    for (ending, esn) in [("-noesn", false), ("-esn", true)] {
+        if let Some(suite) = text.strip_suffix(ending) {
+            return Err(format!("`{text}` is a proposal; here it is `suite: {suite}` and `esn: {esn}`"));
+        }
+    }
+    let suite: Suite = text.parse().map_err(|error: SuiteError| error.to_string())?;
+    match (protocol, suite.encryption(), suite.integrity()) {
+        (Protocol::Esp, None, Some(Integrity::AesGmac(key))) => {
+            Err(format!("`{suite}` is for AH; for ESP it is `{}`", Encryption::AesGmac(key)))
+        }
+        (Protocol::Esp, None, _) => Err(format!("`{suite}` is for AH; for ESP it is `null-{suite}`")),
+        (Protocol::Ah, Some(Encryption::AesGmac(_)), _) => {
+            Err(format!("`{suite}` is for ESP; for AH it is `ah-{suite}`"))
+        }
+        (Protocol::Ah, Some(_), _) => Err(format!(
+            "AH does not encrypt: `{suite}` is for ESP, expected one such as sha256 or ah-aes128gmac"
+        )),
+        (Protocol::Esp, Some(_), _) | (Protocol::Ah, None, _) => Ok(suite),
+    }
+}
+
+/// Weak algorithms of a suite.
+fn weak(suite: Suite) -> impl Iterator<Item = Weak> {
+    let cipher = matches!(suite.encryption(), Some(Encryption::TripleDesCbc)).then_some(Weak::TripleDes);
+    let mac = matches!(suite.integrity(), Some(Integrity::HmacSha1)).then_some(Weak::Sha1);
+    cipher.into_iter().chain(mac)
 }
 
 fn outer_address(fields: &mut Fields<'_>, key: &'static str) -> Option<IpAddr> {
@@ -150,7 +187,7 @@ fn read_key_of(fields: &mut Fields<'_>, direction: &'static str, suite: Option<S
             None => fields.required::<PathBuf>("key_file").and(None),
             Some(suite) => fields.required("key_file").and_then(|path: PathBuf| {
                 let path = node.resolve(&path);
-                match read_key(&path, &suite.to_string(), suite.layout()) {
+                match read_key(&path, suite) {
                     Ok(key) => Some(key),
                     Err(error) => fields.error("key_file", error.to_string()),
                 }
@@ -239,5 +276,32 @@ impl FromNode for Encap {
         let remote = fields.number("remote_port", 1..=65_535, "a port").unwrap_or(4500);
         fields.finish();
         Some(Self(UdpPorts { local, remote }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_suite_is_one_of_the_protocol() {
+        let shown = |text, protocol| parse_suite(text, protocol).unwrap().to_string();
+        assert_eq!(shown("aes-sha2_256", Protocol::Esp), "aes128-sha256");
+        assert_eq!(shown("ah-aes128gmac", Protocol::Ah), "ah-aes128gmac");
+        let refused = |text, protocol| parse_suite(text, protocol).unwrap_err();
+        assert!(refused("sha256", Protocol::Esp).ends_with("for ESP it is `null-sha256`"));
+        assert!(refused("ah-aes128gmac", Protocol::Esp).ends_with("for ESP it is `aes128gmac`"));
+        assert!(refused("aes128gmac", Protocol::Ah).ends_with("for AH it is `ah-aes128gmac`"));
+        assert!(refused("aes128gcm16", Protocol::Ah).starts_with("AH does not encrypt"));
+        assert!(refused("aes128gcm16-esn", Protocol::Esp).ends_with("`suite: aes128gcm16` and `esn: true`"));
+        assert!(refused("aes128-sha256-noesn", Protocol::Esp).ends_with("and `esn: false`"));
+    }
+
+    #[test]
+    fn the_weak_algorithms_are_those_that_the_data_plane_wants_named() {
+        for suite in Suite::all() {
+            assert_eq!(weak(suite).next().is_some(), suite.needs_opt_in(), "{suite}");
+        }
+        assert_eq!(weak("3des-sha1".parse().unwrap()).collect::<Vec<_>>(), [Weak::TripleDes, Weak::Sha1]);
     }
 }

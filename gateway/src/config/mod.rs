@@ -22,7 +22,6 @@ mod port;
 mod proposal;
 mod route;
 mod selector;
-mod suite;
 mod units;
 mod validate;
 
@@ -31,7 +30,7 @@ use indexmap::IndexMap;
 
 pub use connection::{Auth, Child, Connection, End, Identity, Ike, Start};
 pub use error::{Diagnostics, LoadError, Position, Problem, Severity};
-pub use gateway::{CONTROL_SOCKET, CryptoEngine, Gateway, Idle, Log, LogFormat, LogLevel, Workers};
+pub use gateway::{CONTROL_SOCKET, CryptoEngine, Gateway, Idle, Log, LogFormat, LogLevel, STATE, Workers};
 pub use keyfile::{KeyFileError, Psk, read_key, read_psk};
 pub use load::{Loaded, load, parse};
 pub use manual::{ManualSa, SaKey};
@@ -40,7 +39,6 @@ pub use path::{FieldPath, Step};
 pub use port::{Driver, Port, Rpf, XdpMode};
 pub use proposal::{Algorithm, Proposal, Purpose, TransformType, Weak};
 pub use route::{ClearAction, ClearPolicy};
-pub use suite::{KeyLayout, Suite};
 
 /// A valid configuration.
 #[derive(Clone, Debug)]

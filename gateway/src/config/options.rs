@@ -31,6 +31,12 @@ pub struct SaOptions {
 /// The widest replay window, and the default.
 const WINDOW_MAX: u64 = 65_536;
 const WINDOW_DEFAULT: u32 = 4096;
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3600);
+/// RFC 3948 s4: 20 seconds. Sent with UDP encapsulation only.
+const KEEPALIVE: Duration = Duration::from_secs(20);
+/// Workers look at idle SAs no more often.
+const DUMMY_LEAST: Duration = Duration::from_millis(10);
 
 impl SaOptions {
     /// Reads the keys that manual SAs and children have in common.
@@ -47,6 +53,15 @@ impl SaOptions {
         }
         if protocol == Protocol::Ah && fields.has("tfc_pad") {
             fields.error::<()>("tfc_pad", "only with ESP: AH has no padding (RFC 4303 s2.7)");
+        }
+        if protocol == Protocol::Ah && fields.has("keepalive") {
+            fields.error::<()>("keepalive", "only with ESP: AH cannot pass a NAT (RFC 3948 s1)");
+        }
+        if (protocol, mode) != (Protocol::Esp, Mode::Tunnel) && fields.has("dummy") {
+            fields.error::<()>(
+                "dummy",
+                "only with ESP in tunnel mode: the outer header tells where it goes (RFC 4303 s2.6)",
+            );
         }
         let replay_window =
             fields.optional("replay_window").map_or(Some(WINDOW_DEFAULT), |Window(bits)| bits);
@@ -68,8 +83,8 @@ impl SaOptions {
             fragmentation,
             tfc_pad: fields.number("tfc_pad", 64..=9216, "a number of bytes"),
             ttl: fields.number("ttl", 1..=255, "a TTL").unwrap_or(64),
-            keepalive: fields.optional("keepalive"),
-            dummy: fields.optional("dummy"),
+            keepalive: fields.interval("keepalive", SECOND, HOUR).unwrap_or(Some(KEEPALIVE)),
+            dummy: fields.interval("dummy", DUMMY_LEAST, HOUR).flatten(),
             mss_clamp: fields.optional("mss_clamp").and_then(|Mss(clamp)| clamp),
         };
         let allow_weak = fields.optional("allow_weak").unwrap_or_default();

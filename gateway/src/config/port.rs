@@ -19,7 +19,7 @@ pub struct Port {
     pub addresses: Vec<IpNet>,
     /// All packets carry this VLAN tag; none when `None`.
     pub vlan: Option<u16>,
-    /// Queue pairs; as many as there are workers when `None`.
+    /// Queue pairs, when the file names them: one for each worker then too.
     pub queues: Option<usize>,
     /// Whether source addresses are checked.
     pub rpf: Rpf,

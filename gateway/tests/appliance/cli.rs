@@ -1,6 +1,8 @@
 //! The command line: what it prints, where, and its exit code.
 
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use crate::files::{Files, GOOD};
 
@@ -108,4 +110,90 @@ fn run_refuses_connections_and_logs_warnings_as_the_configuration_says() {
     assert_eq!(messages.len(), 2, "{err}");
     assert!(messages.iter().all(|message| message["level"] == "WARN"));
     assert!(messages[1]["message"].as_str().unwrap().contains("manual_sas: keys that are set by hand"));
+}
+
+/// A gateway on capture files, which needs no privilege, with one manual SA.
+const MANUAL: &str = "\
+gateway: { control_socket: control.sock, state: state }
+workers: { cores: [0], control_core: 0 }
+ports: { wan: { driver: pcap, write: wan.pcap, addresses: [198.51.100.1/24] } }
+manual_sas:
+  lab:
+    suite: aes128gcm16
+    local: 198.51.100.1
+    remote: 198.51.100.2
+    outbound: { spi: 0x1001, key_file: out.key }
+    inbound: { spi: 0x2001, key_file: in.key }
+    selectors: { local: 10.1.0.0/16, remote: 10.2.0.0/16 }
+";
+
+/// A gateway; killed when it is dropped.
+struct Running(Child);
+
+impl Running {
+    /// SIGKILL.
+    fn kill(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Starts the gateway, and waits until it answers. Returns the last sequence number of its outbound SA, too.
+fn run(files: &Files) -> (Running, u64) {
+    let gateway = Command::new(env!("CARGO_BIN_EXE_spillway"))
+        .current_dir(files.path())
+        .args(["run", "--config", "manual.yaml"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut gateway = Running(gateway);
+    let end = Instant::now() + Duration::from_secs(20);
+    loop {
+        let (out, _, code) = spillway(files, &["show", "sas", "--json", "--socket", "control.sock"]);
+        if code == Some(0) {
+            let sas: serde_json::Value = serde_json::from_str(&out).unwrap();
+            let mut rows = sas.as_array().unwrap().iter();
+            let outbound = rows.find(|row| row["direction"] == "outbound").unwrap();
+            return (gateway, outbound["sequence"].as_u64().unwrap());
+        }
+        assert!(gateway.0.try_wait().unwrap().is_none() && Instant::now() < end, "it does not come up");
+        sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn sequence_numbers_survive_a_stop_and_a_crash() {
+    let files = Files::new();
+    files.secret("manual.yaml", MANUAL);
+    let (mut gateway, sequence) = run(&files);
+    assert_eq!(sequence, 0);
+    let (_, err, code) = spillway(&files, &["run", "--config", "manual.yaml"]);
+    assert!(err.contains("state of manual SAs: state is in use by another gateway"), "{err}");
+    assert_eq!(code, Some(1));
+    gateway.kill();
+    let (mut gateway, after_crash) = run(&files);
+    assert_eq!(after_crash, 1 << 24);
+    let stopped = Command::new("kill").arg(gateway.0.id().to_string()).status().unwrap();
+    assert!(stopped.success() && gateway.0.wait().unwrap().success(), "SIGTERM ends it with 0");
+    let (_gateway, after_stop) = run(&files);
+    assert_eq!(after_stop, after_crash, "a stop costs nothing");
+}
+
+#[test]
+fn run_refuses_a_state_that_is_damaged() {
+    let files = Files::new();
+    files.secret("manual.yaml", MANUAL);
+    files.secret("state/manual-sas", "spillway");
+    let (_, err, code) = spillway(&files, &["run", "--config", "manual.yaml"]);
+    let told = err.lines().last().unwrap();
+    assert!(told.starts_with("spillway: state of manual SAs: state/manual-sas is damaged"), "{err}");
+    assert!(told.contains("give every one of them new keys on both sides"), "{err}");
+    assert_eq!(code, Some(1));
 }

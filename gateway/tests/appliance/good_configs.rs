@@ -43,6 +43,8 @@ fn every_section_is_read() {
     assert_eq!((wan.mtu, wan.vlan, wan.queues, wan.rpf), (1500, None, None, Rpf::Strict));
     assert_eq!(wan.addresses[0], "198.51.100.1/24".parse().unwrap());
 
+    assert_eq!(config.gateway.state, Some("/var/lib/spillway".into()));
+
     let via = Some("198.51.100.254".parse().unwrap());
     assert_eq!(
         config.routes,
@@ -173,6 +175,49 @@ fn warnings_do_not_refuse() {
     let manual = files.messages(GOOD);
     assert_eq!(manual.len(), 1, "{manual:#?}");
     assert!(manual[0].starts_with("gateway.yaml:33:1: warning: manual_sas: keys that are set by hand"));
+    assert!(manual[0].contains("sequence numbers are kept in /var/lib/spillway; when that is lost"));
+    let stateless = files.messages(&GOOD.replace("name: pop1", "name: pop1, state: off"));
+    assert!(stateless[0].contains("start again at 1 with every start"), "{stateless:#?}");
+}
+
+#[test]
+fn state_has_a_directory_or_is_off() {
+    let files = Files::new();
+    let state = |text: &str| {
+        config(&files, &GOOD.replace("name: pop1", &format!("name: pop1, state: {text}"))).gateway.state
+    };
+    assert_eq!(state("off"), None);
+    assert_eq!(state("state"), Some(files.path().join("state")));
+    assert_eq!(state("/srv/spillway"), Some("/srv/spillway".into()));
+}
+
+#[test]
+fn implicit_ivs_need_state() {
+    let files = Files::new();
+    let text = GOOD.replace("suite: aes128gcm16", "suite: aes128gcm16iiv");
+    assert_eq!(config(&files, &text).manual_sas["lab"].suite.to_string(), "aes128gcm16iiv");
+    let messages = files.messages(&text.replace("name: pop1", "name: pop1, state: off"));
+    let expected = "gateway.yaml:36:5: error: manual_sas.lab.suite: the IVs of aes128gcm16iiv are sequence numbers \
+                    (RFC 8750 s2), which start again with every start: `gateway.state` is off";
+    assert!(messages.iter().any(|line| line == expected), "{messages:#?}");
+}
+
+#[test]
+fn keepalives_and_dummies_have_their_places() {
+    let files = Files::new();
+    let lab = |options: &str| {
+        let text = GOOD.replace("suite: aes128gcm16", &format!("suite: aes128gcm16\n    {options}"));
+        let outbound = config(&files, &text).manual_sas["lab"].options.outbound.clone();
+        (outbound.keepalive, outbound.dummy)
+    };
+    let seconds = |seconds| Some(Duration::from_secs(seconds));
+    assert_eq!(lab("encap: {}"), (seconds(20), None), "RFC 3948 s4");
+    assert_eq!(lab("ttl: 64"), (None, None), "no keepalive without a NAT to keep");
+    assert_eq!(lab("encap: {}\n    keepalive: off"), (None, None));
+    assert_eq!(lab("encap: {}\n    keepalive: 1m\n    dummy: 1s"), (seconds(60), seconds(1)));
+    assert_eq!(lab("dummy: off"), (None, None));
+    let lan = config(&files, GOOD).connections["branch"].children["lan"].options.clone();
+    assert_eq!(lan.outbound.keepalive, seconds(20), "where IKE finds a NAT");
 }
 
 #[test]

@@ -48,10 +48,10 @@ impl Links {
                 );
             }
             if let Some(queues) = port.queues
-                && queues > workers.cores.len()
+                && queues != workers.cores.len()
             {
                 let message = format!(
-                    "found {queues}, expected {} at most: one for each worker, since nobody would read the others",
+                    "found {queues}, expected {}: one for each of `workers.cores`; it may be left out",
                     workers.cores.len()
                 );
                 problems.error(path.clone().key("queues"), message);

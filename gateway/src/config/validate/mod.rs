@@ -21,7 +21,14 @@ pub(super) fn validate(sections: Sections, problems: &Problems, host: &Host) -> 
     let links = Links::new(&sections.ports, &sections.workers, problems);
     let routes = routes::resolve(&sections.routes, &sections.ports, &links, problems);
     let mut claims = tunnels::Claims::default();
-    tunnels::manual_sas(&sections.manual_sas, &links, &routes, &mut claims, problems);
+    tunnels::manual_sas(
+        &sections.manual_sas,
+        sections.gateway.state.as_deref(),
+        &links,
+        &routes,
+        &mut claims,
+        problems,
+    );
     tunnels::connections(&sections.connections, &links, &routes, &mut claims, problems);
     for (path, policy) in &sections.policies {
         claims.claim_all(&policy.selectors, path, problems);

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
+use std::path::Path;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use dataplane::crypto::KeyMaterial;
@@ -21,6 +22,7 @@ use super::routes::Routes;
 /// Checks the section `manual_sas`.
 pub(super) fn manual_sas(
     sas: &Named<ManualSa>,
+    state: Option<&Path>,
     links: &Links,
     routes: &Routes,
     claims: &mut Claims,
@@ -28,12 +30,7 @@ pub(super) fn manual_sas(
 ) {
     let top = FieldPath::of(["manual_sas"]);
     if !sas.entries.is_empty() {
-        problems.warning(
-            top.clone(),
-            "keys that are set by hand are for laboratories: sequence numbers start again at 1 with every start, so \
-             the peer drops packets as replays (RFC 4303 s3.3.3) and AEAD nonces repeat (RFC 4106 s2) until both \
-             sides have new keys; use `connections`",
-        );
+        problems.warning(top.clone(), by_hand(state));
     }
     let mut inbound: HashMap<Spi, &str> = HashMap::new();
     let mut outbound: HashMap<(IpAddr, bool, Spi), &str> = HashMap::new();
@@ -66,7 +63,29 @@ pub(super) fn manual_sas(
                 problems.error(path().key(direction).key("key_file"), message);
             }
         }
+        if state.is_none() && sa.suite.implicit_iv() {
+            let message = format!(
+                "the IVs of {} are sequence numbers (RFC 8750 s2), which start again with every start: `gateway.state` is off",
+                sa.suite
+            );
+            problems.error(path().key("suite"), message);
+        }
         claims.claim_all(&sa.selectors, &path(), problems);
+    }
+}
+
+/// What manual SAs ask of the operator, with or without state.
+fn by_hand(state: Option<&Path>) -> String {
+    match state {
+        Some(directory) => format!(
+            "keys that are set by hand are for laboratories: nobody replaces them. Their sequence numbers are kept in \
+             {}; when that is lost, or comes from a backup, both sides need new keys (RFC 4303 s5, RFC 4106 s2)",
+            directory.display()
+        ),
+        None => "keys that are set by hand are for laboratories, and `gateway.state` is off: sequence numbers start again \
+                 at 1 with every start, so the peer drops packets as replays (RFC 4303 s3.4.3) and AEAD nonces repeat \
+                 (RFC 4106 s2) until both sides have new keys"
+            .to_owned(),
     }
 }
 
