@@ -15,7 +15,7 @@ use crate::packet::ip::{self, IpInfo, Version};
 use crate::packet::{self, ecn};
 use crate::policy::any_matches_inbound;
 use crate::sa::spi_table::SlotIndex;
-use crate::sa::{Endpoints, Mode, Protocol, UdpPorts};
+use crate::sa::{Endpoints, InboundSa, Mode, Protocol, TunnelId, UdpPorts};
 use crate::worker::Worker;
 use crate::worker::outbound::Sealing;
 use crate::worker::tables::InboundSlot;
@@ -133,6 +133,28 @@ impl Worker {
         }
     }
 
+    /// A fragment out of an SA whose selectors name ports: all of its packet is checked (RFC 4301 s7.4).
+    #[cold]
+    fn opened_fragment(
+        &mut self,
+        work: Opening,
+        info: IpInfo,
+        tunnel: TunnelId,
+        sealing: &mut ArrayVec<Sealing, BURST>,
+        now: u64,
+    ) {
+        let origin = Origin::Tunnel(tunnel);
+        let Some((whole, mut info)) = self.reassemble(work.packet, &info, origin, now) else { return };
+        let Some(slot) = self.tables.inbound.at_mut(work.slot) else { return };
+        if !selected(&slot.sa, &info) {
+            slot.counters.dropped(DropReason::SelectorMismatch);
+            return self.drop_packet(whole, DropReason::SelectorMismatch);
+        }
+        // We put it together, so it may be taken apart again, over IPv6 too.
+        info.dont_fragment &= info.version == Version::V4;
+        self.deliver(whole, info, origin, now, sealing);
+    }
+
     /// A packet came from another address or port than the SA's last one: tell the control side when it is not where
     /// our packets to the peer go, once. It may not keep up with an attacker on the path who sends genuine packets on
     /// from ever new addresses, so there is a limit, and what it does not take is told with the next packet. A packet
@@ -174,6 +196,9 @@ impl Worker {
                 let tunnel = slot.sa.params.tunnel;
                 slot.counters.carried(work.packet.len());
                 work.packet.from_sa = true;
+                if info.fragment.is_some() && restricts_ports(&slot.sa) {
+                    return self.opened_fragment(work, info, tunnel, sealing, now);
+                }
                 self.deliver(work.packet, info, Origin::Tunnel(tunnel), now, sealing);
             }
             Err(reason) => {
@@ -182,6 +207,16 @@ impl Worker {
             }
         }
     }
+}
+
+fn selected(sa: &InboundSa, info: &IpInfo) -> bool {
+    any_matches_inbound(&sa.selectors, info.source, info.destination, info.protocol, info.ports)
+}
+
+/// Whether a packet must show its ports to match (RFC 4301 s7).
+fn restricts_ports(sa: &InboundSa) -> bool {
+    const ALL: std::ops::RangeInclusive<u16> = 0..=u16::MAX;
+    sa.selectors.iter().any(|selector| selector.local_ports != ALL || selector.remote_ports != ALL)
 }
 
 /// Everything from the trailer to the inner packet, for a packet whose ICV was good and whose number is new.
@@ -206,7 +241,8 @@ fn unwrap(
     if sa.params.mode == Mode::Transport && work.udp.is_some() {
         ip::renew_checksum(packet.data_mut(), &info);
     }
-    if !any_matches_inbound(&sa.selectors, info.source, info.destination, info.protocol, info.ports) {
+    let later = info.fragment.is_some() && restricts_ports(sa);
+    if !later && !selected(sa, &info) {
         return Err(DropReason::SelectorMismatch);
     }
     if sa.params.mode == Mode::Tunnel && sa.params.ecn {

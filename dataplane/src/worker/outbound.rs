@@ -136,8 +136,9 @@ impl Worker {
         admitted: &mut ArrayVec<Admitted, BURST>,
     ) {
         let tunnel = work.tunnel;
+        let own = work.info.version == Version::V6;
         let made =
-            self.fragment(work.packet, capacity, false, |worker, packet| match ip::parse(packet.data()) {
+            self.fragment(work.packet, capacity, own, |worker, packet| match ip::parse(packet.data()) {
                 Ok(info) => {
                     let Some(slot) = worker.tables.tunnel_mut(tunnel) else { return };
                     if !slot.charge(packet.len(), now, &mut worker.unsent) {
@@ -400,8 +401,10 @@ impl OutboundSlot {
         }
         // RFC 8200 s5, RFC 2473 s7.1: an IPv6 source need not go below 1280 bytes, so the tunnel must.
         let least = if work.info.version == Version::V6 { MIN_MTU } else { 0 };
-        // Pieces that hide their ports would not match an SA that names some (RFC 4301 s7.2).
-        let after = (restricts_ports || options.fragmentation == Fragmentation::After)
+        // Pieces that hide their ports may not match an SA that names some (RFC 4301 s7.2). But an IPv6 packet that
+        // was put together here must stay in pieces, or no link behind the peer would carry it.
+        let hides_ports = restricts_ports && work.info.version == Version::V4;
+        let after = (hides_ports || options.fragmentation == Fragmentation::After)
             && (options.df == DfPolicy::Clear || !work.info.dont_fragment);
         if after || work.packet.len() <= least || (transport && matches!(work.origin, Origin::Local)) {
             Fit::Whole

@@ -1,4 +1,15 @@
 //! Workers over memory ports: two gateways on one thread, time under control.
 
+mod ah;
+mod clear;
+mod headers;
+mod hub;
+mod inbound;
+mod lifetime;
+mod local;
+mod mtu;
+mod nat;
+mod properties;
+mod rekey;
 mod support;
 mod tunnel;
