@@ -7,6 +7,8 @@ pub mod crypto;
 pub mod drops;
 pub mod esp;
 pub mod fleet;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod host;
 pub mod lpm;
 pub mod message;

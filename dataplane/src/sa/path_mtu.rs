@@ -40,9 +40,12 @@ impl PathMtu {
         self.state.store(0, Ordering::Relaxed);
     }
 
-    /// Takes over what another SA of the same tunnel learned, at a rekey.
+    /// Takes over what another SA of the same tunnel learned, at a rekey, unless this one has learned for itself:
+    /// every worker switches at a time of its own.
     pub fn inherit(&self, other: &Self) {
-        self.state.store(other.state.load(Ordering::Relaxed), Ordering::Relaxed);
+        let theirs = other.state.load(Ordering::Relaxed);
+        // A refused exchange means that there is something to keep.
+        let _ = self.state.compare_exchange(0, theirs, Ordering::Relaxed, Ordering::Relaxed);
     }
 }
 
@@ -81,5 +84,8 @@ mod tests {
         assert_eq!(new.get(1500, SECOND), 1300);
         new.forget();
         assert_eq!((new.get(1500, SECOND), old.get(1500, SECOND)), (1500, 1300));
+        new.lower(1280, SECOND);
+        new.inherit(&old);
+        assert_eq!(new.get(1500, SECOND), 1280, "another worker switched later");
     }
 }

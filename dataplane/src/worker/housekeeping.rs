@@ -87,13 +87,15 @@ impl Worker {
             && !sa.usage.is_spent(now)
             && is_due(sa.options.dummy);
         let keepalive = slot.outer.is_udp() && is_due(sa.options.keepalive);
-        if dummy || keepalive {
-            slot.quiet.since = now;
-        }
         if dummy {
             self.send_dummy(tunnel, now);
         } else if keepalive {
             self.send_keepalive(tunnel, now);
+        } else {
+            return;
+        }
+        if let Some(slot) = self.tables.tunnel_mut(tunnel) {
+            slot.quiet = Quiet { next: slot.sa.sequence.peek(), since: now };
         }
     }
 

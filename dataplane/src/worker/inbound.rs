@@ -161,6 +161,34 @@ impl Worker {
         verdicts
     }
 
+    /// A fragment out of an SA whose selectors name ports: all of its packet is checked (RFC 4301 s7.4).
+    #[cold]
+    fn opened_fragment(
+        &mut self,
+        packet: Packet,
+        index: SlotIndex,
+        info: &IpInfo,
+        sealing: &mut SealQueue,
+        now: u64,
+    ) {
+        let Some(slot) = self.tables.inbound.at(index) else { return };
+        let origin = Origin::Tunnel(slot.sa.params.tunnel);
+        let Some(whole) = self.collect_fragment(packet, info, origin, now) else { return };
+        let Some(slot) = self.tables.inbound.at_mut(index) else { return };
+        match ip::parse(whole.data()) {
+            Ok(mut info) if selected(&slot.sa, &info) => {
+                // We put it together, so it may be taken apart again, over IPv6 too.
+                info.dont_fragment &= info.version == Version::V4;
+                self.deliver(whole, &info, origin, now, sealing);
+            }
+            checked => {
+                let reason = checked.err().unwrap_or(DropReason::SelectorMismatch);
+                slot.counters.dropped(reason);
+                self.drop_packet(whole, reason);
+            }
+        }
+    }
+
     /// A packet came from another address or port than the SA's last one: tell the control side when it is not where
     /// our packets to the peer go, once. It may not keep up with an attacker on the path who sends genuine packets on
     /// from ever new addresses, so there is a limit, and what it does not take is told with the next packet. A packet
@@ -205,7 +233,7 @@ impl Worker {
             slot.counters.dropped(reason);
             return self.drop_packet(work.packet, reason);
         }
-        let Opening { mut packet, tos: outer_tos, at, ip_len, .. } = work;
+        let Opening { mut packet, slot: index, tos: outer_tos, at, ip_len, .. } = work;
         // RFC 3948 s3.1.2: a NAT changed the addresses under the checksum. UDP lies between IP and ESP.
         if slot.sa.params.mode == Mode::Transport && at != ip_len {
             renew_checksum(&mut packet);
@@ -221,6 +249,9 @@ impl Worker {
                 let tunnel = slot.sa.params.tunnel;
                 slot.counters.carried(packet.len());
                 packet.from_sa = true;
+                if info.fragment.is_some() && restricts_ports(&slot.sa) {
+                    return self.opened_fragment(packet, index, info, sealing, now);
+                }
                 self.deliver(packet, info, Origin::Tunnel(tunnel), now, sealing);
             }
             Err(reason) => {
@@ -250,6 +281,17 @@ fn claim(slot: &InboundSlot, run: &[Opening], verdicts: &mut [Result<(), DropRea
             *entry = verdict;
         }
     });
+}
+
+#[inline]
+fn selected(sa: &InboundSa, info: &IpInfo) -> bool {
+    any_matches_inbound(&sa.selectors, info.source, info.destination, info.protocol, info.ports)
+}
+
+/// Whether a packet must show its ports to match (RFC 4301 s7).
+fn restricts_ports(sa: &InboundSa) -> bool {
+    const ALL: std::ops::RangeInclusive<u16> = 0..=u16::MAX;
+    sa.selectors.iter().any(|selector| selector.local_ports != ALL || selector.remote_ports != ALL)
 }
 
 /// From the outer to the inner packet, for a packet whose ICV was good and whose number is new.
@@ -282,7 +324,8 @@ fn check_inner(
 ) -> Result<(), DropReason> {
     let sa = &*slot.sa;
     packet.truncate(usize::from(info.total_len));
-    if !any_matches_inbound(&sa.selectors, info.source, info.destination, info.protocol, info.ports) {
+    let later = info.fragment.is_some() && restricts_ports(sa);
+    if !later && !selected(sa, info) {
         return Err(DropReason::SelectorMismatch);
     }
     if sa.params.mode == Mode::Tunnel && sa.params.ecn {

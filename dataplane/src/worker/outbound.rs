@@ -133,7 +133,8 @@ impl Worker {
     fn admit_pieces(&mut self, work: &mut Sealing, capacity: usize, now: u64, pieces: &mut SealQueue) {
         let Some(packet) = work.packet.take() else { return };
         let (tunnel, origin, mtu) = (work.tunnel, work.origin, work.mtu);
-        let made = self.fragment(packet, capacity, false, |worker, packet| match ip::parse(packet.data()) {
+        let own = work.inner.version == Version::V6;
+        let made = self.fragment(packet, capacity, own, |worker, packet| match ip::parse(packet.data()) {
             Ok(info) => {
                 let Some(slot) = worker.tables.tunnel_mut(tunnel) else { return };
                 if !slot.charge(packet.len(), now, &mut worker.unsent) {
@@ -415,8 +416,10 @@ impl OutboundSlot {
         }
         // RFC 8200 s5, RFC 2473 s7.1: an IPv6 source need not go below 1280 bytes, so the tunnel must.
         let least = if inner.version == Version::V6 { MIN_MTU } else { 0 };
-        // Pieces that hide their ports would not match an SA that names some (RFC 4301 s7.2).
-        let after = (restricts_ports || options.fragmentation == Fragmentation::After)
+        // Pieces that hide their ports may not match an SA that names some (RFC 4301 s7.2). But an IPv6 packet that
+        // was put together here must stay in pieces, or no link behind the peer would carry it.
+        let hides_ports = restricts_ports && inner.version == Version::V4;
+        let after = (hides_ports || options.fragmentation == Fragmentation::After)
             && (options.df == DfPolicy::Clear || !inner.dont_fragment);
         let own = transport && origin == Origin::Local;
         if packet.len() <= capacity.max(least) || after || own {

@@ -9,7 +9,7 @@ use crate::policy::Action;
 
 #[test]
 fn an_announcement_names_every_address_on_its_link() {
-    let mut gateway = Gateway::new(1, &["198.51.100.1/24"], &["10.1.0.1/16", "fd01::1/64"]);
+    let mut gateway = Gateway::with_mtu(1, &["198.51.100.1/24"], &["10.1.0.1/16", "fd01::1/64"], 1500);
     gateway.update(Update::Announce);
     // Each port has a link-local address too.
     for (port, expected) in [
@@ -27,7 +27,7 @@ fn an_announcement_names_every_address_on_its_link() {
 
 #[test]
 fn a_source_is_told_of_a_dead_next_hop_though_nothing_else_comes() {
-    let mut gateway = Gateway::new(1, &["198.51.100.1/24"], &["10.1.0.1/16"]);
+    let mut gateway = Gateway::with_mtu(1, &["198.51.100.1/24"], &["10.1.0.1/16"], 1500);
     gateway.route("10.9.0.0/16", WAN, "198.51.100.9");
     gateway.policy(1, "10.1.0.0/16", "10.9.0.0/16", Action::Bypass);
     gateway.neighbour(LAN, "10.1.0.5", HOST_MAC);

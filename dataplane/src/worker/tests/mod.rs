@@ -1,5 +1,16 @@
 //! Workers over memory ports: two gateways on one thread, time under control.
 
+mod ah;
+mod clear;
+mod headers;
+mod hub;
+mod inbound;
+mod lifetime;
 mod links;
+mod local;
+mod mtu;
+mod nat;
+mod properties;
+mod rekey;
 mod support;
 mod tunnel;

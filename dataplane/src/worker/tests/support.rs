@@ -1,23 +1,27 @@
 //! Two gateways and what is around them.
 
+use std::cell::RefCell;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 
 use crate::buffer::Pool;
-use crate::crypto::{Crypto, EngineChoice, KeyMaterial};
+use crate::crypto::{Crypto, EngineChoice, Job, Key, KeyMaterial, Suite};
 use crate::drops::DropReason;
 use crate::host::reassembly::ReassemblyConfig;
-use crate::message::{Event, Neighbour, PolicyUpdate, Route, RouteUpdate, SaUpdate, Update};
+use crate::message::{Direction, Event, Neighbour, PolicyUpdate, Route, RouteUpdate, SaUpdate, Update};
 use crate::packet::ip::protocol;
 use crate::packet::{checksum, ethernet, ipv4, ipv6};
 use crate::policy::{Action, Policy, PolicyId, Selector};
 use crate::port::memory::{self, Handle};
 use crate::port::{Mac, Port};
+use crate::sa::counters::SaCounters;
 use crate::sa::{
     Endpoints, InboundSa, Lifetime, Mode, OutboundOptions, OutboundSa, Protocol, SaParams, Spi, TunnelId,
 };
+use crate::snapshot::SaPage;
 use crate::worker::{Channels, PortConfig, Worker, WorkerConfig};
 
 /// Ports of every gateway.
@@ -36,25 +40,55 @@ pub struct Gateway {
     pub pool: Pool,
     pub crypto: Arc<Crypto>,
     pub now: u64,
+    neighbours: Vec<Neighbour>,
+    /// Dropped last.
+    _frames: FrameCheck,
+}
+
+// Pools are never unmapped, so they are used again.
+thread_local!(static POOLS: RefCell<Vec<[Pool; 2]>> = const { RefCell::new(Vec::new()) });
+
+/// Checks when a gateway is gone that all of its frames came back: a packet that is lost without being dropped is
+/// a leak that ends a real worker.
+struct FrameCheck {
+    pools: [Pool; 2],
+    ports: Vec<Handle>,
+}
+
+impl Drop for FrameCheck {
+    fn drop(&mut self) {
+        // The worker is gone: these are the last hands on the wires, and what is in them goes with them.
+        self.ports.clear();
+        if !std::thread::panicking() {
+            self.pools.iter().for_each(|pool| assert_eq!(pool.available(), pool.capacity(), "frames leaked"));
+            POOLS.with_borrow_mut(|idle| idle.push(self.pools));
+        }
+    }
 }
 
 impl Gateway {
-    /// A gateway with addresses on its WAN and LAN port, MTU 1500 on both.
-    pub fn new(number: u8, wan: &[&str], lan: &[&str]) -> Self {
-        Self::with_mtu(number, wan, lan, 1500)
+    /// A gateway with addresses on its WAN and LAN port, and this MTU on both.
+    pub fn with_mtu(number: u8, wan: &[&str], lan: &[&str], mtu: u32) -> Self {
+        Self::configured(number, wan, lan, |config| config.ports.iter_mut().for_each(|port| port.mtu = mtu))
     }
 
-    pub fn with_mtu(number: u8, wan: &[&str], lan: &[&str], mtu: u32) -> Self {
+    /// A gateway whose configuration is changed in some way.
+    pub fn configured(
+        number: u8,
+        wan: &[&str],
+        lan: &[&str],
+        change: impl FnOnce(&mut WorkerConfig),
+    ) -> Self {
         let macs: Vec<Mac> = (0..2).map(|port| [0x02, 0, 0, 0, number, port]).collect();
         let addresses = [wan, lan];
         let configs = addresses.iter().zip(&macs).map(|(addresses, &mac)| PortConfig {
             addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
             mac: Some(mac),
-            mtu,
+            mtu: 1500,
             vlan: None,
             reverse_path: true,
         });
-        let config = WorkerConfig {
+        let mut config = WorkerConfig {
             index: 0,
             max_sas: 4096,
             max_tunnels: 4096,
@@ -64,16 +98,69 @@ impl Gateway {
             nat_port: 4500,
             ports: configs.collect(),
         };
-        let pool = Pool::new(2048, 16_384).unwrap();
-        let large = Pool::new(16, 66_560).unwrap();
+        change(&mut config);
+        let [pool, large] = POOLS
+            .with_borrow_mut(Vec::pop)
+            .unwrap_or_else(|| [Pool::new(2048, 16_384).unwrap(), Pool::new(16, 66_560).unwrap()]);
         let (ports, handles): (Vec<_>, Vec<_>) = (0..2).map(|_| memory::local(1024)).unzip();
         let queues = ports.into_iter().map(|port| Box::new(port) as Box<dyn Port>).collect();
         let (updates, receiver) = unbounded();
         let (sender, events) = bounded(1024);
-        let crypto = Arc::new(Crypto::new(EngineChoice::Auto).unwrap());
+        thread_local!(static CRYPTO: Arc<Crypto> = Arc::new(Crypto::new(EngineChoice::Auto).unwrap()));
+        let crypto = CRYPTO.with(Arc::clone);
         let channels = Channels { updates: receiver, events: sender };
         let worker = Worker::new(config, queues, pool, large, Arc::clone(&crypto), channels);
-        Self { worker, ports: handles, macs, updates, events, pool, crypto, now: 1 }
+        let frames = FrameCheck { pools: [pool, large], ports: handles.clone() };
+        Self {
+            worker,
+            ports: handles,
+            macs,
+            updates,
+            events,
+            pool,
+            crypto,
+            now: 1,
+            neighbours: Vec::new(),
+            _frames: frames,
+        }
+    }
+
+    /// Lets time pass, housekeeping included. The neighbours stay where they are.
+    pub fn pass(&mut self, time: Duration) {
+        const STEP: u64 = 10_000_000_000;
+        let end = self.now + time.as_nanos() as u64;
+        while self.now < end {
+            self.now = end.min(self.now + STEP);
+            for neighbour in &self.neighbours {
+                self.updates.send(Update::Neighbour(*neighbour)).unwrap();
+            }
+            self.worker.poll(self.now);
+        }
+    }
+
+    /// How often a packet was dropped for this reason.
+    pub fn count(&self, reason: DropReason) -> u64 {
+        self.worker.drops.get(reason)
+    }
+
+    /// What was counted of an SA, read as the control side does.
+    pub fn sa(&mut self, direction: Direction, spi: Spi) -> SaCounters {
+        self.updates.send(Update::SaPage(Box::new(SaPage::first(direction)))).unwrap();
+        self.poll();
+        let pages = self.events().into_iter().filter_map(|event| match event {
+            Event::SaPage(page) => Some(page),
+            _ => None,
+        });
+        let entries = pages.flat_map(|page| page.entries);
+        entries.filter(|reading| reading.spi == spi).map(|reading| reading.counters).next().unwrap()
+    }
+
+    /// Checks that nothing was dropped but these, one by one: on the worker, and on the inbound SA.
+    #[track_caller]
+    pub fn assert_dropped_on(&mut self, spi: Spi, expected: &[(DropReason, u64)]) {
+        assert_eq!(self.drops(), expected, "on the worker");
+        let counters = self.sa(Direction::Inbound, spi);
+        assert_eq!(counters.drops().collect::<Vec<_>>(), expected, "on the SA");
     }
 
     pub fn update(&mut self, update: Update) {
@@ -103,7 +190,9 @@ impl Gateway {
         let packet = self.pool.alloc_from(&probe).unwrap();
         let adjacency = self.worker.adjacency(address).unwrap();
         self.worker.transmit(packet, &adjacency, self.now);
-        self.update(Update::Neighbour(Neighbour { port: port as u16, address, mac }));
+        let neighbour = Neighbour { port: port as u16, address, mac };
+        self.neighbours.push(neighbour);
+        self.update(Update::Neighbour(neighbour));
         while self.ports[port].pop().is_some() {}
     }
 
@@ -159,7 +248,7 @@ impl Gateway {
 }
 
 /// How a tunnel between two gateways is.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Tunnel {
     pub protocol: Protocol,
     pub mode: Mode,
@@ -172,6 +261,10 @@ pub struct Tunnel {
     pub local: &'static str,
     pub remote: &'static str,
     pub spi: (Spi, Spi),
+    pub ecn: bool,
+    /// Selectors and policy are for this protocol and port alone, on the remote side or, mirrored, on the local one.
+    pub only: Option<(u8, u16)>,
+    pub only_local: bool,
 }
 
 impl Tunnel {
@@ -192,6 +285,9 @@ impl Tunnel {
             local: "10.1.0.0/16",
             remote: "10.2.0.0/16",
             spi: (0x1001, 0x2001),
+            ecn: true,
+            only: None,
+            only_local: false,
         }
     }
 
@@ -204,42 +300,117 @@ impl Tunnel {
             local: self.remote,
             remote: self.local,
             spi: (self.spi.1, self.spi.0),
+            only_local: !self.only_local,
             ..self.clone()
         }
     }
 
     /// Installs both SAs and the policy, as tunnel and policy `id`.
     pub fn install(&self, gateway: &mut Gateway, id: u32) {
-        let params = SaParams {
+        let (inbound, outbound) = (self.inbound(gateway, id), self.outbound(gateway, id));
+        gateway.update(Update::Sa(SaUpdate::AddInbound(inbound)));
+        gateway.update(Update::Sa(SaUpdate::SetOutbound(outbound, self.endpoints)));
+        let (selector, action) = (self.selector(), Action::Protect(TunnelId(id)));
+        gateway.update(Update::Policy(PolicyUpdate::Add(Policy { id: PolicyId(id), selector, action })));
+    }
+
+    pub fn outbound(&self, gateway: &Gateway, id: u32) -> Arc<OutboundSa> {
+        let (params, options) = (self.params(id), self.options.clone());
+        OutboundSa::new(&gateway.crypto, params, self.spi.0, options, &self.key(self.spi.0), gateway.now)
+            .unwrap()
+    }
+
+    pub fn inbound(&self, gateway: &Gateway, id: u32) -> Arc<InboundSa> {
+        InboundSa::new(
+            &gateway.crypto,
+            self.params(id),
+            self.spi.1,
+            vec![self.selector()],
+            self.endpoints,
+            self.window,
+            &self.key(self.spi.1),
+            gateway.now,
+        )
+        .unwrap()
+    }
+
+    fn selector(&self) -> Selector {
+        let between = Selector::between(self.local.parse().unwrap(), self.remote.parse().unwrap());
+        match self.only {
+            Some((protocol, port)) if self.only_local => {
+                Selector { protocol: Some(protocol), local_ports: port..=port, ..between }
+            }
+            Some((protocol, port)) => {
+                Selector { protocol: Some(protocol), remote_ports: port..=port, ..between }
+            }
+            None => between,
+        }
+    }
+
+    fn params(&self, id: u32) -> SaParams {
+        SaParams {
             tunnel: TunnelId(id),
             protocol: self.protocol,
             mode: self.mode,
             suite: self.suite.parse().unwrap(),
             esn: self.esn,
             lifetime: self.lifetime,
-            ecn: true,
-        };
-        let (local, remote) = (self.local.parse().unwrap(), self.remote.parse().unwrap());
-        let key_len = params.suite.key_len();
-        let key = |spi: Spi| KeyMaterial::new((0..key_len).map(|i| (i as u32 ^ spi) as u8).collect());
-        let (crypto, now) = (Arc::clone(&gateway.crypto), gateway.now);
-        let outbound =
-            OutboundSa::new(&crypto, params.clone(), self.spi.0, self.options.clone(), &key(self.spi.0), now)
-                .unwrap();
-        let inbound = InboundSa::new(
-            &crypto,
-            params,
-            self.spi.1,
-            vec![Selector::between(local, remote)],
-            self.endpoints,
-            self.window,
-            &key(self.spi.1),
-            now,
-        )
-        .unwrap();
-        gateway.update(Update::Sa(SaUpdate::AddInbound(inbound)));
-        gateway.update(Update::Sa(SaUpdate::SetOutbound(outbound, self.endpoints)));
-        gateway.policy(id, self.local, self.remote, Action::Protect(TunnelId(id)));
+            ecn: self.ecn,
+        }
+    }
+
+    fn key(&self, spi: Spi) -> KeyMaterial {
+        let len = self.suite.parse::<Suite>().unwrap().key_len();
+        KeyMaterial::new((0..len).map(|i| (i as u32 ^ spi) as u8).collect())
+    }
+}
+
+/// The left gateway's hand on its outbound SA: makes ESP packets that no honest gateway sends, with a good ICV.
+pub struct Forger {
+    crypto: Arc<Crypto>,
+    key: Key,
+    spi: Spi,
+    endpoints: Endpoints,
+    frame: (Mac, Mac),
+}
+
+impl Forger {
+    pub fn new(pair: &Pair, tunnel: &Tunnel) -> Self {
+        let crypto = Arc::clone(&pair.left.crypto);
+        let suite = tunnel.suite.parse().unwrap();
+        let key = crypto.key(suite, tunnel.esn, &tunnel.key(tunnel.spi.0)).unwrap();
+        let frame = (pair.right.macs[WAN], pair.left.macs[WAN]);
+        Self { crypto, key, spi: tunnel.spi.0, endpoints: tunnel.endpoints, frame }
+    }
+
+    /// A frame with this plaintext, its trailer included, sealed under this sequence number.
+    pub fn frame(&self, seq: u64, plaintext: &[u8]) -> Vec<u8> {
+        let mut esp = [&self.spi.to_be_bytes()[..], &(seq as u32).to_be_bytes()].concat();
+        esp.extend(vec![0; self.key.iv_len()]);
+        esp.extend_from_slice(plaintext);
+        esp.extend(vec![0; self.key.icv_len()]);
+        let mut jobs = [Job { key: &self.key, packet: &mut esp, seq, ok: false }];
+        self.crypto.seal(&mut jobs);
+        assert!(jobs[0].ok);
+        let mut outer = udp4(&self.endpoints.local.to_string(), &self.endpoints.remote.to_string(), 0);
+        outer.truncate(20);
+        outer[9] = protocol::ESP;
+        outer[2..4].copy_from_slice(&(20 + esp.len() as u16).to_be_bytes());
+        mend4(&mut outer);
+        let mut frame = vec![0; ethernet::HEADER_LEN];
+        let header = ethernet::Header::untagged(self.frame.0, self.frame.1, ethernet::ethertype::IPV4);
+        header.emit(&mut frame).unwrap();
+        [frame, outer, esp].concat()
+    }
+
+    /// The plaintext of an honest packet: payload, padding 1, 2, 3, and the trailer.
+    pub fn plaintext(&self, payload: &[u8], next_header: u8) -> Vec<u8> {
+        let align = self.key.pad_align();
+        let pad = (payload.len() + 2).wrapping_neg() & (align - 1);
+        let mut plaintext = payload.to_vec();
+        plaintext.extend(1..=pad as u8);
+        plaintext.extend([pad as u8, next_header]);
+        plaintext
     }
 }
 
