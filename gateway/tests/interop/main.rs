@@ -15,6 +15,7 @@ mod path_mtu;
 mod scapy;
 mod site;
 mod traffic;
+mod tshark;
 mod tunnel;
 
 use std::fs::File;
