@@ -12,6 +12,7 @@ mod gateway;
 mod netns;
 mod operation;
 mod path_mtu;
+mod refusals;
 mod scapy;
 mod site;
 mod traffic;
