@@ -12,9 +12,11 @@ mod gateway;
 mod netns;
 mod operation;
 mod path_mtu;
+mod refusals;
 mod scapy;
 mod site;
 mod traffic;
+mod tshark;
 mod tunnel;
 
 use std::fs::File;
