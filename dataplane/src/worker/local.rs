@@ -110,10 +110,10 @@ impl Worker {
         opening: Option<&mut ArrayVec<Opening, BURST>>,
     ) {
         if info.fragment.is_some() {
-            return match self.reassemble(packet, &info, origin, now) {
-                Some((whole, info)) => self.receive(whole, info, origin, now, opening),
-                None => {}
-            };
+            if let Some((whole, info)) = self.reassemble(packet, &info, origin, now) {
+                self.receive(whole, info, origin, now, opening);
+            }
+            return;
         }
         let protocol = match info.protocol {
             protocol::ESP => Protocol::Esp,
