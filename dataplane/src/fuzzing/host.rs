@@ -175,7 +175,7 @@ pub fn icmp_feedback(data: &[u8]) {
     message[2..4].copy_from_slice(&sum.to_be_bytes());
     let bytes = match (source, ours) {
         (IpAddr::V6(source), IpAddr::V6(ours)) => {
-            let mut packet = vec![0x60, 0, 0, 0, 0, 0, protocol::ICMPV6, 64];
+            let mut packet = [0x60, 0, 0, 0, 0, 0, protocol::ICMPV6, 64];
             packet[4..6].copy_from_slice(&(message.len() as u16).to_be_bytes());
             [&packet[..], &source.octets(), &ours.octets(), &message].concat()
         }

@@ -67,10 +67,9 @@ fn cut(packet: &[u8], info: &IpInfo, mtu: usize) {
             let mut data = 0;
             for piece in &pieces {
                 let piece_info = match ip::parse(piece.data()) {
-                    Ok(piece_info) => piece_info,
                     // A small MTU cuts through a transport header, which receivers refuse.
                     Err(DropReason::FragmentMalformed) => return,
-                    Err(reason) => panic!("a piece does not parse: {reason:?}"),
+                    parsed => parsed.expect("a piece of a sound packet is sound"),
                 };
                 assert!(pieces.len() == 1 || usize::from(piece_info.total_len) <= mtu);
                 data += piece_info.payload_len();
@@ -164,7 +163,7 @@ pub fn esp_roundtrip(data: &[u8]) {
 fn packet(endpoints: &Endpoints, payload: &[u8]) -> Vec<u8> {
     match (endpoints.local, endpoints.remote) {
         (std::net::IpAddr::V4(source), std::net::IpAddr::V4(destination)) => {
-            let mut packet = vec![0; ipv4::HEADER_LEN];
+            let mut packet = [0; ipv4::HEADER_LEN];
             let repr = ipv4::Repr {
                 source,
                 destination,
@@ -175,14 +174,12 @@ fn packet(endpoints: &Endpoints, payload: &[u8]) -> Vec<u8> {
                 ttl: 64,
                 tos: 0,
             };
-            if let Some(header) = packet.first_chunk_mut() {
-                repr.emit(header);
-            }
+            repr.emit(&mut packet);
             [&packet, payload].concat()
         }
         (std::net::IpAddr::V6(source), std::net::IpAddr::V6(destination)) => {
             // With an extension header, which transport mode has to find its way around.
-            let mut packet = vec![0; ipv6::HEADER_LEN];
+            let mut packet = [0; ipv6::HEADER_LEN];
             let repr = ipv6::Repr {
                 source,
                 destination,
@@ -192,9 +189,7 @@ fn packet(endpoints: &Endpoints, payload: &[u8]) -> Vec<u8> {
                 traffic_class: 0,
                 flow_label: 0,
             };
-            if let Some(header) = packet.first_chunk_mut() {
-                repr.emit(header);
-            }
+            repr.emit(&mut packet);
             [&packet[..], &[253, 0, 1, 4, 0, 0, 0, 0], payload].concat()
         }
         _ => Vec::new(),

@@ -12,6 +12,9 @@ fn tunnel(local: &str, remote: &str, mode: Mode, suite: &'static str) -> Tunnel 
     tunnel
 }
 
+/// What somebody on the way does to a packet.
+type Change = fn(&mut [u8]);
+
 /// Sends a ping of the left gateway's own through a transport mode SA, lets `change` have it on the way (from the IP
 /// header on), and returns what the right gateway counts. It answers what it takes.
 fn transported(tunnel: &Tunnel, ping: &[u8], change: impl Fn(&mut [u8])) -> Vec<(DropReason, u64)> {
@@ -53,10 +56,12 @@ fn ipv4_options_that_routers_change_and_those_that_they_do_not() {
         mend(&mut ping);
         assert_eq!(transported(&tunnel, &ping, |_| {}), [], "{suite}");
         // TTL, DSCP and ECN, DF, the recorded route.
-        let fair: [&dyn Fn(&mut [u8]); 4] =
-            [&|packet| packet[8] = 3, &|packet| packet[1] = 0xbb, &|packet| packet[6] ^= 0x40, &|packet| {
-                packet[26..31].copy_from_slice(&[8, 192, 0, 2, 1])
-            }];
+        let fair: [Change; 4] = [
+            |packet| packet[8] = 3,
+            |packet| packet[1] = 0xbb,
+            |packet| packet[6] ^= 0x40,
+            |packet| packet[26..31].copy_from_slice(&[8, 192, 0, 2, 1]),
+        ];
         for (i, change) in fair.into_iter().enumerate() {
             assert_eq!(transported(&tunnel, &ping, change), [], "{suite} {i}");
         }
@@ -83,11 +88,11 @@ fn ipv6_extension_headers_that_routers_change_and_those_that_they_do_not() {
     ping.splice(40..40, [protocol::ICMPV6, 1, 0x3e, 4, 1, 2, 3, 4, 0x1e, 4, 5, 6, 7, 8, 1, 0]);
     (ping[6], ping[5]) = (protocol::HOP_BY_HOP, ping[5] + 16);
     assert_eq!(transported(&tunnel, &ping, |_| {}), []);
-    let fair: [&dyn Fn(&mut [u8]); 4] = [
-        &|packet| packet[7] = 9,
-        &|packet| (packet[0], packet[1]) = (0x6b, 0xb5),
-        &|packet| packet[2..4].copy_from_slice(&[7, 7]),
-        &|packet| packet[44..48].fill(0xee),
+    let fair: [Change; 4] = [
+        |packet| packet[7] = 9,
+        |packet| (packet[0], packet[1]) = (0x6b, 0xb5),
+        |packet| packet[2..4].copy_from_slice(&[7, 7]),
+        |packet| packet[44..48].fill(0xee),
     ];
     for (i, change) in fair.into_iter().enumerate() {
         assert_eq!(transported(&tunnel, &ping, change), [], "{i}");

@@ -170,7 +170,7 @@ fn fragments_that_overlap_give_up_their_packet() {
     let fragment = |offset: u16, more: bool, len: usize| {
         let mut packet = udp4("198.51.100.1", "198.51.100.2", len - 8);
         packet[9] = protocol::ESP;
-        packet[6..8].copy_from_slice(&(offset / 8 | if more { 0x2000 } else { 0 }).to_be_bytes());
+        packet[6..8].copy_from_slice(&((offset / 8) | (if more { 0x2000 } else { 0 })).to_be_bytes());
         mend4(&mut packet);
         packet
     };

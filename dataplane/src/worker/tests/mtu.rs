@@ -57,7 +57,7 @@ fn fragments_before_and_after_encapsulation_arrive_whole() {
             tunnel.endpoints.udp = udp;
             let mut pair = Pair::new(&tunnel);
             let packet = udp4("10.1.0.5", "10.2.0.5", 1472);
-            let (wire, out) = pair.left_to_right(&[packet.clone()]);
+            let (wire, out) = pair.left_to_right(std::slice::from_ref(&packet));
             assert_eq!((pair.left.drops(), pair.right.drops()), (vec![], vec![]));
             assert!(wire.iter().all(|frame| frame.len() <= 1514));
             let infos: Vec<_> = wire.iter().map(|frame| ip::parse(&frame[14..]).unwrap()).collect();
@@ -163,9 +163,9 @@ fn a_learned_path_mtu_is_heeded_at_once() {
     let sa = tunnel.outbound(&pair.left, 1);
     pair.left.update(Update::Sa(SaUpdate::SetOutbound(sa.clone(), tunnel.endpoints)));
     let packet = with_df(udp4("10.1.0.5", "10.2.0.5", 1372));
-    assert_eq!(pair.left_to_right(&[packet.clone()]).1.len(), 1);
+    assert_eq!(pair.left_to_right(std::slice::from_ref(&packet)).1.len(), 1);
     sa.path_mtu.lower(1400, pair.left.now);
-    assert_eq!(pair.left_to_right(&[packet.clone()]).1.len(), 0);
+    assert_eq!(pair.left_to_right(std::slice::from_ref(&packet)).1.len(), 0);
     assert_eq!(told(&pair.left.sent_ip(LAN)[0]).1, 1346);
     // Ten minutes later the path may be wider again.
     pair.left.pass(std::time::Duration::from_secs(601));
@@ -181,7 +181,7 @@ fn ipv6_packets_of_1280_bytes_pass_every_path() {
     sa.path_mtu.lower(1280, pair.left.now);
     pair.left.update(Update::Sa(SaUpdate::SetOutbound(sa, tunnel.endpoints)));
     let packet = udp6("fd01::5", "fd02::5", 1280 - 48);
-    let (wire, out) = pair.left_to_right(&[packet.clone()]);
+    let (wire, out) = pair.left_to_right(std::slice::from_ref(&packet));
     assert_eq!((wire.len(), out.len()), (2, 1), "the outer packet is fragmented");
     assert!(wire.iter().all(|frame| frame.len() <= 14 + 1280));
     assert_eq!(out[0][40..], packet[40..]);
@@ -195,7 +195,7 @@ fn df_that_is_cleared_lets_every_packet_pass() {
     (tunnel.options.df, tunnel.options.fragmentation) = (DfPolicy::Clear, Fragmentation::After);
     let mut pair = Pair::new(&tunnel);
     let packet = with_df(udp4("10.1.0.5", "10.2.0.5", 1472));
-    let (wire, out) = pair.left_to_right(&[packet.clone()]);
+    let (wire, out) = pair.left_to_right(std::slice::from_ref(&packet));
     assert_eq!((wire.len(), out.len()), (2, 1));
     assert_eq!(out[0][20..], packet[20..]);
 }
@@ -226,7 +226,7 @@ fn fragments_of_hosts_pass_selectors_without_ports() {
     let piece = |offset: usize, more: bool, data: &[u8]| {
         let mut piece = [&whole[..20], data].concat();
         piece[2..4].copy_from_slice(&(20 + data.len() as u16).to_be_bytes());
-        piece[6..8].copy_from_slice(&((offset as u16 / 8) | if more { 0x2000 } else { 0 }).to_be_bytes());
+        piece[6..8].copy_from_slice(&((offset as u16 / 8) | (if more { 0x2000 } else { 0 })).to_be_bytes());
         mend4(&mut piece);
         piece
     };
@@ -256,7 +256,7 @@ fn policies_that_name_ports_see_the_whole_of_a_fragmented_packet() {
                 piece.extend([protocol::UDP, 0, word[0], word[1], 0, 0, 0, 7]);
             } else {
                 piece[2..4].copy_from_slice(&(20 + data.len() as u16).to_be_bytes());
-                piece[6..8].copy_from_slice(&(word / 8 | if more { 0x2000 } else { 0 }).to_be_bytes());
+                piece[6..8].copy_from_slice(&((word / 8) | (if more { 0x2000 } else { 0 })).to_be_bytes());
                 mend4(&mut piece);
             }
             piece.extend_from_slice(data);
