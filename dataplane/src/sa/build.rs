@@ -97,7 +97,8 @@ fn lower(limits: &mut Limits, packets: u64) {
     limits.packets = Some(limits.packets.map_or(packets, |own| own.min(packets)));
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use super::*;
     use crate::crypto::EngineChoice;

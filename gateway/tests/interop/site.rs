@@ -77,7 +77,8 @@ pub const TUNNEL: &str = "site";
 pub struct Sites {
     pub left: Site,
     pub right: Site,
-    pub router: Option<Namespace>,
+    /// Lives as long as they do.
+    _router: Option<Namespace>,
 }
 
 /// One side.
@@ -133,7 +134,7 @@ impl Sites {
             }
             Some(_) => {}
         }
-        Self { left: site(plan, 1, left), right: site(plan, 2, right), router }
+        Self { left: site(plan, 1, left), right: site(plan, 2, right), _router: router }
     }
 
     /// What both gateways dropped, for messages.
@@ -234,7 +235,7 @@ fn configuration(plan: &Plan, side: u8, files: &mut Files) -> String {
         } else {
             ("203.0.113.254", "2001:db8:2::fe")
         };
-        let _ = write!(yaml, "routes: [ {{ to: 0.0.0.0/0, via: {v4} }}, {{ to: '::/0', via: '{v6}' }} ]\n");
+        let _ = writeln!(yaml, "routes: [ {{ to: 0.0.0.0/0, via: {v4} }}, {{ to: '::/0', via: '{v6}' }} ]");
     }
     let _ = write!(
         yaml,

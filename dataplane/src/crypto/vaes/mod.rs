@@ -1,11 +1,12 @@
 //! AES-GCM for ESP (RFC 4106, RFC 8750) in AVX-512, VAES and VPCLMULQDQ instructions, a burst at a time.
-#![allow(unsafe_code)]
+// Arrays of vectors are walked in step, and only a plain index is sure to be unrolled into registers.
+#![allow(unsafe_code, clippy::needless_range_loop)]
 
 use arrayvec::ArrayVec;
 
 use super::engine::Engine;
 use super::suite::{Encryption, Suite};
-use super::{EngineKey, Job, Key, KeyError, KeyMaterial};
+use super::{EngineKey, Job, KeyError, KeyMaterial};
 
 mod aes;
 mod frame;

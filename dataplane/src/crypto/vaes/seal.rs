@@ -9,7 +9,7 @@ use std::arch::x86_64::*;
 use super::aes::{Rounds, cipher};
 use super::frame::{Block, Counters, Frame};
 use super::ghash::{Products, fold_lanes, reflect, reflect_block, with_first};
-use super::hash::{Batch, all_steps, batch_step, finish};
+use super::hash::{Batch, batch_step, finish};
 use super::key::VaesKey;
 use super::lanes::{
     BATCH, BATCH_BYTES, BLOCK, Text, VECTOR, broadcast, load, load_words, store, store_block,
