@@ -5,7 +5,6 @@ use std::arch::x86_64::*;
 
 use zeroize::Zeroize;
 
-use super::key::VaesKey;
 use super::lanes::{BLOCK, broadcast};
 
 /// Number of rounds, which the key length decides.

@@ -54,17 +54,6 @@ pub fn finish<const N: usize>(
     products
 }
 
-/// Does all steps of a hash, with nothing beside.
-macro_rules! all_steps {
-    ($step:ident) => {
-        all_steps!(@ $step, 1 2 3 4 5 6 7 8 9)
-    };
-    (@ $step:ident, $($number:literal)*) => {
-        $($step!($number);)*
-    };
-}
-pub(super) use all_steps;
-
 /// The hash of a batch of eight vectors, in nine steps to be done beside the rounds of AES.
 pub struct Batch {
     /// What the batches before came to; after the last step, with this one.

@@ -117,7 +117,7 @@ fn bursts_of_different_keys_and_lengths_agree_with_aws_lc() {
                 let random = u32::from_le_bytes(random[4 * at..4 * at + 4].try_into().unwrap()) as usize;
                 (&pairs[random % pairs.len()], random / pairs.len() % most, 0x7_ffff_fff0 + n as u64)
             };
-            let plain: Vec<_> = (0..burst).map(|n| (pick(n).0.packet(pick(n).1, pick(n).2))).collect();
+            let plain: Vec<_> = (0..burst).map(|n| pick(n).0.packet(pick(n).1, pick(n).2)).collect();
             let mut judged = plain.clone();
             for (n, packet) in judged.iter_mut().enumerate() {
                 let (pair, _, seq) = pick(n);
