@@ -18,6 +18,10 @@ mod self_test;
 pub mod suite;
 #[cfg(test)]
 mod tests;
+#[cfg(target_arch = "x86_64")]
+pub mod vaes;
+#[cfg(not(target_arch = "x86_64"))]
+#[path = "vaes/elsewhere.rs"]
 pub mod vaes;
 
 pub use keyword::SuiteError;

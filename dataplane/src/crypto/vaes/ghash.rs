@@ -120,6 +120,29 @@ impl Products {
     }
 }
 
+/// The sums of the lanes of four, reduced, one to a lane: so four packets share one reduction.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+pub fn reduce_four([a, b, c, d]: &[Products; 4]) -> __m512i {
+    let low = gather(a.low, b.low, c.low, d.low);
+    let middle = gather(a.middle, b.middle, c.middle, d.middle);
+    let high = gather(a.high, b.high, c.high, d.high);
+    Products { low, middle, high }.reduce()
+}
+
+/// Lane i is the sum of the lanes of argument i.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+fn gather(a: __m512i, b: __m512i, c: __m512i, d: __m512i) -> __m512i {
+    let halves = |a, b| {
+        let lower = _mm512_shuffle_i64x2::<0b01_00_01_00>(a, b);
+        _mm512_xor_si512(lower, _mm512_shuffle_i64x2::<0b11_10_11_10>(a, b))
+    };
+    let (ab, cd) = (halves(a, b), halves(c, d));
+    let even = _mm512_shuffle_i64x2::<0b10_00_10_00>(ab, cd);
+    _mm512_xor_si512(even, _mm512_shuffle_i64x2::<0b11_01_11_01>(ab, cd))
+}
+
 /// The sum of the lanes.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]

@@ -1,4 +1,21 @@
 //! AES-GCM for ESP (RFC 4106, RFC 8750) in AVX-512, VAES and VPCLMULQDQ instructions, a burst at a time.
+//!
+//! What makes it fast, and so decides its shape:
+//!
+//! - **One pass over lanes that line up** (`frame`): the header is block 0 of the stream, so counter 1, whose
+//!   keystream masks the ICV, and the AAD have a lane of the first vector, the length block one of the last.
+//! - **One key block** (`key`): 640 bytes without a pointer, of which a short packet touches five cache lines; all
+//!   keys of a burst are asked for before the first is used.
+//! - **Few multiplications** (`ghash`): Karatsuba, one reduction for eight vectors, one for four short packets.
+//! - **Instructions in an order that suits the core** (`aes::cipher`): it looks ahead over a few hundred
+//!   instructions, and schedules some hundred. So AES and GHASH of a long packet are interleaved by hand, and
+//!   whatever a packet needs of memory is worked out for the whole burst first.
+//! - **No `unsafe` outside of `lanes`, `key` and the two calls below**: kernels see arrays and masked
+//!   slices.
+//!
+//! Constant time: there is no table, and no branch or address depends on a key, a text or a hash. Lengths, key
+//! sizes and whether an ICV was good are public.
+
 // Arrays of vectors are walked in step, and only a plain index is sure to be unrolled into registers.
 #![allow(unsafe_code, clippy::needless_range_loop)]
 
@@ -9,6 +26,8 @@ use super::suite::{Encryption, Suite};
 use super::{EngineKey, Job, KeyError, KeyMaterial};
 
 mod aes;
+#[cfg(test)]
+mod constant_time;
 mod frame;
 mod ghash;
 mod hash;
@@ -27,20 +46,31 @@ pub use key::VaesKey;
 #[derive(Clone, Copy, Debug)]
 pub struct Vaes(());
 
+/// Names of CPU features that are not there.
 macro_rules! missing {
-    ($($feature:tt),*) => {
-        [$(($feature, is_x86_feature_detected!($feature))),*].into_iter().filter(|&(_, found)| !found).map(|(name, _)| name)
-    };
+    ($($feature:tt),*) => {{
+        let features = [$(($feature, is_x86_feature_detected!($feature))),*];
+        features.into_iter().filter(|(_, found)| !found).map(|(name, _)| name).collect::<Vec<_>>()
+    }};
 }
 
 impl Vaes {
-    /// The engine, or what the CPU misses.
+    /// The engine.
     ///
     /// # Errors
-    /// The names of the missing CPU features.
+    /// What the CPU misses, or the operating system did not turn on.
     pub fn new() -> Result<Self, String> {
-        let missing: Vec<_> =
-            missing!("avx512f", "avx512bw", "avx512dq", "avx512vl", "vaes", "vpclmulqdq", "bmi2").collect();
+        let missing = missing!(
+            "aes",
+            "pclmulqdq",
+            "bmi2",
+            "avx512f",
+            "avx512bw",
+            "avx512dq",
+            "avx512vl",
+            "vaes",
+            "vpclmulqdq"
+        );
         if missing.is_empty() { Ok(Self(())) } else { Err(format!("the CPU has no {}", missing.join(", "))) }
     }
 }
@@ -93,6 +123,13 @@ fn burst<const SEAL: bool>(jobs: &mut [Job<'_>]) {
             open::open(&mut frames);
         }
     }
+    wipe_stack();
+}
+
+/// Overwrites what [`seal::seal`] and [`open::open`] left on the stack: the compiler may have put round keys there.
+#[inline(never)]
+fn wipe_stack() {
+    std::hint::black_box(&mut [0u8; 4096]);
 }
 
 /// Asks for all keys. With many SAs most are not in the cache, and all of them are on their way when the first is needed.

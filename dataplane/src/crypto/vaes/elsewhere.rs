@@ -1,0 +1,49 @@
+//! The engine where there is no x86-64: it is never there.
+
+use crate::crypto::engine::Engine;
+use crate::crypto::{EngineError, EngineKey, Job, KeyError, KeyMaterial, Suite};
+
+/// The engine. Cannot exist.
+#[derive(Clone, Copy, Debug)]
+pub enum Vaes {}
+
+/// Its keys. Cannot exist.
+pub enum VaesKey {}
+
+impl Vaes {
+    /// Why not.
+    ///
+    /// # Errors
+    /// Always.
+    pub fn new() -> Result<Self, String> {
+        Err("the CPU is not an x86-64".to_owned())
+    }
+
+    /// Never called.
+    ///
+    /// # Errors
+    /// None.
+    pub fn agrees_with<E: Engine>(&self, _: &E) -> Result<(), EngineError> {
+        match *self {}
+    }
+}
+
+impl Engine for Vaes {
+    const NAME: &'static str = "vaes";
+
+    fn supports(&self, _: Suite) -> bool {
+        match *self {}
+    }
+
+    fn key(&self, _: Suite, _: bool, _: &KeyMaterial) -> Result<EngineKey, KeyError> {
+        match *self {}
+    }
+
+    fn seal(&self, _: &mut [Job<'_>]) {
+        match *self {}
+    }
+
+    fn open(&self, _: &mut [Job<'_>]) {
+        match *self {}
+    }
+}
