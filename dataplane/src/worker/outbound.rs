@@ -188,12 +188,9 @@ impl Worker {
         if live == 0 {
             return;
         }
-        let Some(mut seq) = slot.reserve(live, &mut self.unsent) else {
-            let reason = match slot.sa.sequence.is_exhausted() {
-                true => DropReason::SequenceExhausted,
-                false => DropReason::SequenceUnsaved,
-            };
-            return run.iter_mut().for_each(|work| self.drop_on_sa(work, reason));
+        let mut seq = match slot.reserve(live, &mut self.unsent) {
+            Ok(first) => first,
+            Err(reason) => return run.iter_mut().for_each(|work| self.drop_on_sa(work, reason)),
         };
         for work in run.iter_mut() {
             let Some(packet) = &mut work.packet else { continue };
@@ -311,7 +308,7 @@ impl Worker {
         if !slot.charge(len, now, &mut self.unsent) {
             return Err(DropReason::SaExpired);
         }
-        let seq = slot.reserve(1, &mut self.unsent).ok_or(DropReason::SequenceExhausted)?;
+        let seq = slot.reserve(1, &mut self.unsent)?;
         let sa = &*slot.sa;
         let dscp = if let DscpPolicy::Set(dscp) = sa.options.dscp { dscp << 2 } else { 0 };
         let stamp = Stamp { tos: dscp, dont_fragment: sa.options.df == DfPolicy::Set, id: self.next_id };
@@ -383,15 +380,20 @@ impl OutboundSlot {
 
     /// Takes sequence numbers. When there are none left, the SA is at its end.
     #[inline]
-    fn reserve(&self, count: u64, events: &mut VecDeque<Event>) -> Option<u64> {
-        let first = self.sa.sequence.reserve(count);
-        if first.is_none()
-            && self.sa.sequence.is_exhausted()
-            && let Some(reached) = self.sa.usage.exhaust()
-        {
+    fn reserve(&self, count: u64, events: &mut VecDeque<Event>) -> Result<u64, DropReason> {
+        self.sa.sequence.reserve(count).ok_or_else(|| self.out_of_numbers(events))
+    }
+
+    /// Why there are no numbers: they are used up, or may not be used yet.
+    #[cold]
+    fn out_of_numbers(&self, events: &mut VecDeque<Event>) -> DropReason {
+        if !self.sa.sequence.is_exhausted() {
+            return DropReason::SequenceUnsaved;
+        }
+        if let Some(reached) = self.sa.usage.exhaust() {
             events.push_back(Event::expired(&self.sa.params, self.sa.spi, Direction::Outbound, reached));
         }
-        first
+        DropReason::SequenceExhausted
     }
 
     #[inline]

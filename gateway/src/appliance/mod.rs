@@ -68,14 +68,9 @@ pub fn run(config: &Config) -> Result<()> {
     let socket = ControlSocket::bind(&config.gateway.control_socket)
         .with_context(|| format!("control socket {}", config.gateway.control_socket.display()))?;
     let fleet = start(config, ports, Arc::clone(&crypto))?;
-    // Last, so that what fails before costs no sequence numbers.
-    let keeper = state.map(|state| state.keep(tunnels.kept(config))).transpose()?;
-    install(config, &tunnels, &fleet);
-
     let (ask, asked) = bounded(64);
     let facts = Facts::new(config, &infos, &tunnels, &crypto);
     let view = Arc::new(View::new(facts, ask));
-    let control = control::serve(socket, Arc::clone(&view) as _).context("control socket")?;
     let metrics = config
         .gateway
         .metrics
@@ -84,6 +79,11 @@ pub fn run(config: &Config) -> Result<()> {
                 .with_context(|| format!("metrics on {address}"))
         })
         .transpose()?;
+    // What fails before costs no sequence numbers.
+    let keeper = state.map(|state| state.keep(tunnels.kept(config))).transpose()?;
+    install(config, &tunnels, &fleet);
+    // Last: a gateway that answers is up.
+    let control = control::serve(socket, Arc::clone(&view) as _).context("control socket")?;
     tracing::info!(
         name = config.gateway.name,
         workers = fleet.len(),

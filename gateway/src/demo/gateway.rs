@@ -57,7 +57,7 @@ impl Spis {
 }
 
 /// Writes new keys for both directions, which both gateways read. They must be new for every run: sequence
-/// numbers of manual SAs start at 1 each time, and AES-GCM must never see a key and an IV twice (RFC 4106 s2).
+/// numbers start at 1 each time, since no state is kept, and AES-GCM must never see a key and an IV twice (RFC 4106 s2).
 pub(super) fn write_keys(directory: &Path) -> Result<()> {
     for side in Side::ALL {
         let mut key = Zeroizing::new([0; KEY_LEN]);
@@ -210,7 +210,7 @@ fn configuration(side: Side, spis: Spis, worker_core: usize, control_core: usize
     let (spi_out, spi_in) = (spis.sent_by(side), spis.sent_by(peer));
     format!(
         "\
-gateway: {{ name: {side}, control_socket: {side}.sock }}
+gateway: {{ name: {side}, control_socket: {side}.sock, state: off }}
 workers: {{ cores: [{worker_core}], control_core: {control_core}, idle: adaptive }}
 ports:
   {WAN}: {{ driver: af_packet, device: {WAN}, addresses: [{}] }}

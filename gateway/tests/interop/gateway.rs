@@ -80,7 +80,12 @@ impl Gateway {
         let socket = files.path("control.sock");
         let _stale = fs::remove_file(&socket);
         let metrics = files.metrics.map_or(String::new(), |address| format!(", metrics: '{address}'"));
-        let text = format!("gateway: {{ control_socket: {}{metrics} }}\n{yaml}", socket.display());
+        let state = files.path("state");
+        let text = format!(
+            "gateway: {{ control_socket: {}, state: {}{metrics} }}\n{yaml}",
+            socket.display(),
+            state.display()
+        );
         let config = files.path("gateway.yaml");
         fs::write(&config, text).unwrap();
         let log = OpenOptions::new().create(true).append(true).open(files.path("log")).unwrap();
