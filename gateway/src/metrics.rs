@@ -13,13 +13,16 @@ use std::time::{Duration, Instant};
 use dataplane::drops::DropReason;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeLabelSet, EncodeMetric, MetricEncoder, NoLabelSet,
+};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use crate::service::Service;
-use crate::snapshot::{PortCounters, Snapshot, Totals, Worker};
+use crate::snapshot::{LATENCY_BOUNDS_NS, LatencyHistogram, PortCounters, Snapshot, Totals, Worker};
 
 /// The metrics at work. Dropping it closes its socket.
 pub struct MetricsServer {
@@ -152,6 +155,23 @@ impl Collector for Rows {
     }
 }
 
+/// A histogram of seconds.
+struct Latencies(LatencyHistogram);
+
+impl EncodeMetric for Latencies {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+        let LatencyHistogram { packets, sum_ns } = self.0;
+        let seconds = |ns: u64| ns as f64 / 1e9;
+        let bounds = LATENCY_BOUNDS_NS.iter().map(|&bound| seconds(bound)).chain([f64::INFINITY]);
+        let buckets: Vec<_> = bounds.zip(packets).collect();
+        encoder.encode_histogram::<NoLabelSet>(seconds(sum_ns), packets.iter().sum(), &buckets, None)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Histogram
+    }
+}
+
 /// Name and help of a counter, and where its value stands in a row.
 type Counter<R> = (&'static str, &'static str, fn(&R) -> u64);
 
@@ -238,18 +258,19 @@ impl Families<'_, '_> {
             let rows = workers.iter().map(|(index, worker)| ([("worker", index.as_str())], value(worker)));
             self.counters(name, help, rows)?;
         }
-        let latency = workers.iter().filter_map(|(index, worker)| Some((index, worker.latency?)));
-        let rows = latency.flat_map(|(index, latency)| {
-            let quantiles = [
-                ("0.5", latency.p50_ns),
-                ("0.99", latency.p99_ns),
-                ("0.999", latency.p999_ns),
-                ("1", latency.max_ns),
-            ];
-            quantiles
-                .map(|(quantile, ns)| ([("worker", index.as_str()), ("quantile", quantile)], ns as f64 / 1e9))
-        });
-        self.gauges("spillway_worker_latency_seconds", "From receipt to transmission", rows)
+        let gauges: [Counter<Worker>; 2] = [
+            ("spillway_worker_free_frames", "Packet buffers that are free", |w| w.free_frames as u64),
+            ("spillway_worker_frames", "Packet buffers", |w| w.frames as u64),
+        ];
+        for (name, help, value) in gauges {
+            let rows =
+                workers.iter().map(|(index, worker)| ([("worker", index.as_str())], value(worker) as f64));
+            self.gauges(name, help, rows)?;
+        }
+        let rows = workers
+            .iter()
+            .map(|(index, worker)| ([("worker", index.as_str())], Latencies(worker.latency_histogram)));
+        self.family("spillway_worker_latency_seconds", "From receipt to transmission", rows)
     }
 
     fn counters<L: EncodeLabelSet>(

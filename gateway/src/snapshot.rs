@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use dataplane::drops::DropCounters;
+use hdrhistogram::Histogram;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -250,8 +251,46 @@ pub struct Worker {
     pub empty_polls: u64,
     /// Times that it slept.
     pub sleeps: u64,
+    /// Packet buffers that are free.
+    pub free_frames: usize,
+    /// All packet buffers.
+    pub frames: usize,
     /// From receipt to transmission; `None` before the first packet.
     pub latency: Option<Latency>,
+    /// The same as a histogram, which can be summed over workers and differenced over time.
+    pub latency_histogram: LatencyHistogram,
+}
+
+/// Upper bounds of all buckets of a [`LatencyHistogram`] but the last, in nanoseconds.
+pub const LATENCY_BOUNDS_NS: [u64; 13] = [
+    1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000, 2_000_000, 5_000_000,
+    10_000_000,
+];
+
+/// How many packets stayed in a worker for how long.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LatencyHistogram {
+    /// Packets that took no longer than a bound of [`LATENCY_BOUNDS_NS`], and longer than the one before; in the
+    /// end, those that took longer than all.
+    pub packets: [u64; LATENCY_BOUNDS_NS.len() + 1],
+    /// Nanoseconds of all packets.
+    pub sum_ns: u64,
+}
+
+impl From<&Histogram<u64>> for LatencyHistogram {
+    fn from(histogram: &Histogram<u64>) -> Self {
+        let mut sums = Self::default();
+        for step in histogram.iter_recorded() {
+            let (value, packets) = (step.value_iterated_to(), step.count_at_value());
+            let bucket = LATENCY_BOUNDS_NS.partition_point(|&bound| bound < value);
+            if let Some(count) = sums.packets.get_mut(bucket) {
+                *count += packets;
+            }
+            let typical = histogram.median_equivalent(value);
+            sums.sum_ns = sums.sum_ns.saturating_add(typical.saturating_mul(packets));
+        }
+        sums
+    }
 }
 
 /// How long packets stay in a worker, in nanoseconds.
@@ -296,4 +335,25 @@ pub struct Neighbour {
     pub port: String,
     /// Its Ethernet address; `None` while it does not answer.
     pub mac: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_packet_is_in_one_bucket_and_in_the_sum() {
+        let mut histogram = dataplane::snapshot::latency_histogram();
+        for (ns, packets) in [(900, 3), (1_500, 2), (150_000, 1), (500_000_000, 4)] {
+            histogram.record_n(ns, packets).unwrap();
+        }
+        let sums = LatencyHistogram::from(&histogram);
+        assert_eq!(sums.packets, [3, 2, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 4]);
+        let exact = 3 * 900 + 2 * 1_500 + 150_000 + 4 * 500_000_000;
+        assert!(sums.sum_ns.abs_diff(exact) < exact / 100, "{} is not {exact}", sums.sum_ns);
+        assert_eq!(
+            LatencyHistogram::from(&dataplane::snapshot::latency_histogram()),
+            LatencyHistogram::default()
+        );
+    }
 }

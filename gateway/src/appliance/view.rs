@@ -255,6 +255,9 @@ impl shown::Snapshot for View {
                 polls: worker.busy_polls + worker.idle_polls,
                 empty_polls: worker.idle_polls,
                 sleeps: worker.sleeps,
+                free_frames: worker.frames.0,
+                frames: worker.frames.1,
+                latency_histogram: (&worker.latency).into(),
                 latency: (!worker.latency.is_empty()).then(|| shown::Latency {
                     p50_ns: worker.latency.value_at_quantile(0.5),
                     p99_ns: worker.latency.value_at_quantile(0.99),

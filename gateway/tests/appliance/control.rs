@@ -129,8 +129,8 @@ wan   af_xdp eth0  02:00:00:00:00:01  1500  198.51.100.1/24  1,234         0    
     assert_eq!(
         gateway.table("workers"),
         "\
-WORKER  CORE     RX     TX  DROPS  BUSY POLLS  SLEEPS    P50    P99   P99.9    MAX
-     0     1  1,234  1,200     34       75.0%       2  900ns  4.2us  18.0us  2.0ms
+WORKER  CORE     RX     TX  DROPS  BUSY POLLS  SLEEPS  FREE FRAMES    P50    P99   P99.9    MAX
+     0     1  1,234  1,200     34       75.0%       2       16,000  900ns  4.2us  18.0us  2.0ms
 "
     );
     assert_eq!(gateway.table("drops"), "REASON   PACKETS\nicv_bad       31\n");

@@ -46,7 +46,13 @@ fn a_scrape_has_every_family() {
         r#"spillway_tunnel_bytes_total{tunnel="lab",direction="inbound"} 1000"#,
         r#"spillway_tunnel_drops_total{tunnel="lab",direction="inbound",reason="replay_duplicate"} 3"#,
         r#"spillway_worker_empty_polls_total{worker="0"} 250"#,
-        r#"spillway_worker_latency_seconds{worker="0",quantile="0.99"} 0.0000042"#,
+        r#"spillway_worker_free_frames{worker="0"} 16000.0"#,
+        r#"spillway_worker_frames{worker="0"} 16384.0"#,
+        "# TYPE spillway_worker_latency_seconds histogram",
+        r#"spillway_worker_latency_seconds_sum{worker="0"} 0.0025"#,
+        r#"spillway_worker_latency_seconds_count{worker="0"} 1234"#,
+        r#"spillway_worker_latency_seconds_bucket{le="0.000002",worker="0"} 1100"#,
+        r#"spillway_worker_latency_seconds_bucket{le="+Inf",worker="0"} 1234"#,
     ] {
         assert!(body.lines().any(|found| found == line), "{line}\nnot in\n{body}");
     }
