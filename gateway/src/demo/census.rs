@@ -1,5 +1,6 @@
 //! What was on a wire: every frame is looked at.
 
+use dataplane::host::nd;
 use dataplane::packet::{esp, ethernet, ip};
 use memchr::memmem::Finder;
 use serde::Serialize;
@@ -16,6 +17,8 @@ pub(super) struct Wire {
     pub(super) esp: u64,
     /// ARP, with which the gateways find each other.
     pub(super) arp: u64,
+    /// Neighbour Discovery: each gateway announces its IPv6 link-local address.
+    pub(super) nd: u64,
     /// Anything else.
     pub(super) other: u64,
     /// What the first one of those was.
@@ -53,6 +56,7 @@ impl Census {
                 return true;
             }
             Kind::Arp => self.seen.arp += 1,
+            Kind::Nd => self.seen.nd += 1,
             Kind::Other(what) => {
                 self.seen.other += 1;
                 self.seen.first_other.get_or_insert(what);
@@ -72,6 +76,11 @@ impl Census {
         match header.ethertype {
             ethernet::ethertype::ARP => Kind::Arp,
             ethernet::ethertype::IPV4 => self.ip_kind(packet),
+            ethernet::ethertype::IPV6
+                if ip::parse(packet).is_ok_and(|info| nd::is_neighbour_message(&info)) =>
+            {
+                Kind::Nd
+            }
             other => Kind::Other(format!("EtherType {other:#06x}")),
         }
     }
@@ -102,6 +111,7 @@ impl std::ops::Add<&Wire> for Wire {
             frames: self.frames + other.frames,
             esp: self.esp + other.esp,
             arp: self.arp + other.arp,
+            nd: self.nd + other.nd,
             other: self.other + other.other,
             first_other: self.first_other.or_else(|| other.first_other.clone()),
             with_plaintext: self.with_plaintext + other.with_plaintext,
@@ -113,6 +123,7 @@ impl std::ops::Add<&Wire> for Wire {
 enum Kind {
     Esp,
     Arp,
+    Nd,
     Other(String),
 }
 

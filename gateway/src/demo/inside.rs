@@ -236,7 +236,7 @@ fn judge(proof: &Proof, report: &mut Report) {
     report.expect(wire.esp > 0, || "no ESP was seen between the gateways".to_owned());
     report.expect(wire.other == 0, || {
         let first = wire.first_other.as_deref().unwrap_or("unknown");
-        format!("{} frames between the gateways were neither ESP nor ARP; the first: {first}", wire.other)
+        format!("{} frames between the gateways were neither ESP, ARP nor ND; the first: {first}", wire.other)
     });
     report.expect(wire.with_plaintext == 0, || {
         format!("{} frames between the gateways showed the hosts' plaintext", wire.with_plaintext)

@@ -11,7 +11,7 @@
 //!
 //! 1. pings through the tunnel, from both sides;
 //! 2. UDP in both directions as fast as it goes, with a table of throughput, loss, latency, and drops by name;
-//! 3. that all frames between the gateways were ESP of the tunnel (and ARP), and that what the hosts sent cannot
+//! 3. that all frames between the gateways were ESP of the tunnel (and ARP or ND), and that what the hosts sent cannot
 //!    be read in any of them, while the same search finds it behind the gateway;
 //! 4. that a packet with one bit flipped is dropped as `icv_bad`, that the genuine one is still accepted after it,
 //!    and that the same packet once more is dropped as `replay_duplicate`, each counted exactly once.

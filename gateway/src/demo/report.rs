@@ -103,7 +103,7 @@ pub(super) struct Proof {
 /// What was seen behind a gateway.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub(super) struct Lan {
-    /// Frames other than ARP.
+    /// Frames other than ARP and ND.
     pub(super) frames: u64,
     /// Those in which the hosts' marker can be read.
     pub(super) with_plaintext: u64,
@@ -151,7 +151,7 @@ impl Report {
 
 impl From<&Wire> for Lan {
     fn from(wire: &Wire) -> Self {
-        Self { frames: wire.frames - wire.arp, with_plaintext: wire.with_plaintext }
+        Self { frames: wire.frames - wire.arp - wire.nd, with_plaintext: wire.with_plaintext }
     }
 }
 
@@ -227,10 +227,11 @@ impl Proof {
         [
             "Proof".to_owned(),
             format!(
-                "  Between the gateways went {} frames: {} ESP with the tunnel's SPIs, {} ARP, {} anything else{first_other}.",
+                "  Between the gateways went {} frames: {} ESP with the tunnel's SPIs, {} ARP, {} ND, {} anything else{first_other}.",
                 count(wire.frames),
                 count(wire.esp),
                 count(wire.arp),
+                count(wire.nd),
                 count(wire.other),
             ),
             format!(

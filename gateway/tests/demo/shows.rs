@@ -52,7 +52,7 @@ fn proved(output: &Output) -> Value {
     let wire = &proof["wire"];
     assert!(number(&wire["esp"]) >= carried, "every packet was on the wire: {wire}");
     assert_eq!([&wire["other"], &wire["with_plaintext"]], [0, 0]);
-    assert_eq!(number(&wire["frames"]), number(&wire["esp"]) + number(&wire["arp"]));
+    assert_eq!(number(&wire["frames"]), number(&wire["esp"]) + number(&wire["arp"]) + number(&wire["nd"]));
     assert!(number(&proof["lan"]["with_plaintext"]) > 0, "the search finds plaintext where it is");
     for (attack, reason) in [(&proof["tampered"], "icv_bad"), (&proof["replayed"], "replay_duplicate")] {
         assert_eq!(attack["reason"], reason);
