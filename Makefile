@@ -5,6 +5,8 @@ export CARGO_TERM_COLOR ?= auto
 # Minutes that each fuzz target runs.
 MINUTES ?= 1
 PYTHON_PACKAGES = scapy==2.8.* cryptography
+# The tests' own Python, which `make tools` fills, goes before the system's.
+export PATH := $(CURDIR)/target/python/bin:$(PATH)
 
 .PHONY: all demo check test lint unit models tools bench fuzz fuzz-tools deny clean
 
