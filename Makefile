@@ -34,7 +34,7 @@ test: tools
 	$(CARGO) test --workspace --lib --bins --locked
 	$(CARGO) test --workspace --doc --locked
 	$(MAKE) models
-	$(CARGO) test --workspace --test '*' --locked -- --test-threads=2
+	$(CARGO) test --workspace --test '*' --locked -- --test-threads=1
 
 ## Every interleaving of the replay window and of the sequence numbers (loom).
 models:
