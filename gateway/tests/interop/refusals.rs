@@ -8,7 +8,7 @@ use crate::netns::{Namespace, privileged};
 use crate::serial;
 
 const GOOD: &str = "\
-gateway: { control_socket: control.sock }
+gateway: { control_socket: control.sock, state: state }
 workers: { cores: [0], control_core: 0 }
 ports:
   wan: { driver: af_packet, device: wan0, addresses: [198.51.100.1/24] }

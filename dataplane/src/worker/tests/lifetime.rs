@@ -57,6 +57,27 @@ fn without_esn_the_numbers_end_and_the_sa_with_them() {
 }
 
 #[test]
+fn numbers_that_are_not_written_down_are_not_sent_and_do_not_end_the_sa() {
+    let tunnel = Tunnel::new("198.51.100.1", "198.51.100.2");
+    let mut pair = Pair::new(&tunnel);
+    let sa = tunnel.outbound(&pair.left, 1);
+    sa.sequence.set_ceiling(10);
+    pair.left.update(Update::Sa(SaUpdate::SetOutbound(Arc::clone(&sa), tunnel.endpoints)));
+    let (wire, _) = pair.left_to_right(&packets(10));
+    assert_eq!(wire.len(), 10);
+    let (wire, _) = pair.left_to_right(&packets(5));
+    assert_eq!(wire.len(), 0);
+    pair.left.poll();
+    assert_eq!(expiries(&pair.left), [], "its end has not come");
+    assert_eq!(pair.left.drops(), [(DropReason::SequenceUnsaved, 5)]);
+    let counters = pair.left.sa(Direction::Outbound, 0x1001);
+    assert_eq!(counters.drops().collect::<Vec<_>>(), [(DropReason::SequenceUnsaved, 5)]);
+    sa.sequence.set_ceiling(1_000);
+    let (_, out) = pair.left_to_right(&packets(3));
+    assert_eq!(out.len(), 3, "it goes on, and the peer follows");
+}
+
+#[test]
 fn packets_and_bytes_end_an_sa_on_both_sides() {
     let limits = |packets, bytes| Limits { packets, bytes, time: None };
     for (soft, hard) in
