@@ -261,6 +261,12 @@ impl ReceiveMode {
         set_option(&membership, libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, &request)?;
         Ok(Self { _membership: membership })
     }
+
+    /// Nothing, for tests of a queue without a device.
+    #[cfg(test)]
+    pub(super) fn detached() -> Self {
+        Self { _membership: std::fs::File::open("/dev/null").unwrap().into() }
+    }
 }
 
 /// A `struct ifreq` with the name filled in and the rest zero. The name is cut at 15 bytes.

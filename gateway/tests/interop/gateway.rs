@@ -169,7 +169,10 @@ impl Gateway {
 impl Drop for Gateway {
     fn drop(&mut self) {
         let _gone = self.process.kill();
-        let _status = self.process.wait();
+        let status = self.process.wait();
+        if std::thread::panicking() {
+            eprintln!("a gateway of the failed test ended ({status:?}); it said:\n{}", self.log());
+        }
     }
 }
 

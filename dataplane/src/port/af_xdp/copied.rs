@@ -131,7 +131,9 @@ impl Port for CopiedPort {
     fn rx(&mut self, pool: &Pool, burst: &mut Burst) {
         // Lost packets fill no burst, so the number of descriptors bounds the call.
         for _ in 0..8 * burst.capacity() {
-            if burst.is_full() {
+            // The kernel shows a packet in the rx ring before it shows that it took the chunk from the fill ring:
+            // until then there may be no room to give the chunk back.
+            if burst.is_full() || self.socket.fill.free(1) == 0 {
                 break;
             }
             let Some(descriptor) = self.socket.rx.pop() else { break };
@@ -193,5 +195,33 @@ impl Port for CopiedPort {
     fn counters(&mut self) -> PortCounters {
         let (missed, refused) = self.socket.lost();
         PortCounters { rx_missed: missed, tx_errors: self.counters.tx_errors + refused, ..self.counters }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::socket::testing;
+    use super::*;
+    use crate::buffer::BURST;
+
+    const SIZE: u32 = 8;
+
+    #[test]
+    fn a_chunk_that_is_received_before_its_room_is_released_is_not_lost() {
+        let pool = Pool::new(BURST, 2048).unwrap();
+        let (socket, mut kernel) = testing::socket(SIZE);
+        let chunks = Chunks::new(2 * SIZE as usize, 4096).unwrap();
+        let mut port = CopiedPort::new(socket, chunks, SIZE, 1514, Attachment::detached());
+        for round in 0..5 * u64::from(SIZE) {
+            let address = kernel.fill.pop().expect("the kernel has a chunk to receive into");
+            kernel.rx.push(libc::xdp_desc { addr: address, len: 60, options: 0 });
+            kernel.rx.commit();
+            let mut burst = Burst::new();
+            port.rx(&pool, &mut burst);
+            assert!(burst.is_empty(), "it waits in round {round}");
+            kernel.fill.release();
+            port.rx(&pool, &mut burst);
+            assert_eq!(burst.len(), 1, "round {round}");
+        }
     }
 }

@@ -188,6 +188,15 @@ struct Attachment {
     _mode: ReceiveMode,
 }
 
+#[cfg(test)]
+impl Attachment {
+    /// One to nothing, for tests of a queue without a device.
+    fn detached() -> Arc<Self> {
+        let null = || std::fs::File::open("/dev/null").unwrap().into();
+        Arc::new(Self { sockets: null(), _link: null(), _mode: ReceiveMode::detached() })
+    }
+}
+
 struct AfXdp {
     info: DeviceInfo,
     ring: u32,

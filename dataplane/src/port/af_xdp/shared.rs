@@ -45,12 +45,13 @@ impl SharedPort {
 
     /// Keeps the kernel supplied with frames to receive into.
     fn fill(&mut self) {
-        while self.receiving < self.size {
+        // The kernel shows a packet in the rx ring before it shows that it took the frame from the fill ring, so
+        // the fill ring may be full for a moment although frames are missing.
+        while self.receiving < self.size && self.socket.fill.free(1) > 0 {
             let Some(frame) = self.pool.alloc() else { break };
             let Ok((offset, _)) = self.pool.surrender(frame) else { break };
             // The kernel takes the chunk that the address lies in.
-            let pushed = self.socket.fill.push(offset as u64);
-            debug_assert!(pushed, "the ring has room for every frame that is receiving");
+            self.socket.fill.push(offset as u64);
             self.receiving += 1;
         }
         self.socket.refill();
@@ -113,8 +114,9 @@ impl Port for SharedPort {
             burst.clear();
             return;
         }
-        let room = (self.size - self.sending) as usize;
-        let n = burst.len().min(room);
+        // The kernel may also have completed a packet before it shows that it took it from the tx ring.
+        let room = (self.size - self.sending).min(self.socket.tx.free(burst.len() as u32));
+        let n = burst.len().min(room as usize);
         for packet in burst.drain(..n) {
             if !(SHORTEST..=self.longest).contains(&packet.len()) {
                 self.counters.tx_errors += 1;
@@ -138,5 +140,63 @@ impl Port for SharedPort {
     fn counters(&mut self) -> PortCounters {
         let (missed, refused) = self.socket.lost();
         PortCounters { rx_missed: missed, tx_errors: self.counters.tx_errors + refused, ..self.counters }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::socket::testing;
+    use super::*;
+    use crate::buffer::BURST;
+
+    const SIZE: u32 = 8;
+
+    /// A port whose kernel is the test.
+    fn port(pool: Pool) -> (SharedPort, testing::Kernel) {
+        let (socket, kernel) = testing::socket(SIZE);
+        (SharedPort::new(socket, pool, SIZE, 1514, Attachment::detached()), kernel)
+    }
+
+    #[test]
+    fn a_frame_that_is_received_before_its_room_is_released_is_replaced_later() {
+        let pool = Pool::new(3 * BURST, 2048).unwrap();
+        let (mut port, mut kernel) = port(pool);
+        for round in 0..5 * u64::from(SIZE) {
+            let address = kernel.fill.pop().expect("the kernel has a frame to receive into");
+            kernel.rx.push(libc::xdp_desc { addr: address + 256, len: 60, options: 0 });
+            kernel.rx.commit();
+            let mut burst = Burst::new();
+            port.rx(&pool, &mut burst);
+            assert_eq!(burst.len(), 1, "round {round}");
+            drop(burst);
+            // Only now does the kernel show that it took the frame.
+            kernel.fill.release();
+            port.rx(&pool, &mut Burst::new());
+            assert_eq!(pool.available(), 3 * BURST - SIZE as usize, "no frame is lost in round {round}");
+        }
+    }
+
+    #[test]
+    fn a_packet_that_is_completed_before_its_room_is_released_delays_the_next() {
+        let pool = Pool::new(3 * BURST, 2048).unwrap();
+        let (mut port, mut kernel) = port(pool);
+        let before = pool.available();
+        let full = || (0..SIZE).map(|_| pool.alloc_from(&[0; 60]).unwrap()).collect::<Burst>();
+        for round in 0..5 {
+            let mut burst = full();
+            port.tx(&mut burst);
+            assert!(burst.is_empty(), "round {round}");
+            while let Some(descriptor) = kernel.tx.pop() {
+                kernel.completion.push(descriptor.addr);
+            }
+            kernel.completion.commit();
+            let mut burst = full();
+            port.tx(&mut burst);
+            assert_eq!(burst.len(), SIZE as usize, "there is no room yet in round {round}");
+            burst.clear();
+            kernel.tx.release();
+            assert_eq!(pool.available(), before, "no frame is lost in round {round}");
+        }
+        assert_eq!(port.counters.tx_packets, 5 * u64::from(SIZE));
     }
 }

@@ -201,3 +201,39 @@ fn explain(error: &io::Error, binding: Binding) -> io::Error {
     };
     context(error, format_args!("cannot bind to queue {}: {hint}", binding.queue))
 }
+
+/// A socket whose rings lie in files, with the kernel's ends of them in the hands of a test.
+#[cfg(test)]
+pub(super) mod testing {
+    use super::*;
+
+    /// The kernel's ends.
+    pub(in super::super) struct Kernel {
+        pub(in super::super) rx: Producer<libc::xdp_desc>,
+        pub(in super::super) tx: Consumer<libc::xdp_desc>,
+        pub(in super::super) fill: Consumer<u64>,
+        pub(in super::super) completion: Producer<u64>,
+    }
+
+    const OFFSETS: libc::xdp_ring_offset =
+        libc::xdp_ring_offset { producer: 0, consumer: 64, flags: 128, desc: 192 };
+
+    fn ring<T: Copy>(size: u32) -> (Producer<T>, Consumer<T>) {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(4096).unwrap();
+        let (producer, consumer) =
+            (Producer::map(&file, size, &OFFSETS, 0), Consumer::map(&file, size, &OFFSETS, 0));
+        (producer.unwrap(), consumer.unwrap())
+    }
+
+    /// A socket with rings of `size` entries that never asks to be woken.
+    pub(in super::super) fn socket(size: u32) -> (Socket, Kernel) {
+        let (rx, ours) = ring(size);
+        let (tx, sent) = ring(size);
+        let (fill, filled) = ring(size);
+        let (completion, completed) = ring(size);
+        let fd = tempfile::tempfile().unwrap().into();
+        let socket = Socket { fd, rx: ours, tx, fill, completion: completed, down: false };
+        (socket, Kernel { rx, tx: sent, fill: filled, completion })
+    }
+}
