@@ -82,6 +82,7 @@ impl Gateway {
             index,
             max_sas: tunnels as u32 + 1,
             max_tunnels: tunnels as u32 + 1,
+            on_demand: 0..0,
             max_policies: tunnels + 16,
             reassembly: ReassemblyConfig::default(),
             answers_per_second: 1000,

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dataplane::sa::{Lifetime, Mode};
+use dataplane::sa::{Lifetime, Mode, Spi};
 use ipnet::IpNet;
 
 use crate::auth::{IdPattern, Identity, LocalProof, RemoteProof};
@@ -24,6 +24,12 @@ pub struct Config {
     pub retransmit: Retransmit,
     /// Limits against floods.
     pub limits: FloodLimits,
+    /// Keys of IKE SAs are to be written down ([`crate::keylog`]).
+    pub log_keys: bool,
+    /// Tunnels below this are somebody else's.
+    pub first_tunnel: u32,
+    /// Inbound SPIs that are somebody else's: those of manual SAs.
+    pub reserved_spis: Vec<Spi>,
 }
 
 impl Config {

@@ -33,7 +33,10 @@ pub mod auth;
 pub mod config;
 pub mod crypto;
 pub mod endpoint;
+mod gate;
+pub mod keylog;
 mod lease;
+pub mod ledger;
 mod peer;
 mod pool;
 pub mod proposal;
@@ -42,8 +45,10 @@ mod sa;
 pub mod selector;
 #[cfg(test)]
 mod sim;
+pub mod thread;
 pub mod timer;
 pub mod update;
+pub mod waiters;
 pub mod wire;
 
 pub use endpoint::Endpoint;

@@ -17,6 +17,11 @@ pub(crate) struct SpiPool {
 }
 
 impl SpiPool {
+    /// Without these, which are in use elsewhere.
+    pub fn without(reserved: &[Spi]) -> Self {
+        Self { used: reserved.iter().copied().collect() }
+    }
+
     pub fn allocate(&mut self, rng: &mut dyn Random) -> Spi {
         loop {
             let mut bytes = [0; 4];
@@ -40,33 +45,45 @@ impl SpiPool {
 /// Tunnels in use. They are indexes of the data plane's outbound slots, so the lowest free one is taken.
 #[derive(Debug, Default)]
 pub(crate) struct TunnelPool {
+    /// Tunnels below this are not ours.
+    first: u32,
     free: BTreeSet<u32>,
-    /// The IKE SA of each tunnel up to the highest in use.
+    /// The IKE SA of each tunnel from the first to the highest in use.
     owners: Vec<u64>,
 }
 
 impl TunnelPool {
+    pub fn starting_at(first: u32) -> Self {
+        Self { first, ..Self::default() }
+    }
+
     pub fn allocate(&mut self) -> TunnelId {
-        TunnelId(self.free.pop_first().unwrap_or_else(|| {
+        let index = self.free.pop_first().unwrap_or_else(|| {
             self.owners.push(0);
             // 2^32 tunnels do not fit into memory.
             (self.owners.len() - 1) as u32
-        }))
+        });
+        TunnelId(self.first + index)
     }
 
     /// The IKE SA (our SPI) that has the tunnel's Child SAs.
     pub fn set_owner(&mut self, tunnel: TunnelId, ike: u64) {
-        if let Some(owner) = self.owners.get_mut(tunnel.0 as usize) {
+        if let Some(owner) = self.index(tunnel).and_then(|index| self.owners.get_mut(index)) {
             *owner = ike;
         }
     }
 
     pub fn owner(&self, tunnel: TunnelId) -> Option<u64> {
-        self.owners.get(tunnel.0 as usize).copied()
+        self.index(tunnel).and_then(|index| self.owners.get(index)).copied()
+    }
+
+    fn index(&self, tunnel: TunnelId) -> Option<usize> {
+        tunnel.0.checked_sub(self.first).map(|index| index as usize)
     }
 
     pub fn release(&mut self, tunnel: TunnelId) {
-        self.free.insert(tunnel.0);
+        let Some(index) = tunnel.0.checked_sub(self.first) else { return };
+        self.free.insert(index);
         while self.owners.len().checked_sub(1).is_some_and(|last| self.free.remove(&(last as u32))) {
             self.owners.pop();
         }
@@ -137,6 +154,25 @@ mod tests {
         assert_eq!(index.of("lan").count(), 0);
         (1..4).for_each(|spi| index.set(spi, None));
         assert!(index.spis.is_empty() && index.names.is_empty());
+    }
+
+    #[test]
+    fn reserved_spis_are_never_given() {
+        let reserved: Vec<_> = (256..u32::from(u16::MAX)).collect();
+        let mut pool = SpiPool::without(&reserved);
+        let mut rng = Seeded(7);
+        assert!((0..100_000).map(|_| pool.allocate(&mut rng)).all(|spi| !reserved.contains(&spi)));
+    }
+
+    #[test]
+    fn tunnels_start_above_those_of_others() {
+        let mut pool = TunnelPool::starting_at(7);
+        let (a, b) = (pool.allocate(), pool.allocate());
+        assert_eq!((a, b), (TunnelId(7), TunnelId(8)));
+        pool.set_owner(b, 42);
+        assert_eq!([6, 7, 8, 9].map(|id| pool.owner(TunnelId(id))), [None, Some(0), Some(42), None]);
+        pool.release(TunnelId(3));
+        assert_eq!(pool.in_use(), 2);
     }
 
     #[test]

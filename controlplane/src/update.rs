@@ -1,6 +1,6 @@
 //! What the protocol core tells the thread that drives it: Child SAs to install, and news.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use dataplane::policy::Selector;
@@ -94,6 +94,24 @@ pub struct Assigned {
 /// News for the operator and for whoever decides what to set up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
+    /// We try to set up an IKE SA.
+    Connecting {
+        /// The connection.
+        connection: Arc<str>,
+        /// Our SPI, which names the IKE SA.
+        ike: u64,
+        /// Where the peer should be.
+        remote: SocketAddr,
+    },
+    /// We refused a peer that claimed to belong to this connection.
+    Refused {
+        /// The connection.
+        connection: Arc<str>,
+        /// Where the peer is.
+        remote: SocketAddr,
+        /// What was expected and what came.
+        why: String,
+    },
     /// An IKE SA is established.
     IkeUp {
         /// The connection.
@@ -139,6 +157,10 @@ pub enum Event {
     },
     /// A Child SA was replaced in a rekey.
     ChildRekeyed {
+        /// The connection.
+        connection: Arc<str>,
+        /// The child's name.
+        child: Arc<str>,
         /// Its tunnel.
         tunnel: TunnelId,
         /// New inbound SPI.

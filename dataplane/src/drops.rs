@@ -91,6 +91,10 @@ drop_reasons! {
     PolicyClear = "policy_clear",
     /// The policy says protect, and the tunnel has no SA.
     NoSa = "no_sa",
+    /// The tunnel has no SA yet, and enough packets wait for it.
+    AcquireQueueFull = "acquire_queue_full",
+    /// The SA that the packet waited for did not come in time.
+    AcquireTimeout = "acquire_timeout",
     // Outbound SA
     /// The sequence numbers of the SA are used up.
     SequenceExhausted = "sequence_exhausted",

@@ -152,8 +152,15 @@ pub enum Event {
     Neighbour(Neighbour),
     /// A worker's table had no room for this. It is not in force there.
     Refused(Refused),
-    /// A worker no longer uses this SA, and counted this.
-    Retired(Retired, SaCounters),
+    /// A worker no longer uses this SA.
+    Retired {
+        /// Index of the worker.
+        worker: usize,
+        /// The SA.
+        sa: Retired,
+        /// What the worker counted of it.
+        counters: SaCounters,
+    },
     /// The answer to [`Update::Snapshot`].
     Snapshot(Box<Snapshot>),
     /// The answer to [`Update::SaPage`].

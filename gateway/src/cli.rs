@@ -4,11 +4,12 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{self, CONTROL_SOCKET, LoadError, Loaded};
-use crate::control::{Client, What};
+use crate::control::client::ClientError;
+use crate::control::{Client, Request, Target, What};
 use crate::demo;
 use crate::host::Host;
 use crate::summary::Summary;
@@ -30,6 +31,12 @@ enum Command {
     Check(ConfigFile),
     /// Ask the running gateway.
     Show(Show),
+    /// Set up a connection, or one of its children.
+    Initiate(Operate),
+    /// Take down a connection, or one of its children.
+    Terminate(Operate),
+    /// Replace the keys of a connection's IKE SA, or of one of its children.
+    Rekey(Operate),
     /// See it work: a tunnel between two gateways, and attacks on it, in namespaces of its own. Needs no root.
     Demo(demo::Options),
 }
@@ -54,6 +61,16 @@ struct Show {
     socket: PathBuf,
 }
 
+#[derive(Debug, Args)]
+struct Operate {
+    /// What: CONNECTION or CONNECTION/CHILD.
+    #[arg(value_name = "CONNECTION[/CHILD]")]
+    target: Target,
+    /// The gateway's control socket.
+    #[arg(long, value_name = "PATH", default_value = CONTROL_SOCKET)]
+    socket: PathBuf,
+}
+
 impl Cli {
     /// Does what the command line says. 0 is success, 1 a failure that was told on standard error.
     pub fn execute(self) -> ExitCode {
@@ -61,6 +78,9 @@ impl Cli {
             Command::Run(file) => run_gateway(&file),
             Command::Check(file) => check(&file),
             Command::Show(show) => ask(&show),
+            Command::Initiate(what) => operate(what, Request::Initiate),
+            Command::Terminate(what) => operate(what, Request::Terminate),
+            Command::Rekey(what) => operate(what, Request::Rekey),
             Command::Demo(options) => return demo::run(options),
         };
         match done {
@@ -80,7 +100,7 @@ impl Cli {
 
 fn run_gateway(file: &ConfigFile) -> Result<()> {
     let Loaded { config, warnings } = config::load(&file.config, &Host::detect())?;
-    logging::start(config.log).context("logging")?;
+    logging::start(&config.log).context("logging")?;
     for warning in warnings.lines() {
         tracing::warn!("{warning}");
     }
@@ -101,6 +121,16 @@ fn ask(Show { what, json, socket }: &Show) -> Result<()> {
         return print(&serde_json::to_string_pretty(&answer)?);
     }
     print(&show::render(*what, answer).context("this gateway is of another version; try --json")?)
+}
+
+fn operate(Operate { target, socket }: Operate, request: fn(Target) -> Request) -> Result<()> {
+    match Client::connect(&socket)?.ask(&request(target)) {
+        Ok(serde_json::Value::String(done)) => print(&done),
+        Ok(other) => print(&other.to_string()),
+        // The reason is all that is to be said.
+        Err(ClientError::Refused(why)) => bail!(why),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn print(text: &str) -> Result<()> {
@@ -128,10 +158,14 @@ mod tests {
     #[test]
     fn everything_can_be_shown() {
         for what in
-            ["status", "tunnels", "sas", "policies", "ports", "workers", "drops", "routes", "neighbours"]
+            ["status", "tunnels", "connections", "sas", "policies", "ports", "workers", "drops", "routes", "neighbours"]
         {
             assert!(Cli::try_parse_from(["spillway", "show", what, "--json"]).is_ok(), "{what}");
         }
         assert!(Cli::try_parse_from(["spillway", "show", "secrets"]).is_err());
+        for verb in ["initiate", "terminate", "rekey"] {
+            assert!(Cli::try_parse_from(["spillway", verb, "branch/lan"]).is_ok(), "{verb}");
+            assert!(Cli::try_parse_from(["spillway", verb, "branch/"]).is_err(), "{verb}");
+        }
     }
 }

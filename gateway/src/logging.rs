@@ -11,7 +11,7 @@ use crate::config::{Log, LogFormat, LogLevel};
 ///
 /// # Errors
 /// When logging was started before.
-pub fn start(log: Log) -> Result<(), TryInitError> {
+pub fn start(log: &Log) -> Result<(), TryInitError> {
     let level = match log.level {
         LogLevel::Error => LevelFilter::ERROR,
         LogLevel::Warn => LevelFilter::WARN,

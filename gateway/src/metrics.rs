@@ -22,7 +22,9 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use crate::service::Service;
-use crate::snapshot::{LATENCY_BOUNDS_NS, LatencyHistogram, PortCounters, Snapshot, Totals, Worker};
+use crate::snapshot::{
+    Connection, ConnectionState, LATENCY_BOUNDS_NS, LatencyHistogram, PortCounters, Snapshot, Totals, Worker,
+};
 
 /// The metrics at work. Dropping it closes its socket.
 pub struct MetricsServer {
@@ -151,6 +153,7 @@ impl Collector for Rows {
         out.drops(self.0.as_ref())?;
         out.ports(self.0.as_ref())?;
         out.tunnels(self.0.as_ref())?;
+        out.ike(self.0.as_ref())?;
         out.workers(self.0.as_ref())
     }
 }
@@ -241,6 +244,30 @@ impl Families<'_, '_> {
             })
         });
         self.counters("spillway_tunnel_drops", "Packets of a tunnel dropped, by reason", drops)
+    }
+
+    fn ike(&mut self, snapshot: &dyn Snapshot) -> fmt::Result {
+        let ike = snapshot.ike();
+        let name = |connection: &'_ Connection| [("connection", connection.name.clone())];
+        let up = ike.connections.iter().map(|one| {
+            let up = one.state == ConnectionState::Up;
+            (name(one), f64::from(u8::from(up)))
+        });
+        self.gauges("spillway_connection_up", "Whether there is an IKE SA", up)?;
+        let tries = ike.connections.iter().map(|one| (name(one), one.tries));
+        self.counters("spillway_connection_tries", "Attempts of ours to set up an IKE SA", tries)?;
+        let sas = ike.connections.iter().map(|one| (name(one), one.ike_sas.len() as f64));
+        self.gauges("spillway_connection_ike_sas", "IKE SAs, those on their way too", sas)?;
+        let tunnels = ike.connections.iter().flat_map(|one| {
+            one.children.iter().map(move |child| {
+                let labels = [("connection", one.name.clone()), ("child", child.name.clone())];
+                (labels, child.tunnels as f64)
+            })
+        });
+        self.gauges("spillway_child_tunnels", "Tunnels of a child, one a peer", tunnels)?;
+        self.gauge("spillway_ike_half_open", "IKE SAs not authenticated yet", ike.half_open as f64)?;
+        let rejections = ike.rejections.iter().map(|one| ([("reason", one.reason.as_str())], one.packets));
+        self.counters("spillway_ike_rejections", "IKE messages not accepted, by reason", rejections)
     }
 
     fn workers(&mut self, snapshot: &dyn Snapshot) -> fmt::Result {

@@ -5,7 +5,7 @@
 //! gateway runs.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use dataplane::drops::DropCounters;
 use hdrhistogram::Histogram;
@@ -18,6 +18,8 @@ pub trait Snapshot: Send + Sync + 'static {
     fn status(&self) -> Status;
     /// Every tunnel that is configured, those that are down too.
     fn tunnels(&self) -> Vec<Tunnel>;
+    /// IKEv2: every connection that is configured, those that are down too.
+    fn ike(&self) -> Ike;
     /// Every SA that is installed.
     fn sas(&self) -> Vec<Sa>;
     /// The SPD, in the order in which it is searched.
@@ -74,6 +76,110 @@ pub struct Tunnel {
     pub inbound: Totals,
     /// What was sent.
     pub outbound: Totals,
+}
+
+/// How IKEv2 stands.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Ike {
+    /// Connections, in the order of the configuration.
+    pub connections: Vec<Connection>,
+    /// What was not accepted, by name.
+    pub rejections: Vec<Drop>,
+    /// IKE SAs that a peer has begun and not authenticated yet.
+    pub half_open: usize,
+}
+
+/// A connection of the configuration.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Connection {
+    /// Its name.
+    pub name: String,
+    /// Whether it has an IKE SA.
+    pub state: ConnectionState,
+    /// Our address; `None` for any.
+    pub local: Option<IpAddr>,
+    /// The peer's address; `None` for any.
+    pub remote: Option<IpAddr>,
+    /// Who we are.
+    pub local_id: String,
+    /// Who the peer must be.
+    pub remote_id: String,
+    /// How often we tried to set it up.
+    pub tries: u64,
+    /// Seconds since the last try.
+    pub last_try_seconds: Option<u64>,
+    /// The last thing that went wrong, which may be over.
+    pub last_error: Option<Trouble>,
+    /// Its IKE SAs.
+    pub ike_sas: Vec<IkeSa>,
+    /// Its children, up or down.
+    pub children: Vec<ConnectionChild>,
+}
+
+/// Whether a connection has an IKE SA.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ConnectionState {
+    /// One is established.
+    Up,
+    /// One is on its way.
+    Connecting,
+    /// None.
+    Down,
+}
+
+/// What went wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trouble {
+    /// What, with what was expected and what came.
+    pub reason: String,
+    /// Seconds since then.
+    pub seconds: u64,
+}
+
+/// One IKE SA.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct IkeSa {
+    /// Our SPI in hexadecimal.
+    pub spi: String,
+    /// The peer's.
+    pub peer_spi: String,
+    /// `established`, `connecting`, `rekeyed` and so on.
+    pub state: String,
+    /// Our address and port.
+    pub local: SocketAddr,
+    /// The peer's.
+    pub remote: SocketAddr,
+    /// Who the peer proved to be.
+    pub peer: Option<String>,
+    /// Its Child SAs.
+    pub children: Vec<ChildSa>,
+}
+
+/// One Child SA.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChildSa {
+    /// Name of the child.
+    pub name: String,
+    /// SPI that we receive on.
+    pub spi_in: u32,
+    /// SPI that we send on.
+    pub spi_out: u32,
+    /// We send on it. There are two of a child during a rekey.
+    pub sending: bool,
+}
+
+/// A child of a connection.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ConnectionChild {
+    /// Its name.
+    pub name: String,
+    /// How many tunnels it has, one a peer. 0 is down.
+    pub tunnels: usize,
+    /// `boot`, `traffic` or `wait`.
+    pub start: String,
+    /// The last thing that went wrong, unless it is up.
+    pub last_error: Option<Trouble>,
 }
 
 /// Counters of one direction.
@@ -306,10 +412,11 @@ pub struct Latency {
     pub max_ns: u64,
 }
 
-/// Packets dropped for one reason.
+/// Packets dropped for one reason, or IKE messages that were not accepted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Drop {
-    /// [`DropReason::name`](dataplane::drops::DropReason::name).
+    /// [`DropReason::name`](dataplane::drops::DropReason::name), or `ike_` and the name of a
+    /// [`Rejection`](controlplane::rejection::Rejection).
     pub reason: String,
     /// Packets.
     pub packets: u64,

@@ -162,7 +162,7 @@ impl<'c> Control<'c> {
         }
         for event in world.gateway.events().try_iter() {
             match event {
-                Event::Retired(retired, _) => {
+                Event::Retired { sa: retired, .. } => {
                     self.freed += 1;
                     if let Retired::Inbound(sa) = retired {
                         self.spis.release(sa.spi);

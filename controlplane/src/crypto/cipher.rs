@@ -76,6 +76,11 @@ impl SkSealer {
         Ok(Self { keys: Keys::new(suite, sk_e, sk_a)?, next_iv: Some(0) })
     }
 
+    /// SK_e and SK_a, for the key log.
+    pub fn keys(&self) -> (Secret, Secret) {
+        (self.keys.sk_e.clone(), self.keys.sk_a.clone())
+    }
+
     /// Seals `message`, whose plaintext starts [`IkeSuite::iv_len`] bytes after `body` and reaches to its end.
     /// The IV is written into the gap; padding and ICV are appended, so that the body gets the length that
     /// [`IkeSuite::sealed_len`] said.
@@ -133,6 +138,11 @@ impl SkOpener {
     /// `sk_e` is SK_ei or SK_er, `sk_a` the matching SK_ai or SK_ar (empty with an AEAD).
     pub fn new(suite: &IkeSuite, sk_e: &Secret, sk_a: &Secret) -> Result<Self, CryptoError> {
         Ok(Self { keys: Keys::new(suite, sk_e, sk_a)? })
+    }
+
+    /// SK_e and SK_a, for the key log.
+    pub fn keys(&self) -> (Secret, Secret) {
+        (self.keys.sk_e.clone(), self.keys.sk_a.clone())
     }
 
     /// Opens `message` and says where in it the inner payloads now are.

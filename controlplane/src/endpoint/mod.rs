@@ -36,6 +36,7 @@ use self::reply::Replies;
 use crate::auth::x509::UnixTime;
 use crate::config::{ChildConfig, Config, Connection};
 use crate::crypto::Random;
+use crate::keylog::IkeKeyLog;
 use crate::lease::Pools;
 use crate::peer;
 use crate::pool::{ByConnection, SpiPool, TunnelPool};
@@ -67,6 +68,8 @@ pub struct Endpoint {
     spis: SpiPool,
     tunnels: TunnelPool,
     pools: Pools,
+    /// Going down: nothing new is taken on.
+    closing: bool,
 }
 
 /// What the wall clock showed at a moment. Time on the wire and in deadlines is monotonic; only the validity of
@@ -97,6 +100,8 @@ impl Endpoint {
             clock,
             pools: Pools::new(&config.pools),
             cookies: Cookies::new(config.limits.cookie_lifetime),
+            spis: SpiPool::without(&config.reserved_spis),
+            tunnels: TunnelPool::starting_at(config.first_tunnel),
             config,
             sas: HashMap::new(),
             connections: ByConnection::default(),
@@ -106,8 +111,7 @@ impl Endpoint {
             retiring: BTreeMap::new(),
             restarts: Vec::new(),
             out: Output::default(),
-            spis: SpiPool::default(),
-            tunnels: TunnelPool::default(),
+            closing: false,
         }
     }
 
@@ -129,6 +133,9 @@ impl Endpoint {
             }
         };
         let begins = header.exchange == ExchangeType::IKE_SA_INIT && !header.response && header.initiator;
+        if begins && self.closing {
+            return;
+        }
         if begins && header.spi_r == 0 && header.message_id == 0 && header.spi_i != 0 {
             return self.begin(now, &header, datagram, rng);
         }
@@ -179,6 +186,11 @@ impl Endpoint {
         self.out.events.pop_front()
     }
 
+    /// The next keys for the key log, when the configuration wants one.
+    pub fn poll_keys(&mut self) -> Option<IkeKeyLog> {
+        self.out.keys.pop_front()
+    }
+
     /// When [`Endpoint::handle_timeout`] is to be called.
     pub fn next_deadline(&self) -> Option<Instant> {
         let retiring = self.retiring.first_key_value().map(|(&(at, _), _)| at);
@@ -200,9 +212,14 @@ impl Endpoint {
     pub fn is_empty(&self) -> bool {
         self.sas.is_empty()
             && self.retiring.is_empty()
-            && self.spis.len() == 0
+            && self.spis.len() == self.config.reserved_spis.len()
             && self.tunnels.in_use() == 0
             && self.pools.in_use() == 0
+    }
+
+    /// No IKE SA is established or on its way: there is nobody to say goodbye to.
+    pub fn is_quiet(&self) -> bool {
+        self.sas.values().all(|sa| matches!(sa.state, State::Closed(_)))
     }
 
     /// A request to start an IKE SA.
@@ -248,8 +265,7 @@ impl Endpoint {
             Ok(sa) => {
                 let spi = sa.core.spi;
                 self.half_open.insert(spi, remote, header.spi_i);
-                self.timers.set(spi, sa.deadline());
-                self.sas.insert(spi, sa);
+                self.put_back(now, sa);
             }
             Err(Refusal { rejection, notify }) => self.refuse(now, header, local, remote, rejection, notify),
         }
@@ -346,8 +362,11 @@ impl Endpoint {
         }
     }
 
-    fn put_back(&mut self, now: Instant, sa: IkeSa) {
+    fn put_back(&mut self, now: Instant, mut sa: IkeSa) {
         let spi = sa.core.spi;
+        if self.config.log_keys {
+            self.out.keys.extend(sa.core.keys_to_log());
+        }
         self.connections.set(spi, sa.connection().map(|connection| &connection.name));
         if sa.is_over(now) {
             self.timers.set(spi, None);

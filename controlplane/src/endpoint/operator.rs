@@ -143,6 +143,21 @@ impl Endpoint {
         })
     }
 
+    /// Takes everything down and tells the peers. What is only half set up is forgotten, and nothing new begins.
+    pub fn shut_down(&mut self, now: Instant, rng: &mut dyn Random) {
+        self.closing = true;
+        self.restarts.clear();
+        for spi in self.sas.keys().copied().collect::<Vec<_>>() {
+            self.serve(now, rng, spi, |sa, ctx| match &mut sa.state {
+                State::Established(established) => {
+                    established.leave(ctx, DownReason::Terminated);
+                    established.advance(&mut sa.core, ctx);
+                }
+                _ => sa.abolish(ctx, DownReason::Terminated),
+            });
+        }
+    }
+
     /// Rekeys the IKE SA of a connection.
     pub fn rekey_ike(
         &mut self,
@@ -264,7 +279,11 @@ impl Endpoint {
         let port = if connection.start_on_4500 { crate::sa::NAT_PORT } else { IKE_PORT };
         let path = Path { local: SocketAddr::new(local, port), remote: SocketAddr::new(remote, port) };
         match Sent::start(&mut self.context(now, rng), connection.clone(), children.to_vec(), path) {
-            Ok(sa) => self.put_back(now, sa),
+            Ok(sa) => {
+                let (connection, ike) = (connection.name.clone(), sa.core.spi);
+                self.out.events.push_back(Event::Connecting { connection, ike, remote: path.remote });
+                self.put_back(now, sa);
+            }
             Err(reason) => {
                 let connection = Some(connection.name.clone());
                 self.out.events.push_back(Event::IkeDown { connection, ike: 0, reason });

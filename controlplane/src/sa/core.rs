@@ -11,6 +11,7 @@ use super::Context;
 use super::fragment::{Fragment, Reassembly};
 use super::window::{Requests, Responses, Timeout};
 use crate::crypto::{CryptoError, IkeKeys, IkeSuite, Secret, SkOpener, SkSealer};
+use crate::keylog::IkeKeyLog;
 use crate::rejection::Rejection;
 use crate::wire::{
     Encrypted, ExchangeType, GENERIC_LEN, HEADER_LEN, Header, Payload, PayloadType, SKF_HEADER_LEN,
@@ -100,6 +101,8 @@ pub(crate) struct Protection {
     pub pr: Secret,
     sealer: SkSealer,
     opener: SkOpener,
+    /// The key log has it.
+    logged: bool,
 }
 
 impl Protection {
@@ -115,6 +118,7 @@ impl Protection {
             pr: keys.pr.clone(),
             sealer: SkSealer::new(&suite, ours.0, ours.1)?,
             opener: SkOpener::new(&suite, theirs.0, theirs.1)?,
+            logged: false,
         })
     }
 }
@@ -161,6 +165,16 @@ impl Core {
     /// SPIs in the order of the header.
     pub fn spis(&self) -> (u64, u64) {
         if self.initiator { (self.spi, self.peer_spi) } else { (self.peer_spi, self.spi) }
+    }
+
+    /// The keys, when they are new since the last call: for the key log.
+    pub fn keys_to_log(&mut self) -> Option<IkeKeyLog> {
+        let (spis, initiator) = (self.spis(), self.initiator);
+        let protection = self.protection.as_mut().filter(|protection| !protection.logged)?;
+        protection.logged = true;
+        let (ours, theirs) = (protection.sealer.keys(), protection.opener.keys());
+        let (initiator, responder) = if initiator { (ours, theirs) } else { (theirs, ours) };
+        Some(IkeKeyLog { spis, suite: protection.suite, initiator, responder })
     }
 
     /// Outer addresses of the Child SAs.

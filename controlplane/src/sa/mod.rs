@@ -36,6 +36,7 @@ use self::core::{Opened, Opening};
 use crate::auth::x509::UnixTime;
 use crate::config::{ChildConfig, Config, Connection};
 use crate::crypto::Random;
+use crate::keylog::IkeKeyLog;
 use crate::lease::Pools;
 use crate::pool::{SpiPool, TunnelPool};
 use crate::rejection::{Counters, Rejection};
@@ -94,6 +95,8 @@ pub(crate) struct Output {
     pub transmit: VecDeque<Datagram>,
     pub updates: VecDeque<ChildUpdate>,
     pub events: VecDeque<Event>,
+    /// Keys for the key log, when there is one.
+    pub keys: VecDeque<IkeKeyLog>,
     pub counters: Counters,
     /// What concerns more than one IKE SA.
     pub commands: Vec<Command>,

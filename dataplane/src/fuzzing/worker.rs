@@ -117,6 +117,7 @@ impl Bench {
             index: 0,
             max_sas: 64,
             max_tunnels: 64,
+            on_demand: 0..0,
             max_policies: 16,
             reassembly: ReassemblyConfig { packets: 16, fragments: 32, ..ReassemblyConfig::default() },
             answers_per_second: 1000,

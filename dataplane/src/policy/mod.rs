@@ -17,7 +17,7 @@ use ports::{Ports, Range};
 
 /// Traffic between two prefixes (RFC 4301 s4.4.1.1). `local` is our side: the source of outbound packets
 /// and the destination of inbound ones.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Selector {
     /// Addresses on our side.
     pub local: IpNet,

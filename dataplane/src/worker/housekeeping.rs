@@ -37,6 +37,7 @@ impl Worker {
                 self.complain(&packet, &info, origin, Error::ReassemblyTimeout, now);
             }
         }
+        self.expire_waiting(now);
         self.check_inbound(now);
         let mut visited = ArrayVec::new();
         self.check_outbound(now, &mut visited);

@@ -18,7 +18,7 @@ use crate::packet::ip::{self, IpInfo, Version, protocol};
 use crate::packet::{ipv4, ipv6, udp};
 use crate::policy::Action;
 use crate::port::PortId;
-use crate::sa::{Protocol, TunnelId};
+use crate::sa::Protocol;
 use crate::worker::inbound::OpenQueue;
 use crate::worker::outbound::SealQueue;
 use crate::worker::transit::Origin;
@@ -42,8 +42,6 @@ pub(super) struct Local {
     pub(super) reassembly: Reassembly,
     icmp: Icmp,
     pub(super) hints: TokenBucket,
-    /// Tunnels that the control side was lately asked to set up, and when; each at its id's place.
-    pub(super) acquired: [Option<(TunnelId, u64)>; 64],
     /// Packets whose other fragments did not come, for their sources to be told.
     pub(super) incomplete: Vec<Packet>,
     /// Where fragments are made; empty in between.
@@ -67,7 +65,6 @@ impl Local {
             reassembly: Reassembly::new(config.reassembly.clone()),
             icmp: Icmp::new(&limits),
             hints: TokenBucket::new(rate, burst),
-            acquired: [None; 64],
             incomplete: Vec::with_capacity(BURST),
             pieces: Vec::with_capacity(BURST),
             next_id_v6: random_u32(),

@@ -10,6 +10,7 @@
 //! ```
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 
 use crossbeam::channel::{Receiver, Sender, TrySendError};
@@ -25,6 +26,7 @@ use crate::message::{Event, Update};
 use crate::port::{Mac, Port, PortId};
 use crate::snapshot;
 
+mod acquire;
 mod classify;
 mod housekeeping;
 mod inbound;
@@ -37,6 +39,7 @@ mod transit;
 mod transmit;
 mod updates;
 
+use acquire::Waiting;
 use inbound::OpenQueue;
 use local::Local;
 use next_hops::NextHops;
@@ -55,6 +58,8 @@ pub struct WorkerConfig {
     pub max_sas: u32,
     /// The most tunnels: ids are below this.
     pub max_tunnels: u32,
+    /// Tunnels whose first packets wait for an SA: the control side sets them up when it is asked.
+    pub on_demand: Range<u32>,
     /// Policies that there is room for without growing.
     pub max_policies: usize,
     /// Bounds on fragments that wait for the rest of their packet.
@@ -98,6 +103,8 @@ pub struct Worker {
     tables: Tables,
     next_hops: NextHops,
     local: Local,
+    on_demand: Range<u32>,
+    waiting: Waiting,
     crypto: Arc<Crypto>,
     channels: Channels,
     /// Events that must not be lost and did not fit.
@@ -146,6 +153,8 @@ impl Worker {
             tables,
             next_hops: NextHops::new(),
             local,
+            on_demand: config.on_demand,
+            waiting: Waiting::new(),
             crypto,
             channels,
             unsent: VecDeque::with_capacity(1024),
@@ -167,6 +176,7 @@ impl Worker {
     /// applied first.
     pub fn poll(&mut self, now: u64) -> usize {
         self.apply_updates(now);
+        self.send_waiting(now);
         let mut received = 0;
         for port in 0..self.ports.len() {
             received += self.poll_port(port as PortId, now);

@@ -266,26 +266,8 @@ impl Worker {
         if self.tables.tunnel(work.tunnel).is_some() {
             return self.drop_on_sa(work, DropReason::NoRoute);
         }
-        let Some(packet) = work.packet.take() else { return };
-        if let Ok(info) = ip::parse(packet.data()) {
-            self.acquire(work.tunnel, &info, now);
-        }
-        self.drop_packet(packet, DropReason::NoSa);
-    }
-
-    /// Asks the control side for an SA. Once a second is enough, and leaves room in the channel for the answers of the
-    /// peer.
-    fn acquire(&mut self, tunnel: TunnelId, info: &IpInfo, now: u64) {
-        const AGAIN: u64 = 1_000_000_000;
-        let place = tunnel.0 as usize % self.local.acquired.len();
-        let known = self.local.acquired.get(place).copied().flatten();
-        let lately = known.is_some_and(|(asked, at)| asked == tunnel && now.saturating_sub(at) < AGAIN);
-        let &IpInfo { source, destination, protocol, .. } = info;
-        if !lately
-            && self.hint_limited(Event::Acquire { tunnel, source, destination, protocol }, now)
-            && let Some(entry) = self.local.acquired.get_mut(place)
-        {
-            *entry = Some((tunnel, now));
+        if let Some(packet) = work.packet.take() {
+            self.acquire(packet, work.tunnel, work.origin, now);
         }
     }
 

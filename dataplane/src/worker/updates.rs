@@ -33,6 +33,7 @@ impl Worker {
                 if self.tables.spd.insert(policy).is_err() {
                     self.report(Event::Refused(Refused::Policy(id)));
                 }
+                self.waiting.hope();
             }
             Update::Policy(PolicyUpdate::Remove(id)) => {
                 self.tables.spd.remove(id);
@@ -65,13 +66,13 @@ impl Worker {
                 let spi = sa.spi;
                 match self.tables.inbound.insert(spi, InboundSlot::new(sa, self.tables.moves)) {
                     Ok(None) => {}
-                    Ok(Some(old)) => self.report(retired_inbound(old)),
+                    Ok(Some(old)) => self.report(retired_inbound(self.index, old)),
                     Err(refused) => self.report(Event::Refused(Refused::Inbound(refused.0.sa))),
                 }
             }
             SaUpdate::RemoveInbound(spi) => {
                 if let Some(old) = self.tables.inbound.remove(spi) {
-                    self.report(retired_inbound(old));
+                    self.report(retired_inbound(self.index, old));
                 }
             }
             SaUpdate::SetOutbound(sa, endpoints) => {
@@ -84,13 +85,14 @@ impl Worker {
                 }
                 match self.tables.outbound.insert(tunnel.0, slot) {
                     Ok(None) => {}
-                    Ok(Some(old)) => self.report(retired_outbound(old)),
+                    Ok(Some(old)) => self.report(retired_outbound(self.index, old)),
                     Err(refused) => self.report(Event::Refused(Refused::Outbound(refused.0.sa))),
                 }
+                self.waiting.hope();
             }
             SaUpdate::RemoveOutbound(tunnel) => {
                 if let Some(old) = self.tables.outbound.remove(tunnel.0) {
-                    self.report(retired_outbound(old));
+                    self.report(retired_outbound(self.index, old));
                 }
             }
             SaUpdate::MovePeer(tunnel, endpoints) => {
@@ -145,10 +147,10 @@ impl Worker {
     }
 }
 
-fn retired_inbound(slot: InboundSlot) -> Event {
-    Event::Retired(Retired::Inbound(slot.sa), slot.counters)
+fn retired_inbound(worker: usize, slot: InboundSlot) -> Event {
+    Event::Retired { worker, sa: Retired::Inbound(slot.sa), counters: slot.counters }
 }
 
-fn retired_outbound(slot: OutboundSlot) -> Event {
-    Event::Retired(Retired::Outbound(slot.sa), slot.counters)
+fn retired_outbound(worker: usize, slot: OutboundSlot) -> Event {
+    Event::Retired { worker, sa: Retired::Outbound(slot.sa), counters: slot.counters }
 }

@@ -3,31 +3,48 @@
 use dataplane::clock;
 use dataplane::fleet::Fleet;
 use dataplane::host::feedback::{Feedback, Flow, Problem};
-use dataplane::message::{Direction, Event, Refused, SaUpdate};
+use dataplane::message::{Direction, Event, Refused, Retired, SaUpdate};
+use dataplane::sa::counters::SaCounters;
 use dataplane::sa::{Endpoints, Spi, TunnelId};
 
-use super::readings::Collector;
+use super::Gateway;
+use super::ike::Ike;
 use super::tunnels::Tunnels;
 
-/// Deals with one event.
-pub(super) fn handle(event: Event, fleet: &Fleet, tunnels: &mut Tunnels, collector: &mut Collector) {
-    match event {
-        Event::Neighbour(neighbour) => fleet.share_neighbour(neighbour),
-        Event::Feedback(feedback) => heed(&feedback, tunnels),
-        Event::Expired { tunnel, spi, direction, hard } => expired(tunnels, tunnel, spi, direction, hard),
-        Event::PeerMoved { tunnel, spi, endpoints } => moved(fleet, tunnels, tunnel, spi, endpoints),
-        Event::Refused(refused) => refuse(&refused, tunnels),
-        Event::Retired(sa, counters) => tunnels.retire(&sa, &counters),
-        Event::Snapshot(snapshot) => collector.worker(*snapshot, tunnels),
-        Event::SaPage(page) => collector.page(page, fleet, tunnels),
-        Event::Barrier { worker, number } => {
-            tracing::debug!(worker, number, "worker has applied the configuration")
-        }
-        Event::Acquire { tunnel, source, destination, protocol } => {
-            tracing::debug!(tunnel = name(tunnels, tunnel), %source, %destination, protocol, "a packet found no SA");
-        }
-        Event::Punt(datagram) => {
-            tracing::debug!(from = %datagram.remote, to = %datagram.local, "IKE message, and nobody here speaks IKE");
+impl Gateway {
+    /// Deals with one event.
+    pub(super) fn handle(&mut self, event: Event) {
+        let Self { fleet, tunnels, spd, ike, collector } = self;
+        match event {
+            Event::Neighbour(neighbour) => fleet.share_neighbour(neighbour),
+            Event::Feedback(feedback) => heed(&feedback, tunnels),
+            Event::Expired { tunnel, spi, hard, .. } if ike.has(tunnel) => ike.expired(tunnel, spi, hard),
+            Event::Expired { tunnel, spi, direction, hard } => expired(tunnels, tunnel, spi, direction, hard),
+            Event::PeerMoved { tunnel, endpoints, .. } if ike.has(tunnel) => {
+                ike.peer_moved(tunnel, endpoints)
+            }
+            Event::PeerMoved { tunnel, spi, endpoints } => moved(fleet, tunnels, tunnel, spi, endpoints),
+            Event::Refused(refused) => refuse(refused, tunnels, ike),
+            Event::Retired { worker, sa, counters } => {
+                collector.retired(worker, &sa);
+                tunnels.retire(&sa, &counters);
+            }
+            Event::Snapshot(snapshot) => collector.worker(*snapshot, tunnels, spd),
+            Event::SaPage(page) => collector.page(page, fleet, tunnels, spd),
+            Event::Barrier { worker, number: 0 } => {
+                tracing::debug!(worker, "worker has applied the configuration");
+            }
+            Event::Barrier { number, .. } => ike.passed(number),
+            Event::Acquire { tunnel, source, destination, protocol } => {
+                tracing::debug!(tunnel = tunnel.0, %source, %destination, protocol, "a packet found no SA");
+                ike.acquire(tunnel);
+            }
+            Event::Punt(datagram) => {
+                let (from, to) = (datagram.remote, datagram.local);
+                if !ike.receive(datagram) {
+                    tracing::debug!(%from, %to, "an IKE message was dropped");
+                }
+            }
         }
     }
 }
@@ -44,19 +61,22 @@ fn heed(feedback: &Feedback, tunnels: &Tunnels) {
         tracing::debug!(%reporter, %remote, flow = ?feedback.flow, "ICMP error about no SA of ours");
         return;
     };
+    let name = tunnels.name(tunnel);
     match feedback.problem {
         Problem::PathMtu(mtu) => {
-            tunnel.outbound.path_mtu.lower(mtu.into(), clock::now());
-            tracing::info!(tunnel = tunnel.name, %reporter, %remote, mtu, "the path to the peer got narrower");
+            if let Some(outbound) = tunnels.get(tunnel).and_then(|live| live.outbound.as_ref()) {
+                outbound.sa.path_mtu.lower(mtu.into(), clock::now());
+            }
+            tracing::info!(tunnel = name, %reporter, %remote, mtu, "the path to the peer got narrower");
         }
         problem => {
-            tracing::warn!(tunnel = tunnel.name, %reporter, %remote, ?problem, "packets to the peer do not arrive")
+            tracing::warn!(tunnel = name, %reporter, %remote, ?problem, "packets to the peer do not arrive")
         }
     }
 }
 
 fn expired(tunnels: &Tunnels, tunnel: TunnelId, spi: Spi, direction: Direction, hard: bool) {
-    let (name, spi) = (name(tunnels, tunnel), format!("{spi:#010x}"));
+    let (name, spi) = (tunnels.name(tunnel), format!("{spi:#010x}"));
     if hard {
         tracing::error!(
             tunnel = name,
@@ -77,45 +97,43 @@ fn expired(tunnels: &Tunnels, tunnel: TunnelId, spi: Spi, direction: Direction, 
 /// An authenticated packet came from elsewhere. With UDP encapsulation that is a NAT that changed its mapping, and
 /// the peer is followed at once (RFC 7296 s2.23); without, the operator configured another address.
 fn moved(fleet: &Fleet, tunnels: &mut Tunnels, id: TunnelId, spi: Spi, to: Endpoints) {
-    let Some(tunnel) = tunnels.get_mut(id) else { return };
-    let from = tunnel.endpoints;
+    let Some(from) = tunnels.get(id).map(|live| live.endpoints) else { return };
+    let name = tunnels.name(id);
     let spi = format!("{spi:#010x}");
     if from.udp.is_some() && to.udp.is_some() && from.local == to.local {
         tracing::info!(
-            tunnel = tunnel.name,
+            tunnel = name,
             spi,
             ?from,
             ?to,
             "the peer's NAT mapping changed; it is followed"
         );
-        tunnel.endpoints = to;
+        tunnels.move_peer(id, to);
         fleet.update_sa(&SaUpdate::MovePeer(id, to));
     } else {
         tracing::warn!(
-            tunnel = tunnel.name, spi, expected = ?from, found = ?to,
+            tunnel = name, spi, expected = ?from, found = ?to,
             "packets with good keys come from an unexpected address; they are accepted, and ours still go to the configured one"
         );
     }
 }
 
-fn refuse(refused: &Refused, tunnels: &Tunnels) {
-    match refused {
+/// A worker has no room. A negotiated SA is given up; one that is keyed by hand stays on the other workers.
+fn refuse(refused: Refused, tunnels: &mut Tunnels, ike: &Ike) {
+    let (sa, tunnel, spi, direction) = match refused {
+        Refused::Policy(id) => return tracing::error!(policy = id.0, "a worker refuses the policy"),
         Refused::Inbound(sa) => {
-            tracing::error!(
-                tunnel = name(tunnels, sa.params.tunnel),
-                "a worker has no room for the inbound SA"
-            );
+            let (tunnel, spi) = (sa.params.tunnel, sa.spi);
+            (Retired::Inbound(sa), tunnel, spi, "inbound")
         }
         Refused::Outbound(sa) => {
-            tracing::error!(
-                tunnel = name(tunnels, sa.params.tunnel),
-                "a worker has no room for the outbound SA"
-            );
+            let (tunnel, spi) = (sa.params.tunnel, sa.spi);
+            (Retired::Outbound(sa), tunnel, spi, "outbound")
         }
-        Refused::Policy(id) => tracing::error!(policy = id.0, "a worker refuses the policy"),
+    };
+    tracing::error!(tunnel = tunnels.name(tunnel), direction, "a worker has no room for the SA");
+    tunnels.retire(&sa, &SaCounters::default());
+    if ike.has(tunnel) {
+        ike.expired(tunnel, spi, true);
     }
-}
-
-fn name(tunnels: &Tunnels, id: TunnelId) -> &str {
-    tunnels.get(id).map_or("?", |tunnel| &tunnel.name)
 }

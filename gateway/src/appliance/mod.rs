@@ -1,35 +1,44 @@
 //! The gateway at work: ports, workers, tunnels, and the loop that answers for them.
 //!
-//! Data flows one way: the configuration becomes devices (`devices`) and tunnels (`tunnels`); workers get them
-//! as updates; what workers report comes to `events`; what operators ask is answered from `readings`. Sequence
-//! numbers of manual SAs outlive the process in `state`.
+//! Data flows one way: the configuration becomes devices (`devices`), tunnels (`tunnels`) and policies (`spd`);
+//! workers get them as updates; what workers report comes to `events`; what operators ask is answered from
+//! `readings`. SAs are keyed by hand (`manual`) or negotiated (`ike`). Sequence numbers of manual SAs outlive the
+//! process in `state`.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
-use crossbeam::channel::{Receiver, bounded, select_biased, tick};
+use anyhow::{Context, Result, anyhow};
+use crossbeam::channel::{Receiver, after, bounded, select_biased, tick};
 use dataplane::crypto::{Crypto, EngineChoice};
 use dataplane::fleet::{Fleet, FleetConfig, frame_size_for};
 use dataplane::host::reassembly::ReassemblyConfig;
 use dataplane::message::{PolicyUpdate, RouteUpdate, SaUpdate, Update};
+use dataplane::policy::Action;
 use dataplane::worker::WorkerConfig;
 use dataplane::worker::thread;
 
-use crate::config::{Config, CryptoEngine, Idle};
+use crate::config::{ClearAction, Config, CryptoEngine, Idle};
 use crate::control::{self, ControlSocket};
 use crate::metrics::MetricsServer;
 
 mod devices;
 mod events;
+mod ike;
+mod manual;
 mod readings;
 mod shutdown;
+mod spd;
 mod state;
 mod tunnels;
 mod view;
 
 use devices::OpenPorts;
+use ike::{Desk, Ike, Plans};
+use manual::Manual;
 use readings::Collector;
+use spd::{Claimant, SpdEntries};
 use state::State;
 use tunnels::Tunnels;
 use view::{Facts, View};
@@ -49,6 +58,8 @@ const ANSWERS: u32 = 1000;
 /// ANNOUNCE_INTERVAL).
 const ANNOUNCEMENTS: u32 = 2;
 const ANNOUNCE_EVERY: Duration = Duration::from_secs(2);
+/// How long IKE may take to say goodbye, beyond what it allows itself.
+const FAREWELL: Duration = Duration::from_secs(3);
 /// UDP port of encapsulated ESP (RFC 3948 s2).
 const NAT_PORT: u16 = 4500;
 
@@ -63,14 +74,17 @@ pub fn run(config: &Config) -> Result<()> {
     let ports = OpenPorts::open(config)?;
     let infos = ports.infos();
     let state = State::open(config).context("state of manual SAs")?;
-    let tunnels = Tunnels::from_manual(config, &crypto, state.as_ref()).context("manual_sas")?;
+    let mut tunnels = Tunnels::new(config.workers.cores.len());
+    let manual = manual::make(config, &crypto, state.as_ref(), &mut tunnels).context("manual_sas")?;
+    let plans = Plans::new(config, u32::try_from(manual.len())?, &mut tunnels)?;
     // Bound before traffic flows, so that a second gateway fails before it takes anything over.
     let socket = ControlSocket::bind(&config.gateway.control_socket)
         .with_context(|| format!("control socket {}", config.gateway.control_socket.display()))?;
-    let fleet = start(config, ports, Arc::clone(&crypto))?;
+    let fleet = start(config, ports, plans.on_demand(), Arc::clone(&crypto))?;
     let (ask, asked) = bounded(64);
-    let facts = Facts::new(config, &infos, &tunnels, &crypto);
-    let view = Arc::new(View::new(facts, ask));
+    let facts = Facts::new(config, &infos, plans.holds(), &crypto);
+    let desk = Arc::new(Desk::new(config));
+    let view = Arc::new(View::new(facts, ask, Arc::clone(&desk)));
     let metrics = config
         .gateway
         .metrics
@@ -80,72 +94,104 @@ pub fn run(config: &Config) -> Result<()> {
         })
         .transpose()?;
     // What fails before costs no sequence numbers.
-    let keeper = state.map(|state| state.keep(tunnels.kept(config))).transpose()?;
-    install(config, &tunnels, &fleet);
+    let keeper = state.map(|state| state.keep(manual::kept(&manual, config))).transpose()?;
+    let spd = policies(config, &manual, &plans);
+    install(config, &manual, &mut tunnels, &spd, &fleet);
+    let ike = plans.start(crypto, &desk)?;
     // Last: a gateway that answers is up.
-    let control = control::serve(socket, Arc::clone(&view) as _).context("control socket")?;
+    let control = control::serve(socket, Arc::clone(&view) as _, Arc::clone(&view) as _).context("control socket")?;
     tracing::info!(
         name = config.gateway.name,
         workers = fleet.len(),
         ports = infos.len(),
-        tunnels = tunnels.len(),
+        tunnels = tunnels.rows().len(),
         "the gateway is up"
     );
 
     let collector = Collector::new(fleet.len(), infos.len(), Arc::clone(view.readings()));
-    attend(&fleet, tunnels, collector, &asked, &stop);
+    let mut gateway = Gateway { fleet, tunnels, spd, ike, collector };
+    let ended = gateway.attend(&asked, &stop);
+    gateway.say_goodbye();
     drop((control, metrics));
-    fleet.stop();
+    gateway.fleet.stop();
     if let Some(keeper) = keeper {
         keeper.finish();
     }
     tracing::info!("the gateway has stopped");
-    Ok(())
+    ended
 }
 
-/// Hears workers and operators until it is time to stop.
-fn attend(
-    fleet: &Fleet,
-    mut tunnels: Tunnels,
-    mut collector: Collector,
-    asked: &Receiver<view::Request>,
-    stop: &shutdown::Stop,
-) {
-    let look = tick(LOOK_EVERY);
-    let mut read_at = Instant::now();
-    let (mut announce_at, mut announced) = (read_at, 0);
-    loop {
-        select_biased! {
-            recv(fleet.events()) -> event => match event {
-                Ok(event) => {
-                    events::handle(event, fleet, &mut tunnels, &mut collector);
-                    collector.go_on(fleet);
-                }
-                Err(_) => return,
-            },
-            recv(asked) -> request => if let Ok(request) = request {
-                collector.ask(fleet, Some(request));
-            },
-            recv(look) -> _ => {
-                if let Some(signal) = stop.requested() {
-                    tracing::info!(signal, "stopping: no more packets are received, those in hand are sent");
-                    return;
-                }
-                if announced < ANNOUNCEMENTS && Instant::now() >= announce_at {
-                    fleet.send(0, Update::Announce);
-                    announce_at += ANNOUNCE_EVERY;
-                    announced += 1;
-                }
-                if read_at.elapsed() >= READ_EVERY {
-                    read_at = Instant::now();
-                    collector.ask(fleet, None);
-                }
-            },
+/// What the control side works on.
+struct Gateway {
+    fleet: Fleet,
+    tunnels: Tunnels,
+    spd: SpdEntries,
+    ike: Ike,
+    collector: Collector,
+}
+
+impl Gateway {
+    /// Hears workers, IKE and operators until it is time to stop.
+    fn attend(&mut self, asked: &Receiver<view::Request>, stop: &shutdown::Stop) -> Result<()> {
+        let look = tick(LOOK_EVERY);
+        let mut read_at = Instant::now();
+        let (mut announce_at, mut announced) = (read_at, 0);
+        loop {
+            select_biased! {
+                recv(self.fleet.events()) -> event => match event {
+                    Ok(event) => {
+                        self.handle(event);
+                        self.collector.go_on(&self.fleet);
+                    }
+                    Err(_) => return Ok(()),
+                },
+                recv(self.ike.orders()) -> orders => {
+                    let orders = orders.map_err(|_| anyhow!("the IKE thread has ended: a defect"))?;
+                    self.ike.carry_out(orders, &self.fleet, &mut self.tunnels, &mut self.spd);
+                },
+                recv(asked) -> request => if let Ok(request) = request {
+                    self.collector.ask(&self.fleet, Some(request));
+                },
+                recv(look) -> _ => {
+                    if let Some(signal) = stop.requested() {
+                        tracing::info!(signal, "stopping: no more packets are received, those in hand are sent");
+                        return Ok(());
+                    }
+                    if announced < ANNOUNCEMENTS && Instant::now() >= announce_at {
+                        self.fleet.send(0, Update::Announce);
+                        announce_at += ANNOUNCE_EVERY;
+                        announced += 1;
+                    }
+                    if read_at.elapsed() >= READ_EVERY {
+                        read_at = Instant::now();
+                        self.collector.ask(&self.fleet, None);
+                    }
+                },
+            }
+        }
+    }
+
+    /// Lets IKE take its leave of the peers, while the workers still carry its messages.
+    fn say_goodbye(&mut self) {
+        self.ike.stop();
+        let end = after(FAREWELL);
+        loop {
+            select_biased! {
+                recv(self.fleet.events()) -> event => match event {
+                    Ok(event) => self.handle(event),
+                    Err(_) => return,
+                },
+                recv(self.ike.orders()) -> orders => match orders {
+                    Ok(orders) => self.ike.carry_out(orders, &self.fleet, &mut self.tunnels, &mut self.spd),
+                    Err(_) => return,
+                },
+                recv(end) -> _ => return,
+            }
         }
     }
 }
 
-fn start(config: &Config, ports: OpenPorts, crypto: Arc<Crypto>) -> Result<Fleet> {
+fn start(config: &Config, ports: OpenPorts, on_demand: Range<u32>, crypto: Arc<Crypto>) -> Result<Fleet> {
     let mtu = ports.largest_mtu();
     let fleet_config = FleetConfig {
         cores: config.workers.cores.clone(),
@@ -160,6 +206,7 @@ fn start(config: &Config, ports: OpenPorts, crypto: Arc<Crypto>) -> Result<Fleet
             index: 0,
             max_sas: MAX_SAS,
             max_tunnels: MAX_SAS,
+            on_demand,
             max_policies: MAX_POLICIES,
             reassembly: ReassemblyConfig::default(),
             answers_per_second: ANSWERS,
@@ -172,17 +219,39 @@ fn start(config: &Config, ports: OpenPorts, crypto: Arc<Crypto>) -> Result<Fleet
     Fleet::start(fleet_config).context("cannot start the workers")
 }
 
+/// The SPD at the start. Of two that name the same traffic the later one has it.
+fn policies(config: &Config, manual: &[Manual], plans: &Plans) -> SpdEntries {
+    let mut spd = SpdEntries::default();
+    plans.hold(&mut spd);
+    for (made, sa) in manual.iter().zip(config.manual_sas.values()) {
+        for selector in &sa.selectors {
+            let action = Action::Protect(made.outbound.params.tunnel);
+            spd.claim(selector, Claimant::Configuration, action);
+        }
+    }
+    for policy in &config.policies {
+        let action = match policy.action {
+            ClearAction::Bypass => Action::Bypass,
+            ClearAction::Discard => Action::Discard,
+        };
+        spd.claim(&policy.selector, Claimant::Configuration, action);
+    }
+    spd
+}
+
 /// Tells the workers routes, SAs and policies, in this order: a policy never points at a tunnel that is not there.
-fn install(config: &Config, tunnels: &Tunnels, fleet: &Fleet) {
+fn install(config: &Config, manual: &[Manual], tunnels: &mut Tunnels, spd: &SpdEntries, fleet: &Fleet) {
     for &route in &config.routes {
         fleet.update_route(&RouteUpdate::Add(route));
     }
-    for tunnel in tunnels.iter() {
-        fleet.update_sa(&SaUpdate::AddInbound(Arc::clone(&tunnel.inbound)));
-        fleet.update_sa(&SaUpdate::SetOutbound(Arc::clone(&tunnel.outbound), tunnel.endpoints));
+    for Manual { row, endpoints, outbound, inbound } in manual {
+        tunnels.add_inbound(*row, inbound);
+        fleet.update_sa(&SaUpdate::AddInbound(Arc::clone(inbound)));
+        tunnels.set_outbound(*row, outbound, *endpoints);
+        fleet.update_sa(&SaUpdate::SetOutbound(Arc::clone(outbound), *endpoints));
     }
-    for policy in tunnels.policies() {
-        fleet.update_policy(&PolicyUpdate::Add(policy.clone()));
+    for policy in spd.policies() {
+        fleet.update_policy(&PolicyUpdate::Add(policy));
     }
     for worker in 0..fleet.len() {
         fleet.send(worker, Update::Barrier(0));

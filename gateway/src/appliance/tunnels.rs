@@ -1,165 +1,232 @@
-//! Tunnels of the configuration, their SAs and the SPD.
+//! The tunnels of the configuration, and the SAs that they have at this moment.
+//!
+//! A tunnel of the configuration, a manual SA or a child of a connection, is a row: it is there from start to end,
+//! up or down, and so are its counters. Behind it come and go SAs, under the data plane's tunnel ids.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
 use dataplane::clock;
-use dataplane::crypto::Crypto;
 use dataplane::message::Retired;
-use dataplane::policy::{Action, Policy, PolicyId};
 use dataplane::sa::counters::SaCounters;
-use dataplane::sa::{Endpoints, InboundSa, OutboundSa, SaParams, Spi, Start, TunnelId};
+use dataplane::sa::{Endpoints, InboundSa, OutboundSa, Spi, TunnelId};
 
-use super::state::{Kept, State};
-use crate::config::{ClearAction, Config, ManualSa};
+/// Index of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct RowId(usize);
 
-/// All tunnels, by their ids.
-pub(super) struct Tunnels {
-    tunnels: Vec<Tunnel>,
-    policies: Vec<Policy>,
-    /// Outbound SAs by the peer's address and SPI, as ICMP errors quote them.
-    outbound: HashMap<(IpAddr, Spi), TunnelId>,
-}
-
-/// One tunnel with its SAs.
-pub(super) struct Tunnel {
-    pub(super) name: String,
-    pub(super) endpoints: Endpoints,
-    pub(super) outbound: Arc<OutboundSa>,
-    pub(super) inbound: Arc<InboundSa>,
+/// A tunnel of the configuration.
+pub(super) struct Row {
+    pub(super) name: Arc<str>,
+    /// Outer addresses as they are configured.
+    pub(super) local: Option<IpAddr>,
+    pub(super) remote: Option<IpAddr>,
     /// What SAs carried that are gone: inbound, outbound.
     pub(super) retired: (SaCounters, SaCounters),
 }
 
+/// The SAs under one tunnel id.
+pub(super) struct Live {
+    pub(super) row: RowId,
+    pub(super) endpoints: Endpoints,
+    pub(super) inbound: Vec<Installed<InboundSa>>,
+    pub(super) outbound: Option<Installed<OutboundSa>>,
+}
+
+/// An SA, and since when.
+pub(super) struct Installed<T> {
+    pub(super) sa: Arc<T>,
+    pub(super) since: u64,
+}
+
+impl<T> Clone for Installed<T> {
+    fn clone(&self) -> Self {
+        Self { sa: Arc::clone(&self.sa), since: self.since }
+    }
+}
+
+/// Direction of an SA, as a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Side {
+    Inbound,
+    Outbound,
+}
+
+/// What an SA is counted under.
+pub(super) type Key = (Side, TunnelId, Spi);
+
+/// Where the counters of an SA belong, until the last worker has given it back.
+struct Account {
+    row: RowId,
+    workers: usize,
+}
+
+/// All rows, and all SAs.
+pub(super) struct Tunnels {
+    workers: usize,
+    rows: Vec<Row>,
+    live: HashMap<TunnelId, Live>,
+    accounts: HashMap<Key, Account>,
+    /// Outbound SAs by the peer's address and SPI, as ICMP errors quote them.
+    outbound: HashMap<(IpAddr, Spi), TunnelId>,
+}
+
 impl Tunnels {
-    /// The tunnels that are keyed by hand, and the policies of the whole configuration. Sequence numbers go on
-    /// where `state` says.
-    pub(super) fn from_manual(config: &Config, crypto: &Crypto, state: Option<&State>) -> Result<Self> {
-        let now = clock::now();
-        let mut tunnels = Self { tunnels: Vec::new(), policies: Vec::new(), outbound: HashMap::new() };
-        for (name, sa) in &config.manual_sas {
-            let id = TunnelId(u32::try_from(tunnels.tunnels.len()).context("too many tunnels")?);
-            let starts = match state {
-                Some(state) => state.starts(sa, now).with_context(|| name.clone())?,
-                None => (now.into(), now.into()),
-            };
-            let tunnel = Tunnel::manual(id, name, sa, crypto, starts).with_context(|| name.clone())?;
-            tunnels.outbound.insert((sa.remote, sa.outbound.spi), id);
-            tunnels.tunnels.push(tunnel);
-            for selector in &sa.selectors {
-                tunnels.add_policy(selector.clone(), Action::Protect(id));
-            }
+    /// None, for so many workers.
+    pub(super) fn new(workers: usize) -> Self {
+        Self {
+            workers,
+            rows: Vec::new(),
+            live: HashMap::new(),
+            accounts: HashMap::new(),
+            outbound: HashMap::new(),
         }
-        for policy in &config.policies {
-            let action = match policy.action {
-                ClearAction::Bypass => Action::Bypass,
-                ClearAction::Discard => Action::Discard,
-            };
-            tunnels.add_policy(policy.selector.clone(), action);
+    }
+
+    /// Adds a tunnel of the configuration.
+    pub(super) fn add_row(&mut self, name: &str, local: Option<IpAddr>, remote: Option<IpAddr>) -> RowId {
+        let retired = (SaCounters::default(), SaCounters::default());
+        self.rows.push(Row { name: name.into(), local, remote, retired });
+        RowId(self.rows.len() - 1)
+    }
+
+    /// All rows, in the order of the configuration.
+    pub(super) fn rows(&self) -> &[Row] {
+        &self.rows
+    }
+
+    /// A row by its id.
+    pub(super) fn row(&self, id: RowId) -> Option<&Row> {
+        self.rows.get(id.0)
+    }
+
+    /// All tunnels that have SAs.
+    pub(super) fn live(&self) -> impl Iterator<Item = (TunnelId, &Live)> {
+        self.live.iter().map(|(&tunnel, live)| (tunnel, live))
+    }
+
+    /// The SAs of a tunnel.
+    pub(super) fn get(&self, tunnel: TunnelId) -> Option<&Live> {
+        self.live.get(&tunnel)
+    }
+
+    /// The name of a tunnel for the log.
+    pub(super) fn name(&self, tunnel: TunnelId) -> &str {
+        self.live.get(&tunnel).and_then(|live| self.row(live.row)).map_or("?", |row| &row.name)
+    }
+
+    /// An inbound SA is about to be told to the workers.
+    pub(super) fn add_inbound(&mut self, row: RowId, sa: &Arc<InboundSa>) {
+        let tunnel = sa.params.tunnel;
+        self.open_account((Side::Inbound, tunnel, sa.spi), row);
+        let live = self.live.entry(tunnel).or_insert_with(|| Live::new(row, sa.endpoints));
+        live.inbound.push(Installed { sa: Arc::clone(sa), since: clock::now() });
+    }
+
+    /// A tunnel's outbound SA is about to be told to the workers, in the place of the one before.
+    pub(super) fn set_outbound(&mut self, row: RowId, sa: &Arc<OutboundSa>, endpoints: Endpoints) {
+        let tunnel = sa.params.tunnel;
+        self.open_account((Side::Outbound, tunnel, sa.spi), row);
+        let live = self.live.entry(tunnel).or_insert_with(|| Live::new(row, endpoints));
+        if let Some(before) = live.outbound.take() {
+            self.outbound.remove(&(live.endpoints.remote, before.sa.spi));
         }
-        Ok(tunnels)
+        live.endpoints = endpoints;
+        live.outbound = Some(Installed { sa: Arc::clone(sa), since: clock::now() });
+        self.outbound.insert((endpoints.remote, sa.spi), tunnel);
     }
 
-    /// The SAs whose sequence numbers are to survive the process.
-    pub(super) fn kept(&self, config: &Config) -> Vec<Kept> {
-        let kept = |(tunnel, sa): (&Tunnel, &ManualSa)| {
-            Kept::new(&tunnel.name, sa, Arc::clone(&tunnel.outbound), Arc::clone(&tunnel.inbound))
-        };
-        self.tunnels.iter().zip(config.manual_sas.values()).map(kept).collect()
+    /// An inbound SA is about to be taken from the workers.
+    pub(super) fn remove_inbound(&mut self, tunnel: TunnelId, spi: Spi) {
+        if let Some(live) = self.live.get_mut(&tunnel) {
+            live.inbound.retain(|installed| installed.sa.spi != spi);
+            self.forget_if_empty(tunnel);
+        }
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.tunnels.len()
+    /// A tunnel's outbound SA is about to be taken from the workers.
+    pub(super) fn remove_outbound(&mut self, tunnel: TunnelId) {
+        if let Some(live) = self.live.get_mut(&tunnel)
+            && let Some(before) = live.outbound.take()
+        {
+            self.outbound.remove(&(live.endpoints.remote, before.sa.spi));
+            self.forget_if_empty(tunnel);
+        }
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Tunnel> {
-        self.tunnels.iter()
-    }
-
-    pub(super) fn get(&self, id: TunnelId) -> Option<&Tunnel> {
-        self.tunnels.get(id.0 as usize)
-    }
-
-    pub(super) fn get_mut(&mut self, id: TunnelId) -> Option<&mut Tunnel> {
-        self.tunnels.get_mut(id.0 as usize)
+    /// A tunnel's peer is somewhere else.
+    pub(super) fn move_peer(&mut self, tunnel: TunnelId, to: Endpoints) {
+        let Some(live) = self.live.get_mut(&tunnel) else { return };
+        if let Some(installed) = &live.outbound {
+            self.outbound.remove(&(live.endpoints.remote, installed.sa.spi));
+            self.outbound.insert((to.remote, installed.sa.spi), tunnel);
+        }
+        live.endpoints = to;
     }
 
     /// The tunnel that sends to this peer with this SPI.
-    pub(super) fn sending(&self, remote: IpAddr, spi: Spi) -> Option<&Tunnel> {
-        self.outbound.get(&(remote, spi)).and_then(|&id| self.get(id))
+    pub(super) fn sending(&self, remote: IpAddr, spi: Spi) -> Option<TunnelId> {
+        self.outbound.get(&(remote, spi)).copied()
     }
 
     /// The only tunnel to a peer, for errors that do not quote an SPI.
-    pub(super) fn only_one_to(&self, remote: IpAddr) -> Option<&Tunnel> {
-        let mut found = self.tunnels.iter().filter(|tunnel| tunnel.endpoints.remote == remote);
-        let first = found.next()?;
+    pub(super) fn only_one_to(&self, remote: IpAddr) -> Option<TunnelId> {
+        let mut found = self.live.iter().filter(|(_, live)| live.endpoints.remote == remote);
+        let (&first, _) = found.next()?;
         found.next().is_none().then_some(first)
-    }
-
-    /// The SPD, in no order.
-    pub(super) fn policies(&self) -> &[Policy] {
-        &self.policies
     }
 
     /// Keeps what an SA carried that a worker has let go.
     pub(super) fn retire(&mut self, sa: &Retired, counters: &SaCounters) {
-        let id = match sa {
-            Retired::Inbound(sa) => sa.params.tunnel,
-            Retired::Outbound(sa) => sa.params.tunnel,
-        };
-        if let Some(tunnel) = self.get_mut(id) {
-            match sa {
-                Retired::Inbound(_) => tunnel.retired.0.merge(counters),
-                Retired::Outbound(_) => tunnel.retired.1.merge(counters),
+        let key = key(sa);
+        let Some(account) = self.accounts.get_mut(&key) else { return };
+        if let Some(row) = self.rows.get_mut(account.row.0) {
+            match key.0 {
+                Side::Inbound => row.retired.0.merge(counters),
+                Side::Outbound => row.retired.1.merge(counters),
             }
+        }
+        account.workers -= 1;
+        if account.workers == 0 {
+            self.accounts.remove(&key);
         }
     }
 
-    fn add_policy(&mut self, selector: dataplane::policy::Selector, action: Action) {
-        let id = PolicyId(self.policies.len() as u32);
-        self.policies.push(Policy { id, selector, action });
+    /// Every SA that a worker may still have, and the index of its row.
+    pub(super) fn accounts(&self) -> impl Iterator<Item = (Key, usize)> {
+        self.accounts.iter().map(|(&key, account)| (key, account.row.0))
+    }
+
+    fn open_account(&mut self, key: Key, row: RowId) {
+        let workers = self.workers;
+        self.accounts.entry(key).or_insert(Account { row, workers: 0 }).workers += workers;
+    }
+
+    fn forget_if_empty(&mut self, tunnel: TunnelId) {
+        if self.live.get(&tunnel).is_some_and(|live| live.inbound.is_empty() && live.outbound.is_none()) {
+            self.live.remove(&tunnel);
+        }
     }
 }
 
-impl Tunnel {
-    fn manual(
-        id: TunnelId,
-        name: &str,
-        sa: &ManualSa,
-        crypto: &Crypto,
-        (sent, received): (Start, Start),
-    ) -> Result<Self> {
-        let params = SaParams {
-            tunnel: id,
-            protocol: sa.options.protocol,
-            mode: sa.options.mode,
-            suite: sa.suite,
-            esn: sa.esn,
-            lifetime: sa.lifetime,
-            ecn: sa.options.ecn,
-        };
-        let endpoints = Endpoints { local: sa.local, remote: sa.remote, udp: sa.encap };
-        let outbound = OutboundSa::new(
-            crypto,
-            params.clone(),
-            sa.outbound.spi,
-            sa.options.outbound.clone(),
-            &sa.outbound.key,
-            sent,
-        )?;
-        let inbound = InboundSa::new(
-            crypto,
-            params,
-            sa.inbound.spi,
-            sa.selectors.clone(),
-            endpoints,
-            sa.options.replay_window.unwrap_or(0),
-            &sa.inbound.key,
-            received,
-        )?;
-        let retired = (SaCounters::default(), SaCounters::default());
-        Ok(Self { name: name.to_owned(), endpoints, outbound, inbound, retired })
+/// What a retired SA was counted under.
+pub(super) fn key(sa: &Retired) -> Key {
+    match sa {
+        Retired::Inbound(sa) => (Side::Inbound, sa.params.tunnel, sa.spi),
+        Retired::Outbound(sa) => (Side::Outbound, sa.params.tunnel, sa.spi),
+    }
+}
+
+impl RowId {
+    /// Its place among [`Tunnels::rows`].
+    pub(super) fn index(self) -> usize {
+        self.0
+    }
+}
+
+impl Live {
+    fn new(row: RowId, endpoints: Endpoints) -> Self {
+        Self { row, endpoints, inbound: Vec::new(), outbound: None }
     }
 }

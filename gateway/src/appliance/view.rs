@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use controlplane::waiters::Verb;
 use crossbeam::channel::{Sender, bounded};
 use dataplane::clock;
 use dataplane::crypto::{Crypto, Suite};
@@ -11,11 +12,12 @@ use dataplane::drops::DropCounters;
 use dataplane::policy::{Action, Policy};
 use dataplane::port::{DeviceInfo, Mac};
 use dataplane::sa::counters::SaCounters;
-use dataplane::sa::{InboundSa, Mode, OutboundSa, Protocol, SaParams, TunnelId};
+use dataplane::sa::{Mode, Protocol, SaParams};
 
-use super::readings::{Readings, Side};
-use super::tunnels::Tunnels;
+use super::ike::Desk;
+use super::readings::{AnySa, Readings, SaReading};
 use crate::config::Config;
+use crate::control::{Operator, Target};
 use crate::snapshot as shown;
 
 /// How long an answer waits for the workers. They answer between two batches, so only a defect takes as long.
@@ -30,18 +32,18 @@ pub(super) struct Facts {
     cores: Vec<usize>,
     ports: Vec<(String, shown::Port)>,
     routes: Vec<shown::Route>,
-    policies: Vec<shown::Policy>,
-    tunnels: Vec<(String, Arc<InboundSa>, Arc<OutboundSa>)>,
+    /// Names of the children that hold their traffic back while they are down, by tunnel id from the first.
+    holds: (u32, Vec<String>),
     started: Instant,
-    installed: u64,
 }
 
 /// Answers from any thread.
 pub(super) struct View {
     facts: Facts,
-    readings: Arc<Mutex<Readings>>,
+    readings: Arc<Mutex<Arc<Readings>>>,
     ask: Sender<Request>,
     last: Mutex<Option<Instant>>,
+    ike: Arc<Desk>,
 }
 
 /// Asks for new readings; told when they are there.
@@ -55,17 +57,17 @@ impl Request {
 }
 
 impl View {
-    pub(super) fn new(facts: Facts, ask: Sender<Request>) -> Self {
-        Self { facts, readings: Arc::default(), ask, last: Mutex::new(None) }
+    pub(super) fn new(facts: Facts, ask: Sender<Request>, ike: Arc<Desk>) -> Self {
+        Self { facts, readings: Arc::default(), ask, last: Mutex::new(None), ike }
     }
 
     /// Where the collector puts what it read.
-    pub(super) fn readings(&self) -> &Arc<Mutex<Readings>> {
+    pub(super) fn readings(&self) -> &Arc<Mutex<Arc<Readings>>> {
         &self.readings
     }
 
     /// Readings from now, or the last ones when the workers do not answer.
-    fn read(&self) -> Readings {
+    fn read(&self) -> Arc<Readings> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if last.is_none_or(|at| at.elapsed() > FRESH) {
             let (done, when_done) = bounded(1);
@@ -82,14 +84,42 @@ impl View {
         }
         self.readings.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
+}
 
-    fn tunnel_ids(&self) -> impl Iterator<Item = (TunnelId, &(String, Arc<InboundSa>, Arc<OutboundSa>))> {
-        self.facts.tunnels.iter().enumerate().map(|(id, tunnel)| (TunnelId(id as u32), tunnel))
+impl View {
+    fn show_policy(&self, policy: &Policy, readings: &Readings) -> shown::Policy {
+        let (action, tunnel) = match policy.action {
+            Action::Protect(id) => {
+                let (first, holds) = &self.facts.holds;
+                let held = id.0.checked_sub(*first).and_then(|index| holds.get(index as usize)).cloned();
+                let row = readings.rows_of.get(&id).and_then(|&row| readings.rows.get(row));
+                ("protect", row.map(|row| row.name.to_string()).or(held))
+            }
+            Action::Bypass => ("bypass", None),
+            Action::Discard => ("discard", None),
+        };
+        let ports = |range: &std::ops::RangeInclusive<u16>| {
+            (*range != (0..=u16::MAX)).then(|| (*range.start(), *range.end()))
+        };
+        shown::Policy {
+            action: action.to_owned(),
+            tunnel,
+            local: policy.selector.local,
+            remote: policy.selector.remote,
+            protocol: policy.selector.protocol,
+            local_ports: ports(&policy.selector.local_ports),
+            remote_ports: ports(&policy.selector.remote_ports),
+        }
     }
 }
 
 impl Facts {
-    pub(super) fn new(config: &Config, infos: &[DeviceInfo], tunnels: &Tunnels, crypto: &Crypto) -> Self {
+    pub(super) fn new(
+        config: &Config,
+        infos: &[DeviceInfo],
+        holds: (u32, Vec<String>),
+        crypto: &Crypto,
+    ) -> Self {
         let port_name =
             |id: u16| config.ports.get_index(id.into()).map_or_else(String::new, |(name, _)| name.clone());
         let connected = config.ports.iter().flat_map(|(name, port)| {
@@ -100,9 +130,6 @@ impl Facts {
             port: route.port.map_or_else(String::new, port_name),
             via: route.via,
         });
-        let names: Vec<&str> = tunnels.iter().map(|tunnel| tunnel.name.as_str()).collect();
-        let mut policies: Vec<&Policy> = tunnels.policies().iter().collect();
-        policies.sort_by_key(|policy| policy.order());
         let fast: Suite =
             "aes128gcm16".parse().unwrap_or_else(|_| unreachable!("a keyword of the data plane"));
         Self {
@@ -116,16 +143,15 @@ impl Facts {
                 .map(|((name, port), info)| (name.clone(), show_port(name, port.mtu, &port.addresses, info)))
                 .collect(),
             routes: connected.chain(fixed).collect(),
-            policies: policies.into_iter().map(|policy| show_policy(policy, &names)).collect(),
-            tunnels: tunnels
-                .iter()
-                .map(|tunnel| {
-                    (tunnel.name.clone(), Arc::clone(&tunnel.inbound), Arc::clone(&tunnel.outbound))
-                })
-                .collect(),
+            holds,
             started: Instant::now(),
-            installed: clock::now(),
         }
+    }
+}
+
+impl Operator for View {
+    fn operate(&self, verb: Verb, target: &Target) -> Result<String, String> {
+        self.ike.operate(verb, target)
     }
 }
 
@@ -142,88 +168,41 @@ impl shown::Snapshot for View {
             ports: self.facts.ports.len(),
             tunnels: tunnels.len(),
             tunnels_up: tunnels.iter().filter(|tunnel| tunnel.up).count(),
-            sas: 2 * self.facts.tunnels.len(),
+            sas: self.read().sas.len(),
         }
     }
 
     fn tunnels(&self) -> Vec<shown::Tunnel> {
-        let readings = self.read();
-        self.tunnel_ids()
-            .map(|(id, (name, inbound, outbound))| {
-                let gone = readings.retired.get(id.0 as usize).copied().unwrap_or_default();
-                let endpoints = readings.endpoints.get(id.0 as usize).copied().unwrap_or(inbound.endpoints);
-                shown::Tunnel {
-                    name: name.clone(),
-                    up: !outbound.usage.is_spent(clock::now()),
-                    local: Some(endpoints.local),
-                    remote: Some(endpoints.remote),
-                    inbound: totals(&readings, Side::Inbound, id, inbound.spi, gone.0),
-                    outbound: totals(&readings, Side::Outbound, id, outbound.spi, gone.1),
-                }
+        let rows = self.read();
+        rows.rows
+            .iter()
+            .map(|row| shown::Tunnel {
+                name: row.name.to_string(),
+                up: row.up,
+                local: row.local,
+                remote: row.remote,
+                inbound: totals(&row.inbound),
+                outbound: totals(&row.outbound),
             })
             .collect()
+    }
+
+    fn ike(&self) -> shown::Ike {
+        self.ike.report()
     }
 
     fn sas(&self) -> Vec<shown::Sa> {
         let readings = self.read();
         let now = clock::now();
-        let mut rows = Vec::with_capacity(2 * self.facts.tunnels.len());
-        for (id, (name, inbound, outbound)) in self.tunnel_ids() {
-            let endpoints = readings.endpoints.get(id.0 as usize).copied().unwrap_or(inbound.endpoints);
-            let row = |params: &SaParams, direction, spi, totals| shown::Sa {
-                tunnel: name.clone(),
-                direction,
-                spi,
-                protocol: match params.protocol {
-                    Protocol::Esp => "esp".to_owned(),
-                    Protocol::Ah => "ah".to_owned(),
-                },
-                mode: match params.mode {
-                    Mode::Tunnel => "tunnel".to_owned(),
-                    Mode::Transport => "transport".to_owned(),
-                },
-                suite: params.suite.to_string(),
-                esn: params.esn,
-                local: endpoints.local,
-                remote: endpoints.remote,
-                udp: endpoints.udp.map(|ports| (ports.local, ports.remote)),
-                sequence: 0,
-                replay_window: None,
-                age_seconds: now.saturating_sub(self.facts.installed) / clock::SECOND,
-                expires_seconds: None,
-                expired: false,
-                totals,
-            };
-            let none = SaCounters::default();
-            rows.push(shown::Sa {
-                sequence: inbound.replay.as_ref().map_or(0, |window| window.high_water()),
-                replay_window: inbound.replay.as_ref().map(|window| window.size()),
-                expires_seconds: inbound.usage.seconds_left(now),
-                expired: inbound.usage.is_spent(now),
-                ..row(
-                    &inbound.params,
-                    shown::Direction::Inbound,
-                    inbound.spi,
-                    totals(&readings, Side::Inbound, id, inbound.spi, none),
-                )
-            });
-            rows.push(shown::Sa {
-                sequence: outbound.sequence.peek().saturating_sub(1),
-                expires_seconds: outbound.usage.seconds_left(now),
-                expired: outbound.usage.is_spent(now),
-                ..row(
-                    &outbound.params,
-                    shown::Direction::Outbound,
-                    outbound.spi,
-                    totals(&readings, Side::Outbound, id, outbound.spi, none),
-                )
-            });
-        }
-        rows
+        let name = |row: usize| readings.rows.get(row).map_or_else(String::new, |row| row.name.to_string());
+        readings.sas.iter().map(|reading| show_sa(name(reading.row), reading, now)).collect()
     }
 
     fn policies(&self) -> Vec<shown::Policy> {
-        self.facts.policies.clone()
+        let readings = self.read();
+        let mut policies: Vec<&Policy> = readings.policies.iter().collect();
+        policies.sort_by_key(|policy| policy.order());
+        policies.into_iter().map(|policy| self.show_policy(policy, &readings)).collect()
     }
 
     fn ports(&self) -> Vec<shown::Port> {
@@ -302,14 +281,59 @@ impl shown::Snapshot for View {
     }
 }
 
-fn totals(readings: &Readings, side: Side, id: TunnelId, spi: u32, gone: SaCounters) -> shown::Totals {
-    let mut counters = gone;
-    if let Some(now) = readings.sas.get(&(side, id, spi)) {
-        counters.merge(now);
-    }
+fn totals(counters: &SaCounters) -> shown::Totals {
     let drops: BTreeMap<String, u64> =
         counters.drops().map(|(reason, packets)| (reason.name().to_owned(), packets)).collect();
     shown::Totals { packets: counters.packets, bytes: counters.bytes, drops }
+}
+
+fn show_sa(tunnel: String, reading: &SaReading, now: u64) -> shown::Sa {
+    let endpoints = &reading.endpoints;
+    let row = |params: &SaParams, direction, spi, since: u64| shown::Sa {
+        tunnel,
+        direction,
+        spi,
+        protocol: match params.protocol {
+            Protocol::Esp => "esp".to_owned(),
+            Protocol::Ah => "ah".to_owned(),
+        },
+        mode: match params.mode {
+            Mode::Tunnel => "tunnel".to_owned(),
+            Mode::Transport => "transport".to_owned(),
+        },
+        suite: params.suite.to_string(),
+        esn: params.esn,
+        local: endpoints.local,
+        remote: endpoints.remote,
+        udp: endpoints.udp.map(|ports| (ports.local, ports.remote)),
+        sequence: 0,
+        replay_window: None,
+        age_seconds: now.saturating_sub(since) / clock::SECOND,
+        expires_seconds: None,
+        expired: false,
+        totals: totals(&reading.counters),
+    };
+    match &reading.sa {
+        AnySa::Inbound(installed) => {
+            let sa = &installed.sa;
+            shown::Sa {
+                sequence: sa.replay.as_ref().map_or(0, |window| window.high_water()),
+                replay_window: sa.replay.as_ref().map(|window| window.size()),
+                expires_seconds: sa.usage.seconds_left(now),
+                expired: sa.usage.is_spent(now),
+                ..row(&sa.params, shown::Direction::Inbound, sa.spi, installed.since)
+            }
+        }
+        AnySa::Outbound(installed) => {
+            let sa = &installed.sa;
+            shown::Sa {
+                sequence: sa.sequence.peek().saturating_sub(1),
+                expires_seconds: sa.usage.seconds_left(now),
+                expired: sa.usage.is_spent(now),
+                ..row(&sa.params, shown::Direction::Outbound, sa.spi, installed.since)
+            }
+        }
+    }
 }
 
 fn show_port(name: &str, mtu: u32, addresses: &[ipnet::IpNet], info: &DeviceInfo) -> shown::Port {
@@ -323,26 +347,6 @@ fn show_port(name: &str, mtu: u32, addresses: &[ipnet::IpNet], info: &DeviceInfo
         queues: info.queues,
         features: info.features.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect(),
         counters: shown::PortCounters::default(),
-    }
-}
-
-fn show_policy(policy: &Policy, names: &[&str]) -> shown::Policy {
-    let (action, tunnel) = match policy.action {
-        Action::Protect(id) => ("protect", names.get(id.0 as usize).map(|name| (*name).to_owned())),
-        Action::Bypass => ("bypass", None),
-        Action::Discard => ("discard", None),
-    };
-    let ports = |range: &std::ops::RangeInclusive<u16>| {
-        (*range != (0..=u16::MAX)).then(|| (*range.start(), *range.end()))
-    };
-    shown::Policy {
-        action: action.to_owned(),
-        tunnel,
-        local: policy.selector.local,
-        remote: policy.selector.remote,
-        protocol: policy.selector.protocol,
-        local_ports: ports(&policy.selector.local_ports),
-        remote_ports: ports(&policy.selector.remote_ports),
     }
 }
 

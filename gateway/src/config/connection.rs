@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use controlplane::auth::{IdPattern, Identity, IdentityError};
 use dataplane::policy::Selector;
 use dataplane::sa::{Lifetime, Limits, Mode, Protocol};
 use indexmap::IndexMap;
@@ -20,37 +21,39 @@ use super::selector::read_selectors;
 #[derive(Clone, Debug)]
 pub struct Connection {
     /// Our end; `None` is any of our addresses.
-    pub local: End,
+    pub local: End<Identity>,
     /// The peer's end; `None` is any address, and then we only respond.
-    pub remote: End,
+    pub remote: End<IdPattern>,
     /// How both sides prove who they are.
     pub auth: Auth,
     /// The IKE SA.
     pub ike: Ike,
+    /// What happens when the peer is dead, or takes a child down.
+    pub on_down: OnDown,
     /// Its Child SAs by name.
     pub children: IndexMap<String, Child>,
 }
 
 /// One end of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct End {
+pub struct End<I> {
     /// Outer address.
     pub address: Option<IpAddr>,
-    /// Identity (RFC 7296 s3.5).
-    pub id: Identity,
+    /// Identity (RFC 7296 s3.5), or what it must be like.
+    pub id: I,
 }
 
-/// Identity in an ID payload (RFC 7296 s3.5).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Identity {
-    /// ID_IPV4_ADDR or ID_IPV6_ADDR.
-    Address(IpAddr),
-    /// ID_FQDN.
-    Fqdn(String),
-    /// ID_RFC822_ADDR.
-    Email(String),
-    /// ID_DER_ASN1_DN, as text: `CN=pop1, O=Example`.
-    DistinguishedName(String),
+/// What happens when a child goes down without our wish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnDown {
+    /// It is set up again, until that succeeds.
+    Restart,
+    /// It stays down until a packet, the peer or the operator wants it.
+    Clear,
+}
+
+impl Keyword for OnDown {
+    const KEYWORDS: &'static [(&'static str, Self)] = &[("restart", Self::Restart), ("clear", Self::Clear)];
 }
 
 /// How both sides prove who they are (RFC 7296 s2.15).
@@ -128,8 +131,8 @@ impl FromNode for Connection {
     fn from_node(node: Node<'_>) -> Option<Self> {
         let mut fields = node.fields()?;
         let allow_weak: Vec<Weak> = fields.optional("allow_weak").unwrap_or_default();
-        let local = fields.required::<End>("local");
-        let remote = fields.required::<End>("remote");
+        let local = fields.required::<End<Identity>>("local");
+        let remote = fields.required::<End<IdPattern>>("remote");
         let auth = fields.required::<Auth>("auth");
         let ike =
             fields.read("ike", |node| Ike::read(node, &allow_weak)).unwrap_or_else(|| Some(Ike::default()));
@@ -138,6 +141,17 @@ impl FromNode for Connection {
             fields.error::<()>("children", "found no child, expected one at least: it carries the traffic");
         }
         let children = children.map(|children| children.entries);
+        let starts = children.iter().flatten().any(|(_, child)| child.start == Start::Boot);
+        let default = if starts { OnDown::Restart } else { OnDown::Clear };
+        let on_down = fields.optional("on_down").unwrap_or(default);
+        if let (Some(End { address: None, .. }), Some(children)) = (&local, &children)
+            && let Some((name, _)) = children.iter().find(|(_, child)| child.start != Start::Wait)
+        {
+            fields.error::<()>(
+                "local",
+                format!("with `address: any` it is not known where to start from, expected `start: wait` in the child {name}"),
+            );
+        }
         if let (Some(End { address: None, .. }), Some(children)) = (&remote, &children) {
             for (name, _) in children.iter().filter(|(_, child)| child.start != Start::Wait) {
                 fields.error::<()>(
@@ -156,11 +170,11 @@ impl FromNode for Connection {
                 return node.error(format!("both ends have the address {ours}"));
             }
         }
-        Some(Self { local, remote, auth: auth?, ike: ike?, children: children? })
+        Some(Self { local, remote, auth: auth?, ike: ike?, on_down, children: children? })
     }
 }
 
-impl FromNode for End {
+impl<I: FromNode> FromNode for End<I> {
     fn expected() -> Cow<'static, str> {
         "a mapping with `address` and `id`".into()
     }
@@ -178,7 +192,7 @@ impl FromNode for End {
             Some(address) => address,
             None => fields.error("address", "missing, expected an address or any"),
         };
-        let id = fields.required::<Identity>("id");
+        let id = fields.required::<I>("id");
         fields.finish();
         Some(Self { address: address?, id: id? })
     }
@@ -191,25 +205,27 @@ impl FromNode for Identity {
 
     fn from_node(node: Node<'_>) -> Option<Self> {
         let expected = Self::expected();
-        let text = node.text(&expected)?;
-        if let Ok(address) = text.parse() {
-            return Some(Self::Address(address));
-        }
-        if text.contains('=') {
-            return Some(Self::DistinguishedName(text.to_owned()));
-        }
-        let is_fqdn = |text: &str| {
-            let label = |label: &str| {
-                let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
-                (1..=63).contains(&label.len()) && label.bytes().all(plain)
-            };
-            text.len() <= 253 && text.split('.').all(label)
-        };
-        match text.rsplit_once('@') {
-            Some((user, host)) if !user.is_empty() && is_fqdn(host) => Some(Self::Email(text.to_owned())),
-            None if is_fqdn(text) => Some(Self::Fqdn(text.to_owned())),
-            _ => node.unexpected(&expected),
-        }
+        identity(node, Self::parse(node.text(&expected)?), &expected)
+    }
+}
+
+/// An identity, or what it must be like: `*.example.net`, `*@example.net`, a DN with `*`, or `"%any"`.
+impl FromNode for IdPattern {
+    fn expected() -> Cow<'static, str> {
+        Identity::expected()
+    }
+
+    fn from_node(node: Node<'_>) -> Option<Self> {
+        let expected = Self::expected();
+        identity(node, Self::parse(node.text(&expected)?), &expected)
+    }
+}
+
+fn identity<I>(node: Node<'_>, parsed: Result<I, IdentityError>, expected: &str) -> Option<I> {
+    match parsed {
+        Ok(identity) => Some(identity),
+        Err(IdentityError::Name { kind, .. }) if !kind.starts_with("name;") => node.unexpected(expected),
+        Err(error) => node.error(format!("found {}: {error}", node.found())),
     }
 }
 

@@ -78,12 +78,14 @@ impl FromNode for Gateway {
 }
 
 /// The section `log`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Log {
     /// What is logged.
     pub level: LogLevel,
     /// How.
     pub format: LogFormat,
+    /// Where the keys of IKE and Child SAs are written, for Wireshark; nowhere when `None`.
+    pub key_log: Option<PathBuf>,
 }
 
 impl FromNode for Log {
@@ -95,8 +97,13 @@ impl FromNode for Log {
         let mut fields = node.fields()?;
         let level = fields.optional("level").unwrap_or_default();
         let format = fields.optional("format").unwrap_or_default();
+        let read = |node: Node<'_>| PathBuf::from_node(node).map(|path| node.resolve(&path));
+        let key_log = fields.read("key_log", read).flatten();
+        if key_log.is_some() {
+            fields.warning("key_log", "all keys are written down: whoever gets this file reads all traffic");
+        }
         fields.finish();
-        Some(Self { level, format })
+        Some(Self { level, format, key_log })
     }
 }
 

@@ -9,6 +9,7 @@ use serde_yaml::Value;
 use super::connection::Connection;
 use super::error::{Diagnostics, LoadError, Position, Problem, Problems, Severity};
 use super::gateway::{Gateway, Log, Workers};
+use super::ike::IkeSettings;
 use super::locate::Locator;
 use super::manual::ManualSa;
 use super::node::{Context, FromNode, Named, Node};
@@ -68,6 +69,7 @@ pub(super) struct Sections {
     pub(super) ports: Named<Port>,
     /// With their places in the file.
     pub(super) routes: Vec<(FieldPath, RouteEntry)>,
+    pub(super) ike: IkeSettings,
     pub(super) connections: Named<Connection>,
     pub(super) manual_sas: Named<ManualSa>,
     /// With their places in the file.
@@ -90,6 +92,7 @@ impl FromNode for Sections {
             workers: fields.optional("workers").unwrap_or_default(),
             ports: fields.required("ports").unwrap_or(Named { complete: false, ..Named::default() }),
             routes: fields.optional("routes").map(skip_wrong).unwrap_or_default(),
+            ike: fields.optional("ike").unwrap_or_default(),
             connections: fields.optional("connections").unwrap_or_default(),
             manual_sas: fields.optional("manual_sas").unwrap_or_default(),
             policies: fields.optional("policies").map(skip_wrong).unwrap_or_default(),

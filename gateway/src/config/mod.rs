@@ -11,6 +11,7 @@
 mod connection;
 mod error;
 mod gateway;
+mod ike;
 mod keyfile;
 mod load;
 mod locate;
@@ -28,9 +29,10 @@ mod validate;
 use dataplane::message::Route;
 use indexmap::IndexMap;
 
-pub use connection::{Auth, Child, Connection, End, Identity, Ike, Start};
+pub use connection::{Auth, Child, Connection, End, Ike, OnDown, Start};
 pub use error::{Diagnostics, LoadError, Position, Problem, Severity};
 pub use gateway::{CONTROL_SOCKET, CryptoEngine, Gateway, Idle, Log, LogFormat, LogLevel, STATE, Workers};
+pub use ike::IkeSettings;
 pub use keyfile::{KeyFileError, Psk, read_key, read_psk};
 pub use load::{Loaded, load, parse};
 pub use manual::{ManualSa, SaKey};
@@ -53,6 +55,8 @@ pub struct Config {
     pub ports: IndexMap<String, Port>,
     /// Routes beyond the ports' own links.
     pub routes: Vec<Route>,
+    /// What all connections have in common.
+    pub ike: IkeSettings,
     /// Peers that IKEv2 keys, by name.
     pub connections: IndexMap<String, Connection>,
     /// Tunnels that are keyed by hand, by name.

@@ -59,7 +59,15 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub fn show(&mut self, what: What) -> Result<serde_json::Value, ClientError> {
-        let mut request = serde_json::to_vec(&Request::Show { what })?;
+        self.ask(&Request::Show { what })
+    }
+
+    /// Asks for anything.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn ask(&mut self, request: &Request) -> Result<serde_json::Value, ClientError> {
+        let mut request = serde_json::to_vec(request)?;
         request.push(b'\n');
         self.stream.get_mut().write_all(&request)?;
         let mut line = String::new();

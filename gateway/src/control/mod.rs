@@ -9,13 +9,24 @@
 //! {"command":"show","what":"sas"}
 //! ```
 //!
-//! `what` is `status`, `tunnels`, `sas`, `policies`, `ports`, `workers`, `drops`, `routes` or `neighbours`. The
-//! response holds the result, an object for `status` and an array for everything else, or an error:
+//! `what` is `status`, `tunnels`, `connections`, `sas`, `policies`, `ports`, `workers`, `drops`, `routes` or
+//! `neighbours`. The response holds the result, an object for `status` and an array for everything else, or an error:
 //!
 //! ```json
 //! {"result":[{"tunnel":"lab","direction":"inbound","spi":8193,"protocol":"esp"}]}
 //! {"error":"unknown variant `sa`, expected one of `status`, `tunnels`, `sas`, ..."}
 //! ```
+//!
+//! Three commands change something. Each is answered when its end is known, or after 20 seconds:
+//!
+//! ```json
+//! {"command":"initiate","connection":"branch"}
+//! {"command":"terminate","connection":"branch","child":"lan"}
+//! {"command":"rekey","connection":"branch","child":"lan"}
+//! ```
+//!
+//! Without `child` it is about all of the connection, and `rekey` about its IKE SA. The result is a word, such as
+//! `{"result":"up"}`, and the error says why it came to nothing: `{"error":"peer says AUTHENTICATION_FAILED"}`.
 //!
 //! The fields are those of [`crate::snapshot`]. Fields may be added; a client ignores those that it does not
 //! know. A request is at most 64 KiB; a connection that says nothing for a minute is closed. Without Spillway's
@@ -29,6 +40,6 @@ pub mod server;
 mod socket;
 
 pub use client::Client;
-pub use protocol::{Request, What};
+pub use protocol::{Operator, Request, Target, What};
 pub use server::serve;
 pub use socket::ControlSocket;

@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::protocol::{REQUEST_MAX, respond};
+use super::protocol::{Operator, REQUEST_MAX, respond};
 use super::socket::{ControlSocket, Place};
 use crate::service::Service;
 use crate::snapshot::Snapshot;
@@ -28,17 +28,21 @@ pub struct ControlServer {
 ///
 /// # Errors
 /// When the system has no thread or descriptor to give.
-pub fn serve(socket: ControlSocket, snapshot: Arc<dyn Snapshot>) -> io::Result<ControlServer> {
+pub fn serve(
+    socket: ControlSocket,
+    snapshot: Arc<dyn Snapshot>,
+    operator: Arc<dyn Operator>,
+) -> io::Result<ControlServer> {
     let (listener, place) = socket.into_parts();
     let service = Service::start("control", listener, CLIENTS, move |stream| {
-        if let Err(error) = converse(&stream, snapshot.as_ref()) {
+        if let Err(error) = converse(&stream, snapshot.as_ref(), operator.as_ref()) {
             tracing::debug!(%error, "a control client went away");
         }
     })?;
     Ok(ControlServer { _place: place, _service: service })
 }
 
-fn converse(stream: &UnixStream, snapshot: &dyn Snapshot) -> io::Result<()> {
+fn converse(stream: &UnixStream, snapshot: &dyn Snapshot, operator: &dyn Operator) -> io::Result<()> {
     stream.set_read_timeout(Some(IDLE))?;
     stream.set_write_timeout(Some(STALL))?;
     let mut input = BufReader::new(stream);
@@ -56,7 +60,7 @@ fn converse(stream: &UnixStream, snapshot: &dyn Snapshot) -> io::Result<()> {
         }
         let text = String::from_utf8_lossy(&line);
         if !text.trim().is_empty() {
-            respond(&text, snapshot, &mut output)?;
+            respond(&text, snapshot, operator, &mut output)?;
         }
     }
 }

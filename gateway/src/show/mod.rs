@@ -2,13 +2,17 @@
 
 pub(crate) mod cells;
 
+use std::net::IpAddr;
+
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, ContentArrangement, Table};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::control::What;
-use crate::snapshot::{Direction, Drop, Neighbour, Policy, Port, Route, Sa, Status, Totals, Tunnel, Worker};
+use crate::snapshot::{
+    Connection, Direction, Drop, IkeSa, Neighbour, Policy, Port, Route, Sa, Status, Totals, Tunnel, Worker,
+};
 use cells::{count, duration, nanoseconds, optional, ports, share};
 
 /// Text for people of an answer.
@@ -19,6 +23,7 @@ pub fn render(what: What, answer: Value) -> Result<String, serde_json::Error> {
     match what {
         What::Status => Ok(status(&serde_json::from_value(answer)?)),
         What::Tunnels => rows(answer, "no tunnels", tunnels),
+        What::Connections => rows(answer, "no connections", connections),
         What::Sas => rows(answer, "no SAs", sas),
         What::Policies => rows(answer, "no policies: everything is discarded", policies),
         What::Ports => rows(answer, "no ports", ports_table),
@@ -98,6 +103,50 @@ fn tunnels(rows: &[Tunnel]) -> String {
         ]
     };
     table(header, rows.iter().map(row))
+}
+
+fn connections(rows: &[Connection]) -> String {
+    let header =
+        ["CONNECTION", "STATE", "LOCAL", "REMOTE", "PEER", "CHILDREN", "#TRIES", "#LAST TRY", "LAST ERROR"];
+    table(header, rows.iter().flat_map(connection))
+}
+
+/// A line for each IKE SA, or one for a connection that has none.
+fn connection(connection: &Connection) -> Vec<[String; 9]> {
+    let ago = |seconds| format!("{} ago", duration(seconds));
+    let children = connection.children.iter().map(|child| {
+        let state = match (child.tunnels, &child.last_error) {
+            (0, Some(trouble)) => format!(" down ({})", trouble.reason),
+            (0, None) => " down".to_owned(),
+            (1, _) => " up".to_owned(),
+            (tunnels, _) => format!(" {tunnels} up"),
+        };
+        format!("{}{state}", child.name)
+    });
+    let children = children.collect::<Vec<_>>().join(", ");
+    let tries = || {
+        let error = connection.last_error.as_ref();
+        [
+            count(connection.tries),
+            connection.last_try_seconds.map_or("-".to_owned(), ago),
+            error.map_or("-".to_owned(), |error| format!("{} ({})", error.reason, ago(error.seconds))),
+        ]
+    };
+    let row = |state: &str, local, remote, peer| {
+        let [tries, last_try, error] = tries();
+        let (name, state) = (connection.name.clone(), state.to_owned());
+        [name, state, local, remote, peer, children.clone(), tries, last_try, error]
+    };
+    if connection.ike_sas.is_empty() {
+        let any = |address: Option<IpAddr>| address.map_or("any".to_owned(), |address| address.to_string());
+        let (local, remote) = (any(connection.local), any(connection.remote));
+        return vec![row("down", local, remote, connection.remote_id.clone())];
+    }
+    let sa = |sa: &IkeSa| {
+        let peer = sa.peer.clone().unwrap_or_else(|| connection.remote_id.clone());
+        row(&sa.state, sa.local.to_string(), sa.remote.to_string(), peer)
+    };
+    connection.ike_sas.iter().map(sa).collect()
 }
 
 fn sas(rows: &[Sa]) -> String {

@@ -21,14 +21,18 @@ impl Gateway {
     fn start(sas: usize) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("control.sock");
-        let server = serve(ControlSocket::bind(&path).unwrap(), Arc::new(Fixed { sas })).unwrap();
+        let fixed = Arc::new(Fixed { sas });
+        let server = serve(ControlSocket::bind(&path).unwrap(), fixed.clone(), fixed).unwrap();
         Self { path, server: Some(server), _directory: directory }
     }
 
     /// What `spillway show` prints.
     fn show(&self, arguments: &[&str]) -> (String, String, Option<i32>) {
+        self.run(&[&["show"], arguments].concat())
+    }
+
+    fn run(&self, arguments: &[&str]) -> (String, String, Option<i32>) {
         let output = Command::new(env!("CARGO_BIN_EXE_spillway"))
-            .arg("show")
             .args(arguments)
             .arg("--socket")
             .arg(&self.path)
@@ -57,7 +61,7 @@ fn a_client_gets_the_rows_of_the_snapshot() {
     let drops = client.show(What::Drops).unwrap();
     let icv_bad = drops.as_array().unwrap().iter().find(|row| row["reason"] == "icv_bad").unwrap();
     assert_eq!(icv_bad["packets"], 31);
-    assert_eq!(drops.as_array().unwrap().len(), dataplane::drops::DropReason::ALL.len());
+    assert_eq!(drops.as_array().unwrap().len(), dataplane::drops::DropReason::ALL.len() + 1, "and IKE's");
 }
 
 #[test]
@@ -106,6 +110,14 @@ branch/lan  down   -             -             7         0         0    0       
 "
     );
     assert_eq!(
+        gateway.table("connections"),
+        "\
+CONNECTION  STATE        LOCAL              REMOTE            PEER                CHILDREN  TRIES   LAST TRY  LAST ERROR
+branch      down         198.51.100.1       any               branch.example.net  lan down      3  1m 10s ago  peer says AUTHENTICATION_FAILED (1m 9s ago)
+mobile      established  198.51.100.1:4500  203.0.113.9:1027  a.example.net       lan up        0           -  -
+"
+    );
+    assert_eq!(
         gateway.table("sas"),
         "\
 TUNNEL  DIR  SPI       PROTOCOL        SUITE            LOCAL              REMOTE             PACKETS  BYTES  DROPS       SEQUENCE  AGE  EXPIRES
@@ -133,9 +145,19 @@ WORKER  CORE     RX     TX  DROPS  BUSY POLLS  SLEEPS  FREE FRAMES    P50    P99
      0     1  1,234  1,200     34       75.0%       2       16,000  900ns  4.2us  18.0us  2.0ms
 "
     );
-    assert_eq!(gateway.table("drops"), "REASON   PACKETS\nicv_bad       31\n");
+    assert_eq!(gateway.table("drops"), "REASON           PACKETS\nicv_bad               31\nike_unknown_spi        4\n");
     assert_eq!(gateway.table("routes"), "TO         VIA             PORT\n0.0.0.0/0  198.51.100.254  wan\n");
     assert_eq!(gateway.table("neighbours"), "ADDRESS         PORT  MAC\n198.51.100.254  wan   unresolved\n");
+}
+
+#[test]
+fn commands_are_carried_out_and_answered() {
+    let gateway = Gateway::start(0);
+    let done = |text: &str| (format!("{text}\n"), String::new(), Some(0));
+    assert_eq!(gateway.run(&["initiate", "branch"]), done("Initiate branch -"));
+    assert_eq!(gateway.run(&["terminate", "branch/lan"]), done("Terminate branch lan"));
+    let refused = "spillway: connection `branch` is not up\n".to_owned();
+    assert_eq!(gateway.run(&["rekey", "branch"]), (String::new(), refused, Some(1)));
 }
 
 #[test]

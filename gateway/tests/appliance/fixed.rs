@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use controlplane::waiters::Verb;
 use dataplane::drops::{DropCounters, DropReason};
+use gateway::control::{Operator, Target};
 use gateway::snapshot::{
-    Direction, Latency, LatencyHistogram, Neighbour, Policy, Port, PortCounters, Route, Sa, Snapshot, Status,
-    Totals, Tunnel, Worker,
+    ChildSa, Connection, ConnectionChild, ConnectionState, Direction, Drop, Ike, IkeSa, Latency, LatencyHistogram, Neighbour, Policy, Port, PortCounters, Route, Sa, Snapshot, Status,
+    Totals, Trouble, Tunnel, Worker,
 };
 
 /// Rows that are always the same. `sas` says how many SAs there are.
@@ -50,6 +52,50 @@ impl Snapshot for Fixed {
                 outbound: Totals::default(),
             },
         ]
+    }
+
+    fn ike(&self) -> Ike {
+        let trouble = |reason: &str, seconds| Some(Trouble { reason: reason.to_owned(), seconds });
+        let connection = Connection {
+            name: "branch".to_owned(),
+            state: ConnectionState::Down,
+            local: Some("198.51.100.1".parse().unwrap()),
+            remote: None,
+            local_id: "pop1.example.net".to_owned(),
+            remote_id: "branch.example.net".to_owned(),
+            tries: 3,
+            last_try_seconds: Some(70),
+            last_error: trouble("peer says AUTHENTICATION_FAILED", 69),
+            ike_sas: Vec::new(),
+            children: vec![ConnectionChild {
+                name: "lan".to_owned(),
+                tunnels: 0,
+                start: "boot".to_owned(),
+                last_error: None,
+            }],
+        };
+        let sa = IkeSa {
+            spi: "0123456789abcdef".to_owned(),
+            peer_spi: "fedcba9876543210".to_owned(),
+            state: "established".to_owned(),
+            local: "198.51.100.1:4500".parse().unwrap(),
+            remote: "203.0.113.9:1027".parse().unwrap(),
+            peer: Some("a.example.net".to_owned()),
+            children: vec![ChildSa { name: "lan".to_owned(), spi_in: 7, spi_out: 8, sending: true }],
+        };
+        let up = Connection {
+            name: "mobile".to_owned(),
+            state: ConnectionState::Up,
+            remote_id: "*.example.net".to_owned(),
+            tries: 0,
+            last_try_seconds: None,
+            last_error: None,
+            ike_sas: vec![sa],
+            children: vec![ConnectionChild { tunnels: 1, ..connection.children[0].clone() }],
+            ..connection.clone()
+        };
+        let rejections = vec![Drop { reason: "ike_unknown_spi".to_owned(), packets: 4 }];
+        Ike { connections: vec![connection, up], rejections, half_open: 2 }
     }
 
     fn sas(&self) -> Vec<Sa> {
@@ -139,5 +185,15 @@ impl Snapshot for Fixed {
 
     fn neighbours(&self) -> Vec<Neighbour> {
         vec![Neighbour { address: "198.51.100.254".parse().unwrap(), port: "wan".to_owned(), mac: None }]
+    }
+}
+
+/// Says what it is told to do, and cannot rekey.
+impl Operator for Fixed {
+    fn operate(&self, verb: Verb, target: &Target) -> Result<String, String> {
+        match verb {
+            Verb::Rekey => Err("connection `branch` is not up".to_owned()),
+            verb => Ok(format!("{verb:?} {} {}", target.connection, target.child.as_deref().unwrap_or("-"))),
+        }
     }
 }

@@ -5,11 +5,12 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use crate::files::{Files, GOOD, hex};
+use controlplane::auth::Identity;
 use dataplane::message::Route;
 use dataplane::policy::Selector;
 use dataplane::sa::{DfPolicy, DscpPolicy, Fragmentation, Limits, Mode, MssClamp, Protocol, UdpPorts};
 use gateway::config::{
-    Auth, ClearAction, Config, CryptoEngine, Driver, Identity, Idle, Rpf, Start, TransformType, XdpMode,
+    Auth, ClearAction, Config, CryptoEngine, Driver, Idle, OnDown, Rpf, Start, TransformType, XdpMode,
 };
 
 const REFERENCE: &str = include_str!("../../../deploy/gateway.yaml");
@@ -117,7 +118,7 @@ fn the_reference_configuration_is_good_and_shows_every_key() {
     );
 
     // Whatever key a section accepts is named when an unknown one is used: each must stand in the reference.
-    let places = ["gateway", "log", "workers", "ports.wan", "connections.branch", "manual_sas.lab"];
+    let places = ["gateway", "log", "workers", "ike", "ike.limits", "ike.retransmit", "ports.wan", "connections.branch", "manual_sas.lab"];
     for place in places {
         let (section, name) = place.split_once('.').unwrap_or((place, ""));
         let mut value: serde_yaml::Value = serde_yaml::from_str(REFERENCE).unwrap();
@@ -133,6 +134,28 @@ fn the_reference_configuration_is_good_and_shows_every_key() {
             assert!(REFERENCE.contains(&format!("{key}:")), "the reference does not show `{key}` of {place}");
         }
     }
+}
+
+#[test]
+fn limits_and_retransmission_have_defaults_and_can_be_set() {
+    let files = Files::new();
+    let settings = |text: &str| config(&files, &format!("{GOOD}{text}")).ike;
+    assert_eq!(settings(""), Default::default());
+    let text = "ike: { retransmit: { initial: 200ms, tries: 3, factor: 1 }, limits: { cookie_threshold: 0, half_open: 7 } }";
+    let ike = settings(text);
+    assert_eq!((ike.retransmit.initial, ike.retransmit.tries), (Duration::from_millis(200), 3));
+    assert_eq!((ike.retransmit.factor, ike.retransmit.max), (1.0, Duration::from_secs(32)));
+    assert_eq!((ike.limits.cookie_threshold, ike.limits.half_open, ike.limits.half_open_per_address), (0, 7, 4096));
+}
+
+#[test]
+fn what_happens_when_a_child_goes_down_follows_from_its_start() {
+    let files = Files::new();
+    let on_down = |text: &str| config(&files, text).connections["branch"].on_down;
+    assert_eq!(on_down(GOOD), OnDown::Restart);
+    let wait = GOOD.replace("start: boot", "start: wait");
+    assert_eq!(on_down(&wait), OnDown::Clear);
+    assert_eq!(on_down(&wait.replace("    children:", "    on_down: restart\n    children:")), OnDown::Restart);
 }
 
 #[test]

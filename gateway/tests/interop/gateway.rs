@@ -151,6 +151,22 @@ impl Gateway {
         fs::read_to_string(self.files.path("log")).unwrap_or_default()
     }
 
+    /// Kills it without warning; what it leaves behind.
+    #[allow(dead_code, reason = "not all tests that share this need it")]
+    pub fn kill(mut self) -> Files {
+        self.process.kill().unwrap();
+        let _status = self.process.wait();
+        std::mem::replace(&mut self.files, Files::new())
+    }
+
+    /// `spillway VERB TARGET`: what it prints, or its error.
+    #[allow(dead_code, reason = "not all tests that share this need it")]
+    pub fn operate(&self, verb: &str, target: &str) -> Result<String, String> {
+        let socket = self.files.path("control.sock");
+        let (out, error, code) = self.files.spillway(&[verb, target, "--socket", path_text(&socket)]);
+        if code == Some(0) { Ok(out.trim().to_owned()) } else { Err(error.trim().to_owned()) }
+    }
+
     /// Sends SIGTERM; how it ended, and how long that took.
     pub fn terminate(mut self) -> (ExitStatus, Duration, Files) {
         let since = Instant::now();

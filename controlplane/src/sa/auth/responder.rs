@@ -12,6 +12,7 @@ use super::{certificates, check, claims, id_payload, prove};
 use crate::config::{Connection, Ppk};
 use crate::peer;
 use crate::rejection::Rejection;
+use crate::update::Event;
 use crate::wire::{Auth, ExchangeType, Notify, NotifyType, Payload, WireError, parse_chain};
 
 /// Serves the request as the responder.
@@ -55,6 +56,8 @@ pub(in crate::sa) fn respond(
         PpkChoice::Refuse(why) => return refuse(core, ctx, Rejection::Authentication, why),
     }
     if let Err(why) = check(core, ctx, &connection, &answered.transcript, &claims, &identity, message_id) {
+        let (name, remote) = (connection.name.clone(), core.path.remote);
+        ctx.out.events.push_back(Event::Refused { connection: name, remote, why: why.to_string() });
         let why = format!("{}: {why}", connection.name);
         return refuse(core, ctx, Rejection::Authentication, &why);
     }

@@ -232,7 +232,7 @@ impl Children {
         ctx.out.events.push_back(if first {
             Event::ChildUp { connection, child, tunnel }
         } else {
-            Event::ChildRekeyed { tunnel, spi: spi_in }
+            Event::ChildRekeyed { connection, child, tunnel, spi: spi_in }
         });
     }
 

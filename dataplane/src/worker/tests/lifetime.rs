@@ -184,7 +184,7 @@ fn events_wait_in_order_when_the_control_side_is_slow() {
         .events()
         .iter()
         .map(|event| match event {
-            Event::Retired(..) => "retired",
+            Event::Retired { .. } => "retired",
             Event::Expired { .. } => "expired",
             Event::Barrier { .. } => "barrier",
             _ => "other",

@@ -1,5 +1,6 @@
 //! Workers over memory ports: two gateways on one thread, time under control.
 
+mod acquire;
 mod ah;
 mod clear;
 mod headers;

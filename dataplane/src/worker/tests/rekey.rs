@@ -14,10 +14,10 @@ fn retired(gateway: &Gateway) -> Vec<(Direction, u32, u64)> {
     let events = gateway.events().into_iter();
     events
         .filter_map(|event| match event {
-            Event::Retired(Retired::Inbound(sa), counters) => {
+            Event::Retired { sa: Retired::Inbound(sa), counters, .. } => {
                 Some((Direction::Inbound, sa.spi, counters.packets))
             }
-            Event::Retired(Retired::Outbound(sa), counters) => {
+            Event::Retired { sa: Retired::Outbound(sa), counters, .. } => {
                 Some((Direction::Outbound, sa.spi, counters.packets))
             }
             _ => None,

@@ -92,6 +92,7 @@ impl Gateway {
             index: 0,
             max_sas: 4096,
             max_tunnels: 4096,
+            on_demand: 0..0,
             max_policies: 4096,
             reassembly: ReassemblyConfig::default(),
             answers_per_second: 1000,

@@ -42,6 +42,7 @@ pub(super) fn validate(sections: Sections, problems: &Problems, host: &Host) -> 
         workers: sections.workers,
         ports: sections.ports.entries,
         routes: routes.list,
+        ike: sections.ike,
         connections: sections.connections.entries,
         manual_sas: sections.manual_sas.entries,
         policies: policies.collect(),

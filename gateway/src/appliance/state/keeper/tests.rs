@@ -11,6 +11,7 @@ use dataplane::drops::DropReason;
 
 use super::super::State;
 use super::*;
+use crate::appliance::manual;
 use crate::appliance::tunnels::Tunnels;
 use crate::config::{Config, parse};
 use crate::host::Host;
@@ -71,10 +72,10 @@ manual_sas:
         let config = self.config();
         let crypto = Crypto::new(EngineChoice::AwsLc)?;
         let state = State::open(&config)?.expect("there is a manual SA");
-        let tunnels = Tunnels::from_manual(&config, &crypto, Some(&state))?;
-        let tunnel = tunnels.iter().next().expect("there is one tunnel");
+        let made = manual::make(&config, &crypto, Some(&state), &mut Tunnels::new(1))?;
+        let tunnel = made.first().expect("there is one tunnel");
         let (outbound, inbound) = (Arc::clone(&tunnel.outbound), Arc::clone(&tunnel.inbound));
-        Ok(Running { keeper: state.keep(tunnels.kept(&config))?, outbound, inbound })
+        Ok(Running { keeper: state.keep(manual::kept(&made, &config))?, outbound, inbound })
     }
 
     fn start(&self) -> Running {
@@ -260,8 +261,8 @@ fn a_window_that_is_off_leaves_what_is_known() {
     config.manual_sas[0].options.replay_window = None;
     let state = State::open(&config).unwrap().unwrap();
     let crypto = Crypto::new(EngineChoice::AwsLc).unwrap();
-    let tunnels = Tunnels::from_manual(&config, &crypto, Some(&state)).unwrap();
-    state.keep(tunnels.kept(&config)).unwrap().finish();
+    let made = manual::make(&config, &crypto, Some(&state), &mut Tunnels::new(1)).unwrap();
+    state.keep(manual::kept(&made, &config)).unwrap().finish();
     assert_eq!(on_disk(&site).1, 1_000);
 }
 

@@ -1,0 +1,129 @@
+//! Packets whose tunnel has no SA (RFC 4301 s4.4.1): the control side is asked for one, and where it sets up tunnels
+//! on demand, the first packets wait for it, a few of each tunnel and a few in all, for a short time.
+
+use std::collections::VecDeque;
+
+use crate::buffer::Packet;
+use crate::clock::SECOND;
+use crate::drops::DropReason;
+use crate::message::Event;
+use crate::packet::ip::{self, IpInfo};
+use crate::policy::Action;
+use crate::sa::TunnelId;
+use crate::worker::Worker;
+use crate::worker::outbound::{SealQueue, Sealing};
+use crate::worker::transit::Origin;
+
+/// Packets of one tunnel that wait.
+const WAITING_EACH: usize = 16;
+/// Packets that wait in all.
+const WAITING: usize = 256;
+/// How long they wait: an exchange on a long path, with one loss.
+const PATIENCE: u64 = 3 * SECOND;
+/// The control side is asked again after this.
+const AGAIN: u64 = SECOND;
+
+/// Packets that wait for an SA.
+pub(super) struct Waiting {
+    packets: VecDeque<Waiter>,
+    /// There may be an SA for some of them.
+    look: bool,
+    /// Tunnels that the control side was lately asked for, and when; each at its id's place.
+    asked: [Option<(TunnelId, u64)>; 64],
+}
+
+struct Waiter {
+    packet: Packet,
+    tunnel: TunnelId,
+    origin: Origin,
+    since: u64,
+}
+
+impl Waiting {
+    pub(super) fn new() -> Self {
+        Self { packets: VecDeque::with_capacity(WAITING), look: false, asked: [None; 64] }
+    }
+
+    /// An SA or a policy is new.
+    pub(super) fn hope(&mut self) {
+        self.look = !self.packets.is_empty();
+    }
+}
+
+impl Worker {
+    /// A packet's tunnel has no SA.
+    pub(super) fn acquire(&mut self, packet: Packet, tunnel: TunnelId, origin: Origin, now: u64) {
+        if let Ok(info) = ip::parse(packet.data()) {
+            self.ask_for(tunnel, &info, now);
+        }
+        if !self.on_demand.contains(&tunnel.0) {
+            return self.drop_packet(packet, DropReason::NoSa);
+        }
+        let packets = &mut self.waiting.packets;
+        let full = packets.len() >= WAITING
+            || packets.iter().filter(|waiter| waiter.tunnel == tunnel).count() >= WAITING_EACH;
+        if full {
+            return self.drop_packet(packet, DropReason::AcquireQueueFull);
+        }
+        packets.push_back(Waiter { packet, tunnel, origin, since: now });
+    }
+
+    /// Asks the control side for an SA. Once a second is enough, and leaves room in the channel for the answers of the
+    /// peer.
+    fn ask_for(&mut self, tunnel: TunnelId, info: &IpInfo, now: u64) {
+        let place = tunnel.0 as usize % self.waiting.asked.len();
+        let known = self.waiting.asked.get(place).copied().flatten();
+        let lately = known.is_some_and(|(asked, at)| asked == tunnel && now.saturating_sub(at) < AGAIN);
+        let &IpInfo { source, destination, protocol, .. } = info;
+        if !lately
+            && self.hint_limited(Event::Acquire { tunnel, source, destination, protocol }, now)
+            && let Some(entry) = self.waiting.asked.get_mut(place)
+        {
+            *entry = Some((tunnel, now));
+        }
+    }
+
+    /// Sends what waits and now has an SA. Policy decides anew: the SA is another tunnel's than the one that asked.
+    #[inline]
+    pub(super) fn send_waiting(&mut self, now: u64) {
+        if self.waiting.look {
+            self.look_again(now);
+        }
+    }
+
+    #[cold]
+    fn look_again(&mut self, now: u64) {
+        self.waiting.look = false;
+        let mut sealing = SealQueue::new();
+        for _ in 0..self.waiting.packets.len() {
+            let Some(waiter) = self.waiting.packets.pop_front() else { break };
+            let info = match ip::parse(waiter.packet.data()) {
+                Ok(info) => info,
+                Err(reason) => {
+                    self.drop_packet(waiter.packet, reason);
+                    continue;
+                }
+            };
+            match self.tables.spd.lookup(info.source, info.destination, info.protocol, info.ports) {
+                Some((_, Action::Protect(tunnel))) if self.tables.tunnel(tunnel).is_some() => {
+                    let work = Sealing::new(waiter.packet, tunnel, &info, waiter.origin);
+                    self.protect(work, now, &mut sealing);
+                }
+                Some((_, Action::Protect(_))) => self.waiting.packets.push_back(waiter),
+                // It was to be protected when it came, and it does not go in the clear because that changed.
+                _ => self.drop_packet(waiter.packet, DropReason::PolicyDiscard),
+            }
+        }
+        self.seal(&mut sealing, now);
+        self.originate(&mut sealing, now);
+    }
+
+    /// Drops what has waited too long. The oldest are in front.
+    pub(super) fn expire_waiting(&mut self, now: u64) {
+        while self.waiting.packets.front().is_some_and(|waiter| now.saturating_sub(waiter.since) > PATIENCE) {
+            if let Some(waiter) = self.waiting.packets.pop_front() {
+                self.drop_packet(waiter.packet, DropReason::AcquireTimeout);
+            }
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! From the section `connections` to the control plane's configuration.
+
+use std::fs;
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use controlplane::auth::x509::{Revocation, read_pem};
+use controlplane::auth::{LocalProof, RemoteProof, TrustStore};
+use controlplane::config as core;
+use controlplane::crypto::{RsaPadding, Secret, SigningKey};
+use controlplane::proposal::Proposal;
+use controlplane::selector::SelectorSpec;
+use controlplane::wire::{ProtocolId, TrafficSelector};
+use dataplane::policy::Selector;
+use dataplane::sa::Protocol;
+use ipnet::IpNet;
+use zeroize::Zeroizing;
+
+use crate::config::{self, Auth, Child, Config, Connection, OnDown, Start};
+
+/// Rekeying starts earlier by up to this part of the time that is configured.
+const JITTER: u32 = 10;
+/// Packets that are under way on an old SA are accepted for so long.
+const GRACE: Duration = Duration::from_secs(5);
+/// IKE messages travel in IP packets of this size at most (RFC 7383 s2.5.1), which every IPv6 path carries.
+const FRAGMENT_SIZE: usize = 1280;
+/// RFC 3948 s4.
+const NAT_KEEPALIVE: Duration = Duration::from_secs(20);
+
+/// The control plane's configuration. Its tunnels start at `first_tunnel`.
+///
+/// # Errors
+/// Files of certificates and keys that cannot be used.
+pub(super) fn config(config: &Config, first_tunnel: u32) -> Result<core::Config> {
+    let connections = config.connections.iter().map(|(name, one)| {
+        connection(name, one).map(Arc::new).with_context(|| format!("connections.{name}"))
+    });
+    Ok(core::Config {
+        connections: connections.collect::<Result<_>>()?,
+        retransmit: config.ike.retransmit,
+        limits: config.ike.limits,
+        log_keys: config.log.key_log.is_some(),
+        first_tunnel,
+        reserved_spis: config.manual_sas.values().map(|sa| sa.inbound.spi).collect(),
+        ..core::Config::default()
+    })
+}
+
+fn connection(name: &str, connection: &Connection) -> Result<core::Connection> {
+    let (local_auth, remote_auth) = proofs(&connection.auth).context("auth")?;
+    let children = connection
+        .children
+        .iter()
+        .map(|(name, one)| child(name, one).map(Arc::new).with_context(|| format!("children.{name}")));
+    Ok(core::Connection {
+        name: name.into(),
+        local_addresses: connection.local.address.into_iter().collect(),
+        remote: match connection.remote.address {
+            Some(address) => core::RemoteAddress::Addresses(vec![address]),
+            None => core::RemoteAddress::Any,
+        },
+        local_id: connection.local.id.clone(),
+        remote_id: connection.remote.id.clone(),
+        local_auth,
+        remote_auth,
+        allow_sha1: false,
+        ppk: None,
+        proposals: proposals(&connection.ike.proposals, Proposal::ike)?,
+        rekey: Some(connection.ike.rekey),
+        rekey_jitter: connection.ike.rekey / JITTER,
+        dpd: connection.ike.dpd,
+        on_down: match connection.on_down {
+            OnDown::Restart => core::OnDown::Restart,
+            OnDown::Clear => core::OnDown::Clear,
+        },
+        fragmentation: true,
+        fragment_size: FRAGMENT_SIZE,
+        force_encapsulation: false,
+        start_on_4500: false,
+        nat_keepalive: NAT_KEEPALIVE,
+        childless: false,
+        unique: true,
+        pools: Vec::new(),
+        dns: Vec::new(),
+        subnets: Vec::new(),
+        request_addresses: Vec::new(),
+        children: children.collect::<Result<_>>()?,
+    })
+}
+
+fn child(name: &str, child: &Child) -> Result<core::ChildConfig> {
+    let (protocol, parse): (_, fn(&str) -> _) = match child.options.protocol {
+        Protocol::Esp => (ProtocolId::ESP, Proposal::esp),
+        Protocol::Ah => (ProtocolId::AH, Proposal::ah),
+    };
+    let rekey = child.lifetime.soft.time;
+    Ok(core::ChildConfig {
+        name: name.into(),
+        protocol,
+        mode: child.options.mode,
+        local: side(&child.selectors, |one| (one.local, &one.local_ports, one.protocol)),
+        remote: side(&child.selectors, |one| (one.remote, &one.remote_ports, one.protocol)),
+        proposals: proposals(&child.proposals, parse)?,
+        rekey,
+        rekey_jitter: rekey.unwrap_or_default() / JITTER,
+        lifetime: child.lifetime,
+        grace: GRACE,
+        start: match child.start {
+            Start::Boot => core::Start::Boot,
+            Start::Traffic => core::Start::Traffic,
+            Start::Wait => core::Start::Wait,
+        },
+    })
+}
+
+type Side<'a> = (IpNet, &'a std::ops::RangeInclusive<u16>, Option<u8>);
+
+/// One side of the pairs of a child, each prefix once. Without pairs it is the host itself.
+fn side(pairs: &[Selector], part: for<'a> fn(&'a Selector) -> Side<'a>) -> Vec<SelectorSpec> {
+    let mut side: Vec<SelectorSpec> = Vec::new();
+    for (prefix, ports, protocol) in pairs.iter().map(part) {
+        let (start_port, end_port) = (*ports.start(), *ports.end());
+        let protocol = protocol.unwrap_or(0);
+        let spec = SelectorSpec::Fixed(TrafficSelector { protocol, start_port, end_port, ..prefix.into() });
+        if !side.contains(&spec) {
+            side.push(spec);
+        }
+    }
+    if side.is_empty() { vec![SelectorSpec::DYNAMIC] } else { side }
+}
+
+fn proposals<E: std::error::Error + Send + Sync + 'static>(
+    proposals: &[config::Proposal],
+    parse: impl Fn(&str) -> Result<Proposal, E>,
+) -> Result<Vec<Proposal>> {
+    let parse = |one: &config::Proposal| parse(&one.to_string()).context("proposals");
+    proposals.iter().map(parse).collect()
+}
+
+fn proofs(auth: &Auth) -> Result<(LocalProof, RemoteProof)> {
+    match auth {
+        Auth::Psk(psk) => {
+            let secret = Secret::copy_of(psk.expose());
+            Ok((LocalProof::Psk(secret.clone()), RemoteProof::Psk(secret)))
+        }
+        Auth::Certificate { cert, key, ca } => {
+            let chain = read_pem(&read(cert)?).with_context(|| cert.display().to_string())?;
+            let pem = Zeroizing::new(read(key)?);
+            let key_path = key.display();
+            let key = SigningKey::from_pem(&pem).with_context(|| key_path.to_string())?;
+            if chain.first().is_none_or(|first| first.public_key().spki() != key.public().spki()) {
+                anyhow::bail!("{key_path} is not the key of the first certificate in {}", cert.display());
+            }
+            let mut trust = TrustStore::new(Revocation::IfKnown);
+            trust.add_authorities_pem(&read(ca)?).with_context(|| ca.display().to_string())?;
+            let local = LocalProof::Certificate {
+                key: Arc::new(key),
+                chain: chain.into(),
+                rsa: RsaPadding::default(),
+            };
+            Ok((local, RemoteProof::Certificate(Arc::new(trust))))
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// What a child holds back in the clear while it is not up: its selectors, or in transport mode all traffic
+/// between the ends, where both are known.
+pub(super) fn held(connection: &Connection, child: &Child) -> Vec<Selector> {
+    if !child.selectors.is_empty() {
+        return child.selectors.clone();
+    }
+    let host = |address: Option<IpAddr>| address.map(IpNet::from);
+    let ends = host(connection.local.address).zip(host(connection.remote.address));
+    ends.map(|(local, remote)| Selector::between(local, remote)).into_iter().collect()
+}
