@@ -58,7 +58,10 @@ mod tests {
         let mut gate = Gate::default();
         assert!(gate.pass(Some(1), datagram(2, "response")).is_none());
         assert!(gate.pass(None, datagram(3, "other")).is_some());
-        assert!(gate.pass(None, datagram(2, "repeated response")).is_none(), "it must not overtake the first");
+        assert!(
+            gate.pass(None, datagram(2, "repeated response")).is_none(),
+            "it must not overtake the first"
+        );
         assert_eq!(open(&mut gate, 1), ["response", "repeated response"]);
         assert!(gate.pass(None, datagram(2, "later")).is_some());
     }

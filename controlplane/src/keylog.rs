@@ -47,10 +47,12 @@ pub fn esp_line(install: &ChildInstall, outbound: bool) -> Option<Zeroizing<Stri
     let ends = (install.endpoints.local, install.endpoints.remote);
     let (from, to) = if outbound { ends } else { (ends.1, ends.0) };
     let family = if matches!(from, IpAddr::V4(_)) { "IPv4" } else { "IPv6" };
-    let key = |secret: &Secret| Zeroizing::new(match secret.is_empty() {
-        true => String::new(),
-        false => format!("0x{}", *hex(secret)),
-    });
+    let key = |secret: &Secret| {
+        Zeroizing::new(match secret.is_empty() {
+            true => String::new(),
+            false => format!("0x{}", *hex(secret)),
+        })
+    };
     let mut line = Zeroizing::new(String::with_capacity(512));
     let spi = install.spi;
     let (encr_key, integ_key) = (key(&install.keys.encr), key(&install.keys.integ));
@@ -136,7 +138,12 @@ mod tests {
         );
         let suite = IkeSuite { encr: Encr::AesGcm16(AesKey::Aes256), integ: None, ..suite };
         let none = secret(0, 0);
-        let keys = IkeKeyLog { suite, initiator: (secret(1, 1), none.clone()), responder: (secret(2, 1), none), ..keys };
+        let keys = IkeKeyLog {
+            suite,
+            initiator: (secret(1, 1), none.clone()),
+            responder: (secret(2, 1), none),
+            ..keys
+        };
         assert_eq!(
             keys.line().unwrap().as_str(),
             "0000000000000001,000000000000abcd,01,02,\"AES-GCM-256 with 16 octet ICV [RFC5282]\",,,\"NONE [RFC4306]\""

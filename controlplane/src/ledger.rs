@@ -110,13 +110,10 @@ impl Ledger {
     /// Enters news, and tells the log what the core has not told it.
     pub fn enter(&mut self, event: &Event, now: Instant, at: SystemTime) {
         match event {
-            Event::Connecting { connection, ike, remote } => {
-                info!(%connection, ike = %Spi(*ike), %remote, "connecting");
-                self.with(connection, |entry| {
-                    entry.tries += 1;
-                    entry.last_try = Some(at);
-                });
-            }
+            Event::Connecting { connection, .. } => self.with(connection, |entry| {
+                entry.tries += 1;
+                entry.last_try = Some(at);
+            }),
             Event::IkeUp { connection, .. } => self.with(connection, |entry| entry.failed = None),
             Event::IkeDown { connection: Some(connection), reason, .. } => self.with(connection, |entry| {
                 let wanted = matches!(reason, DownReason::Terminated | DownReason::Replaced);

@@ -157,9 +157,18 @@ mod tests {
 
     #[test]
     fn everything_can_be_shown() {
-        for what in
-            ["status", "tunnels", "connections", "sas", "policies", "ports", "workers", "drops", "routes", "neighbours"]
-        {
+        for what in [
+            "status",
+            "tunnels",
+            "connections",
+            "sas",
+            "policies",
+            "ports",
+            "workers",
+            "drops",
+            "routes",
+            "neighbours",
+        ] {
             assert!(Cli::try_parse_from(["spillway", "show", what, "--json"]).is_ok(), "{what}");
         }
         assert!(Cli::try_parse_from(["spillway", "show", "secrets"]).is_err());

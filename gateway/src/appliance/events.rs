@@ -101,13 +101,7 @@ fn moved(fleet: &Fleet, tunnels: &mut Tunnels, id: TunnelId, spi: Spi, to: Endpo
     let name = tunnels.name(id);
     let spi = format!("{spi:#010x}");
     if from.udp.is_some() && to.udp.is_some() && from.local == to.local {
-        tracing::info!(
-            tunnel = name,
-            spi,
-            ?from,
-            ?to,
-            "the peer's NAT mapping changed; it is followed"
-        );
+        tracing::info!(tunnel = name, spi, ?from, ?to, "the peer's NAT mapping changed; it is followed");
         tunnels.move_peer(id, to);
         fleet.update_sa(&SaUpdate::MovePeer(id, to));
     } else {

@@ -99,7 +99,8 @@ pub fn run(config: &Config) -> Result<()> {
     install(config, &manual, &mut tunnels, &spd, &fleet);
     let ike = plans.start(crypto, &desk)?;
     // Last: a gateway that answers is up.
-    let control = control::serve(socket, Arc::clone(&view) as _, Arc::clone(&view) as _).context("control socket")?;
+    let control =
+        control::serve(socket, Arc::clone(&view) as _, Arc::clone(&view) as _).context("control socket")?;
     tracing::info!(
         name = config.gateway.name,
         workers = fleet.len(),

@@ -124,13 +124,7 @@ impl Collector {
     }
 
     /// Takes a page of SA counters, and asks for the next one.
-    pub(super) fn page(
-        &mut self,
-        mut page: Box<SaPage>,
-        fleet: &Fleet,
-        tunnels: &Tunnels,
-        spd: &SpdEntries,
-    ) {
+    pub(super) fn page(&mut self, mut page: Box<SaPage>, fleet: &Fleet, tunnels: &Tunnels, spd: &SpdEntries) {
         let side = Side::from(page.direction);
         if let Some(counters) = self.counters.get_mut(page.worker) {
             for reading in page.entries.drain(..) {

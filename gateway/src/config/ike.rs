@@ -74,7 +74,8 @@ fn limits(node: Node<'_>) -> Option<FloodLimits> {
         ("cookie_threshold_per_address", cookie_threshold_per_address, half_open_per_address),
     ] {
         if threshold > all {
-            let message = format!("found {threshold}, expected {all} at most: beyond that requests are dropped");
+            let message =
+                format!("found {threshold}, expected {all} at most: beyond that requests are dropped");
             fields.error::<()>(key, message);
         }
     }

@@ -183,9 +183,14 @@ mod tests {
         let initiate = Request::Initiate("branch".parse().unwrap());
         let text = r#"{"command":"initiate","connection":"branch"}"#;
         assert_eq!(serde_json::to_string(&initiate).unwrap(), text);
-        for bad in
-            [r#"{"command":"initiate"}"#, r#"{"command":"halt"}"#, r#"{"command":"show","what":"sa"}"#, r#"{"command":"show"}"#, "[]", "x"]
-        {
+        for bad in [
+            r#"{"command":"initiate"}"#,
+            r#"{"command":"halt"}"#,
+            r#"{"command":"show","what":"sa"}"#,
+            r#"{"command":"show"}"#,
+            "[]",
+            "x",
+        ] {
             assert!(serde_json::from_str::<Request>(bad).is_err(), "{bad}");
         }
     }

@@ -59,7 +59,7 @@ policies: 1, and discard for what nothing matches
 #[test]
 fn check_shows_tunnels() {
     let files = Files::new();
-    files.secret("gateway.yaml", &GOOD.replace("cores: [1, 2]", "cores: [0]"));
+    files.secret("gateway.yaml", &GOOD.replace("cores: [1, 2]", "cores: [8191]"));
     let (out, _, code) = spillway(&files, &["check", "--config", "gateway.yaml"]);
     assert_eq!(code, Some(0));
     for line in [
@@ -97,13 +97,13 @@ fn a_missing_file_is_one_plain_error() {
 }
 
 #[test]
-fn run_refuses_connections_and_logs_warnings_as_the_configuration_says() {
+fn run_refuses_what_this_machine_does_not_have_and_logs_warnings_as_the_configuration_says() {
     let files = Files::new();
-    let text = GOOD.replace("cores: [1, 2]", "cores: [0]").replace("format: text", "format: json");
+    let text = GOOD.replace("cores: [1, 2]", "cores: [8191]").replace("format: text", "format: json");
     files.secret("gateway.yaml", &text);
     let (_, err, code) = spillway(&files, &["run", "--config", "gateway.yaml"]);
     let (logged, told): (Vec<_>, Vec<_>) = err.lines().partition(|line| line.starts_with('{'));
-    assert!(told[0].contains("no IKEv2 yet"), "{err}");
+    assert!(told[0].contains("this machine has no core 8191"), "{err}");
     assert_eq!((told.len(), code), (1, Some(1)));
     let messages: Vec<serde_json::Value> =
         logged.iter().map(|line| serde_json::from_str(line).unwrap()).collect();

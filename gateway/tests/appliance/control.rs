@@ -112,7 +112,7 @@ branch/lan  down   -             -             7         0         0    0       
     assert_eq!(
         gateway.table("connections"),
         "\
-CONNECTION  STATE        LOCAL              REMOTE            PEER                CHILDREN  TRIES   LAST TRY  LAST ERROR
+CONNECTION  STATE        LOCAL              REMOTE            PEER                CHILDREN  TRIES    LAST TRY  LAST ERROR
 branch      down         198.51.100.1       any               branch.example.net  lan down      3  1m 10s ago  peer says AUTHENTICATION_FAILED (1m 9s ago)
 mobile      established  198.51.100.1:4500  203.0.113.9:1027  a.example.net       lan up        0           -  -
 "
@@ -145,7 +145,10 @@ WORKER  CORE     RX     TX  DROPS  BUSY POLLS  SLEEPS  FREE FRAMES    P50    P99
      0     1  1,234  1,200     34       75.0%       2       16,000  900ns  4.2us  18.0us  2.0ms
 "
     );
-    assert_eq!(gateway.table("drops"), "REASON           PACKETS\nicv_bad               31\nike_unknown_spi        4\n");
+    assert_eq!(
+        gateway.table("drops"),
+        "REASON           PACKETS\nicv_bad               31\nike_unknown_spi        4\n"
+    );
     assert_eq!(gateway.table("routes"), "TO         VIA             PORT\n0.0.0.0/0  198.51.100.254  wan\n");
     assert_eq!(gateway.table("neighbours"), "ADDRESS         PORT  MAC\n198.51.100.254  wan   unresolved\n");
 }

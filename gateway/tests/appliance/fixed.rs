@@ -6,8 +6,9 @@ use controlplane::waiters::Verb;
 use dataplane::drops::{DropCounters, DropReason};
 use gateway::control::{Operator, Target};
 use gateway::snapshot::{
-    ChildSa, Connection, ConnectionChild, ConnectionState, Direction, Drop, Ike, IkeSa, Latency, LatencyHistogram, Neighbour, Policy, Port, PortCounters, Route, Sa, Snapshot, Status,
-    Totals, Trouble, Tunnel, Worker,
+    ChildSa, Connection, ConnectionChild, ConnectionState, Direction, Drop, Ike, IkeSa, Latency,
+    LatencyHistogram, Neighbour, Policy, Port, PortCounters, Route, Sa, Snapshot, Status, Totals, Trouble,
+    Tunnel, Worker,
 };
 
 /// Rows that are always the same. `sas` says how many SAs there are.

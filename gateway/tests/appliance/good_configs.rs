@@ -118,7 +118,17 @@ fn the_reference_configuration_is_good_and_shows_every_key() {
     );
 
     // Whatever key a section accepts is named when an unknown one is used: each must stand in the reference.
-    let places = ["gateway", "log", "workers", "ike", "ike.limits", "ike.retransmit", "ports.wan", "connections.branch", "manual_sas.lab"];
+    let places = [
+        "gateway",
+        "log",
+        "workers",
+        "ike",
+        "ike.limits",
+        "ike.retransmit",
+        "ports.wan",
+        "connections.branch",
+        "manual_sas.lab",
+    ];
     for place in places {
         let (section, name) = place.split_once('.').unwrap_or((place, ""));
         let mut value: serde_yaml::Value = serde_yaml::from_str(REFERENCE).unwrap();
@@ -145,7 +155,10 @@ fn limits_and_retransmission_have_defaults_and_can_be_set() {
     let ike = settings(text);
     assert_eq!((ike.retransmit.initial, ike.retransmit.tries), (Duration::from_millis(200), 3));
     assert_eq!((ike.retransmit.factor, ike.retransmit.max), (1.0, Duration::from_secs(32)));
-    assert_eq!((ike.limits.cookie_threshold, ike.limits.half_open, ike.limits.half_open_per_address), (0, 7, 4096));
+    assert_eq!(
+        (ike.limits.cookie_threshold, ike.limits.half_open, ike.limits.half_open_per_address),
+        (0, 7, 4096)
+    );
 }
 
 #[test]
@@ -155,7 +168,10 @@ fn what_happens_when_a_child_goes_down_follows_from_its_start() {
     assert_eq!(on_down(GOOD), OnDown::Restart);
     let wait = GOOD.replace("start: boot", "start: wait");
     assert_eq!(on_down(&wait), OnDown::Clear);
-    assert_eq!(on_down(&wait.replace("    children:", "    on_down: restart\n    children:")), OnDown::Restart);
+    assert_eq!(
+        on_down(&wait.replace("    children:", "    on_down: restart\n    children:")),
+        OnDown::Restart
+    );
 }
 
 #[test]

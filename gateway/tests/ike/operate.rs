@@ -40,7 +40,8 @@ fn rekeys_by_command_lose_no_ping_and_keep_the_counters() {
         let enough = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let pings = scope.spawn(|| {
-                let mut pinger = Pinger::new(&sites.left.host, host_address(Family::V4, 2), Fragments::Allowed);
+                let mut pinger =
+                    Pinger::new(&sites.left.host, host_address(Family::V4, 2), Fragments::Allowed);
                 let (mut sent, mut lost) = (0, 0);
                 while !enough.load(Ordering::Relaxed) {
                     sent += 1;
@@ -104,7 +105,8 @@ fn a_wrong_preshared_key_is_named_at_both_ends() {
     privileged(&[], || {
         let _alone = serial();
         let left = Connection { auth: "psk_file: other.psk".to_owned(), ..Connection::default() };
-        let sites = Sites::with(&left, &Connection::default(), |files| files.key_file("other.psk", "wrong horse"));
+        let sites =
+            Sites::with(&left, &Connection::default(), |files| files.key_file("other.psk", "wrong horse"));
         let refused = sites.left.gateway.operate("initiate", CONNECTION);
         assert_eq!(refused, Err("spillway: peer says AUTHENTICATION_FAILED".to_owned()));
         let reason = |site: &Site| {

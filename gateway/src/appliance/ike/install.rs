@@ -20,7 +20,11 @@ const JITTER: u64 = 10;
 ///
 /// # Errors
 /// Algorithms that the data plane does not have, which no proposal of ours offers.
-pub(super) fn inbound(install: &ChildInstall, options: &SaOptions, crypto: &Crypto) -> Result<Arc<InboundSa>> {
+pub(super) fn inbound(
+    install: &ChildInstall,
+    options: &SaOptions,
+    crypto: &Crypto,
+) -> Result<Arc<InboundSa>> {
     let window = options.replay_window.unwrap_or(0);
     InboundSa::new(
         crypto,
@@ -171,8 +175,7 @@ mod tests {
                 key + salt
             });
             let integ_len = integ.map_or(0, |id| proposal::integ_key_length(id).unwrap());
-            let keys =
-                DirectionKeys { encr: Secret::zeroed(encr_len), integ: Secret::zeroed(integ_len) };
+            let keys = DirectionKeys { encr: Secret::zeroed(encr_len), integ: Secret::zeroed(integ_len) };
             assert_eq!(material(&keys).expose().len(), suite.key_len(), "{suite}");
             assert_eq!(suite.is_ah(), protocol == ProtocolId::AH, "{suite}");
         }

@@ -24,13 +24,18 @@ impl KeyLog {
         let open = || -> io::Result<(File, u32)> {
             // A link could lead anywhere.
             let flags = OFlag::O_NOFOLLOW.bits();
-            let file = OpenOptions::new().append(true).create(true).mode(0o600).custom_flags(flags).open(path)?;
+            let file =
+                OpenOptions::new().append(true).create(true).mode(0o600).custom_flags(flags).open(path)?;
             let mode = file.metadata()?.mode();
             Ok((file, mode))
         };
         let (file, mode) = open().with_context(|| format!("key log {}", path.display()))?;
         if mode & 0o077 != 0 {
-            bail!("key log {} has mode {:04o}: others can read it; run: chmod 600 it", path.display(), mode & 0o7777);
+            bail!(
+                "key log {} has mode {:04o}: others can read it; run: chmod 600 it",
+                path.display(),
+                mode & 0o7777
+            );
         }
         tracing::warn!(
             file = %path.display(),

@@ -109,7 +109,8 @@ impl Plans {
     /// When the system has no thread to give.
     pub(super) fn start(self, crypto: Arc<Crypto>, desk: &Desk) -> Result<Ike> {
         let first_tunnel = self.config.first_tunnel;
-        let on_demand = self.children.iter().take(self.on_demand as usize).map(|(name, _)| name.clone()).collect();
+        let on_demand =
+            self.children.iter().take(self.on_demand as usize).map(|(name, _)| name.clone()).collect();
         let (thread, orders) = if self.config.connections.is_empty() {
             (None, never())
         } else {
@@ -179,7 +180,9 @@ impl Ike {
                     if let Some(log) = &mut self.key_log {
                         match keys.line() {
                             Some(line) => log.write(&line),
-                            None => tracing::warn!(suite = ?keys.suite, "Wireshark does not know these algorithms"),
+                            None => {
+                                tracing::warn!(suite = ?keys.suite, "Wireshark does not know these algorithms")
+                            }
                         }
                     }
                 }
@@ -278,13 +281,7 @@ impl Ike {
     }
 
     /// The tunnel takes the traffic that was negotiated for it. Policies point at it once it has an SA.
-    fn claim(
-        &mut self,
-        tunnel: TunnelId,
-        selectors: &Arc<[Selector]>,
-        fleet: &Fleet,
-        spd: &mut SpdEntries,
-    ) {
+    fn claim(&mut self, tunnel: TunnelId, selectors: &Arc<[Selector]>, fleet: &Fleet, spd: &mut SpdEntries) {
         let before = self.claims.insert(tunnel, Arc::clone(selectors));
         if before.as_ref() == Some(selectors) {
             return;
