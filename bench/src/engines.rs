@@ -5,17 +5,22 @@ use std::sync::Arc;
 use anyhow::Context;
 use dataplane::crypto::{Crypto, EngineChoice, EngineError, Suite};
 
-/// Starts the engines that were asked for; all that run here when none was.
+/// Starts the engines that were asked for; aws-lc and the fastest when none was.
 ///
 /// # Errors
 /// When one that was asked for cannot run, or one fails its self-test.
 pub fn start(wanted: &[EngineChoice]) -> anyhow::Result<Vec<Arc<Crypto>>> {
-    if !wanted.is_empty() {
-        let start = |&choice: &EngineChoice| Crypto::new(choice).map(Arc::new).context("--engines");
-        return wanted.iter().map(start).collect();
-    }
+    let wanted = if wanted.is_empty() { &[EngineChoice::AwsLc, EngineChoice::Auto] } else { wanted };
+    wanted.iter().map(|&choice| Crypto::new(choice).map(Arc::new).context("--engines")).collect()
+}
+
+/// Starts all engines that run here.
+///
+/// # Errors
+/// When one fails its self-test.
+pub fn all() -> anyhow::Result<Vec<Arc<Crypto>>> {
     let mut engines = Vec::new();
-    for choice in [EngineChoice::AwsLc, EngineChoice::Vaes] {
+    for (_, choice) in EngineChoice::KEYWORDS {
         match Crypto::new(choice) {
             Ok(crypto) => engines.push(Arc::new(crypto)),
             Err(EngineError::Unavailable { .. }) => {}
@@ -46,6 +51,15 @@ mod tests {
         let engines = start(&[EngineChoice::AwsLc, EngineChoice::AwsLc]).unwrap();
         let found = of_suite(&engines, "aes128-sha256".parse().unwrap());
         assert_eq!(found.iter().map(|(name, _)| *name).collect::<Vec<_>>(), ["aws-lc"]);
-        assert!(!start(&[]).unwrap().is_empty());
+        assert_eq!(start(&[]).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn every_engine_is_there_once() {
+        let suite = "aes128gcm16".parse().unwrap();
+        let found = of_suite(&all().unwrap(), suite);
+        let names: std::collections::BTreeSet<_> = found.iter().map(|(name, _)| *name).collect();
+        assert!(names.contains("aws-lc"));
+        assert_eq!(names.len(), found.len());
     }
 }

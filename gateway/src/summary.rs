@@ -4,7 +4,7 @@ use std::fmt;
 
 use dataplane::sa::{Mode, Protocol};
 
-use crate::config::{Config, CryptoEngine, Driver, Idle};
+use crate::config::{Config, Driver, Idle};
 
 /// A configuration in a few lines.
 pub struct Summary<'a>(pub &'a Config);
@@ -27,11 +27,7 @@ impl fmt::Display for Summary<'_> {
             Idle::Spin => "spin",
             Idle::Adaptive => "adaptive",
         };
-        let crypto = match workers.crypto {
-            CryptoEngine::Auto => "auto",
-            CryptoEngine::AwsLc => "aws-lc",
-            CryptoEngine::Vaes => "vaes",
-        };
+        let crypto = workers.crypto;
         writeln!(
             f,
             "workers: cores {}, idle {idle}, crypto {crypto}; control core {}",

@@ -106,6 +106,6 @@ impl Engine for AwsLc {
 fn own(key: &EngineKey) -> Option<&Kind> {
     match key {
         EngineKey::AwsLc(AwsLcKey(kind)) => Some(kind),
-        EngineKey::Vaes(_) => None,
+        EngineKey::Vaes(_) | EngineKey::CbcHmac(_) => None,
     }
 }

@@ -11,6 +11,11 @@ use std::fmt;
 use std::str::FromStr;
 
 pub mod aws_lc;
+#[cfg(target_arch = "x86_64")]
+pub mod cbc_hmac;
+#[cfg(not(target_arch = "x86_64"))]
+#[path = "cbc_hmac/elsewhere.rs"]
+pub mod cbc_hmac;
 pub mod engine;
 pub mod keyword;
 mod known_answer;
@@ -28,8 +33,9 @@ pub use keyword::SuiteError;
 pub use suite::Suite;
 
 use aws_lc::{AwsLc, AwsLcKey};
+use cbc_hmac::{CbcHmac, CbcHmacKey};
 use engine::Engine;
-use vaes::{Vaes, VaesKey};
+use vaes::{Fastest, VaesKey};
 
 /// Raw key of one direction of an SA: encryption key, then salt (AEAD) or integrity key, as IKEv2 takes them from
 /// KEYMAT (RFC 7296 s2.17, RFC 4106 s8.1). Zeroised when dropped, never printed.
@@ -102,8 +108,10 @@ pub struct Key {
 pub enum EngineKey {
     /// Of [`AwsLc`].
     AwsLc(AwsLcKey),
-    /// Of [`Vaes`].
+    /// Of every tier of [`vaes`].
     Vaes(VaesKey),
+    /// Of [`CbcHmac`].
+    CbcHmac(CbcHmacKey),
 }
 
 impl Key {
@@ -175,20 +183,41 @@ pub enum EngineChoice {
     Auto,
     /// aws-lc-rs alone.
     AwsLc,
-    /// The AVX-512 engine for what it carries; an error on a CPU without it.
+    /// The fastest engine with 256-bit or 512-bit VAES for what it carries; an error on a CPU without it.
     Vaes,
+    /// The one with AVX-512.
+    VaesAvx512,
+    /// The one with AVX2.
+    VaesAvx2,
+    /// The one with AES-NI and PCLMULQDQ.
+    AesNi,
+}
+
+impl EngineChoice {
+    /// All of them, by the words of the configuration.
+    pub const KEYWORDS: [(&'static str, Self); 6] = [
+        ("auto", Self::Auto),
+        ("aws-lc", Self::AwsLc),
+        ("vaes", Self::Vaes),
+        ("vaes-avx512", Self::VaesAvx512),
+        ("vaes-avx2", Self::VaesAvx2),
+        ("aes-ni", Self::AesNi),
+    ];
+}
+
+impl fmt::Display for EngineChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = Self::KEYWORDS.into_iter().find(|(_, choice)| choice == self).map(|(word, _)| word);
+        f.write_str(word.unwrap_or_default())
+    }
 }
 
 impl FromStr for EngineChoice {
     type Err = EngineError;
 
     fn from_str(word: &str) -> Result<Self, EngineError> {
-        match word {
-            "auto" => Ok(Self::Auto),
-            "aws-lc" => Ok(Self::AwsLc),
-            "vaes" => Ok(Self::Vaes),
-            _ => Err(EngineError::Unknown(word.to_owned())),
-        }
+        let known = Self::KEYWORDS.into_iter().find(|&(keyword, _)| keyword == word);
+        known.map(|(_, choice)| choice).ok_or_else(|| EngineError::Unknown(word.to_owned()))
     }
 }
 
@@ -196,7 +225,7 @@ impl FromStr for EngineChoice {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EngineError {
     /// No engine has this name.
-    #[error("unknown crypto engine \"{0}\"; use auto, aws-lc or vaes")]
+    #[error("unknown crypto engine \"{0}\"; use auto, aws-lc, vaes, vaes-avx512, vaes-avx2 or aes-ni")]
     Unknown(String),
     /// The engine was asked for by name, and cannot run here.
     #[error("crypto engine {engine} cannot run on this machine: {reason}; use auto or aws-lc")]
@@ -241,7 +270,8 @@ pub enum KeyError {
 #[derive(Debug)]
 pub struct Crypto {
     aws_lc: AwsLc,
-    vaes: Option<Vaes>,
+    vaes: Option<Fastest>,
+    cbc_hmac: Option<CbcHmac>,
 }
 
 impl Crypto {
@@ -254,24 +284,22 @@ impl Crypto {
         let aws_lc = AwsLc::new();
         self_test::esp(&aws_lc)?;
         self_test::ah(&aws_lc)?;
-        let vaes = match (choice, Vaes::new()) {
-            (EngineChoice::AwsLc, _) | (EngineChoice::Auto, Err(_)) => None,
-            (EngineChoice::Vaes, Err(reason)) => {
-                return Err(EngineError::Unavailable { engine: Vaes::NAME, reason });
-            }
-            (EngineChoice::Auto | EngineChoice::Vaes, Ok(vaes)) => {
-                self_test::esp(&vaes)?;
-                vaes.agrees_with(&aws_lc)?;
-                Some(vaes)
-            }
-        };
-        Ok(Self { aws_lc, vaes })
+        let vaes = Fastest::new(choice)?;
+        if let Some(vaes) = &vaes {
+            vaes.prove(&aws_lc)?;
+        }
+        let cbc_hmac = if choice == EngineChoice::AwsLc { None } else { CbcHmac::new().ok() };
+        if let Some(cbc_hmac) = &cbc_hmac {
+            self_test::esp(cbc_hmac)?;
+        }
+        Ok(Self { aws_lc, vaes, cbc_hmac })
     }
 
     /// Name of the engine that carries `suite`.
     pub fn engine_name(&self, suite: Suite) -> &'static str {
-        match &self.vaes {
-            Some(vaes) if vaes.supports(suite) => Vaes::NAME,
+        match (&self.vaes, &self.cbc_hmac) {
+            (Some(vaes), _) if vaes.supports(suite) => vaes.name(),
+            (_, Some(cbc_hmac)) if cbc_hmac.supports(suite) => CbcHmac::NAME,
             _ => AwsLc::NAME,
         }
     }
@@ -281,8 +309,11 @@ impl Crypto {
     /// # Errors
     /// See [`KeyError`].
     pub fn key(&self, suite: Suite, esn: bool, material: &KeyMaterial) -> Result<Key, KeyError> {
-        match &self.vaes {
-            Some(vaes) if vaes.supports(suite) => Key::with_engine(vaes, suite, esn, material),
+        match (&self.vaes, &self.cbc_hmac) {
+            (Some(vaes), _) if vaes.supports(suite) => vaes.key(suite, esn, material),
+            (_, Some(cbc_hmac)) if cbc_hmac.supports(suite) => {
+                Key::with_engine(cbc_hmac, suite, esn, material)
+            }
             _ => Key::with_engine(&self.aws_lc, suite, esn, material),
         }
     }
@@ -291,12 +322,15 @@ impl Crypto {
     #[inline]
     pub fn seal(&self, jobs: &mut [Job<'_>]) {
         for run in jobs.chunk_by_mut(same_engine) {
-            match (run.first().map(|job| job.key.engine()), &self.vaes) {
-                (Some(EngineKey::AwsLc(_)), _) => self.aws_lc.seal(run),
-                (Some(EngineKey::Vaes(_)), Some(vaes)) => vaes.seal(run),
+            let Some(first) = run.first() else { continue };
+            match (first.key.engine(), &self.vaes, &self.cbc_hmac) {
+                (EngineKey::AwsLc(_), ..) => self.aws_lc.seal(run),
+                (EngineKey::Vaes(_), Some(vaes), _) => vaes.seal(run),
+                (EngineKey::CbcHmac(_), _, Some(cbc_hmac)) => cbc_hmac.seal(run),
                 // A key of an engine that this process did not start.
-                (Some(EngineKey::Vaes(_)), None) => run.iter_mut().for_each(|job| job.ok = false),
-                (None, _) => {}
+                (EngineKey::Vaes(_) | EngineKey::CbcHmac(_), ..) => {
+                    run.iter_mut().for_each(|job| job.ok = false);
+                }
             }
         }
     }
@@ -315,12 +349,15 @@ impl Crypto {
     #[inline]
     pub fn open(&self, jobs: &mut [Job<'_>]) {
         for run in jobs.chunk_by_mut(same_engine) {
-            match (run.first().map(|job| job.key.engine()), &self.vaes) {
-                (Some(EngineKey::AwsLc(_)), _) => self.aws_lc.open(run),
-                (Some(EngineKey::Vaes(_)), Some(vaes)) => vaes.open(run),
+            let Some(first) = run.first() else { continue };
+            match (first.key.engine(), &self.vaes, &self.cbc_hmac) {
+                (EngineKey::AwsLc(_), ..) => self.aws_lc.open(run),
+                (EngineKey::Vaes(_), Some(vaes), _) => vaes.open(run),
+                (EngineKey::CbcHmac(_), _, Some(cbc_hmac)) => cbc_hmac.open(run),
                 // A key of an engine that this process did not start.
-                (Some(EngineKey::Vaes(_)), None) => run.iter_mut().for_each(|job| job.ok = false),
-                (None, _) => {}
+                (EngineKey::Vaes(_) | EngineKey::CbcHmac(_), ..) => {
+                    run.iter_mut().for_each(|job| job.ok = false);
+                }
             }
         }
     }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use crossbeam::channel::{Receiver, after, bounded, select_biased, tick};
-use dataplane::crypto::{Crypto, EngineChoice};
+use dataplane::crypto::Crypto;
 use dataplane::fleet::{Fleet, FleetConfig, frame_size_for};
 use dataplane::host::reassembly::ReassemblyConfig;
 use dataplane::message::{PolicyUpdate, RouteUpdate, SaUpdate, Update};
@@ -19,11 +19,10 @@ use dataplane::policy::Action;
 use dataplane::worker::WorkerConfig;
 use dataplane::worker::thread;
 
-use crate::config::{ClearAction, Config, CryptoEngine, Idle};
+use crate::config::{ClearAction, Config, Idle};
 use crate::control::{self, ControlSocket};
 use crate::metrics::MetricsServer;
 
-mod conflicts;
 mod devices;
 mod events;
 mod ike;
@@ -71,7 +70,7 @@ const NAT_PORT: u16 = 4500;
 pub fn run(config: &Config) -> Result<()> {
     let stop = shutdown::on_signals()?;
     pin_control(config.workers.control_core);
-    let crypto = Arc::new(Crypto::new(engine(config.workers.crypto))?);
+    let crypto = Arc::new(Crypto::new(config.workers.crypto)?);
     let ports = OpenPorts::open(config)?;
     let infos = ports.infos();
     let state = State::open(config).context("state of manual SAs")?;
@@ -110,8 +109,7 @@ pub fn run(config: &Config) -> Result<()> {
         "the gateway is up"
     );
 
-    let port_names = config.ports.keys().cloned().collect();
-    let collector = Collector::new(fleet.len(), port_names, Arc::clone(view.readings()));
+    let collector = Collector::new(fleet.len(), infos.len(), Arc::clone(view.readings()));
     let mut gateway = Gateway { fleet, tunnels, spd, ike, collector };
     let ended = gateway.attend(&asked, &stop);
     gateway.say_goodbye();
@@ -258,14 +256,6 @@ fn install(config: &Config, manual: &[Manual], tunnels: &mut Tunnels, spd: &SpdE
     }
     for worker in 0..fleet.len() {
         fleet.send(worker, Update::Barrier(0));
-    }
-}
-
-fn engine(choice: CryptoEngine) -> EngineChoice {
-    match choice {
-        CryptoEngine::Auto => EngineChoice::Auto,
-        CryptoEngine::AwsLc => EngineChoice::AwsLc,
-        CryptoEngine::Vaes => EngineChoice::Vaes,
     }
 }
 

@@ -4,6 +4,8 @@ use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use dataplane::crypto::EngineChoice;
+
 use super::node::{FromNode, Keyword, Node};
 
 /// The control socket when the configuration names none.
@@ -153,12 +155,12 @@ pub struct Workers {
     /// What a worker does when there are no packets.
     pub idle: Idle,
     /// Which engine encrypts.
-    pub crypto: CryptoEngine,
+    pub crypto: EngineChoice,
 }
 
 impl Default for Workers {
     fn default() -> Self {
-        Self { cores: vec![1], control_core: 0, idle: Idle::default(), crypto: CryptoEngine::default() }
+        Self { cores: vec![1], control_core: 0, idle: Idle::default(), crypto: EngineChoice::default() }
     }
 }
 
@@ -218,19 +220,6 @@ impl Keyword for Idle {
     const KEYWORDS: &'static [(&'static str, Self)] = &[("spin", Self::Spin), ("adaptive", Self::Adaptive)];
 }
 
-/// Which engine encrypts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum CryptoEngine {
-    /// `vaes` where the CPU has it, else `aws-lc`.
-    #[default]
-    Auto,
-    /// aws-lc-rs, for every suite.
-    AwsLc,
-    /// AES-GCM by AVX-512 VAES; a CPU without it is an error.
-    Vaes,
-}
-
-impl Keyword for CryptoEngine {
-    const KEYWORDS: &'static [(&'static str, Self)] =
-        &[("auto", Self::Auto), ("aws-lc", Self::AwsLc), ("vaes", Self::Vaes)];
+impl Keyword for EngineChoice {
+    const KEYWORDS: &'static [(&'static str, Self)] = &Self::KEYWORDS;
 }

@@ -31,7 +31,7 @@ use indexmap::IndexMap;
 
 pub use connection::{Auth, Child, Connection, End, Ike, OnDown, Start};
 pub use error::{Diagnostics, LoadError, Position, Problem, Severity};
-pub use gateway::{CONTROL_SOCKET, CryptoEngine, Gateway, Idle, Log, LogFormat, LogLevel, STATE, Workers};
+pub use gateway::{CONTROL_SOCKET, Gateway, Idle, Log, LogFormat, LogLevel, STATE, Workers};
 pub use ike::IkeSettings;
 pub use keyfile::{KeyFileError, Psk, read_key, read_psk};
 pub use load::{Loaded, load, parse};

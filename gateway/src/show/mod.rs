@@ -11,8 +11,7 @@ use serde_json::Value;
 
 use crate::control::What;
 use crate::snapshot::{
-    Conflict, Connection, Direction, Drop, IkeSa, Neighbour, Policy, Port, Route, Sa, Status, Totals, Tunnel,
-    Worker,
+    Connection, Direction, Drop, IkeSa, Neighbour, Policy, Port, Route, Sa, Status, Totals, Tunnel, Worker,
 };
 use cells::{count, duration, nanoseconds, optional, ports, share};
 
@@ -251,17 +250,7 @@ fn ports_table(rows: &[Port]) -> String {
         "#TX LOST",
         "FEATURES",
     ];
-    let mut text = table(header, rows.iter().map(row));
-    for port in rows {
-        for Conflict { address, mac, seconds_ago } in &port.conflicts {
-            let ago = duration(*seconds_ago);
-            text.push_str(&format!(
-                "\nCONFLICT on {}: {address} is used by {mac} too, seen {ago} ago",
-                port.name
-            ));
-        }
-    }
-    text
+    table(header, rows.iter().map(row))
 }
 
 fn workers(rows: &[Worker]) -> String {

@@ -6,12 +6,11 @@ use std::time::Duration;
 
 use crate::files::{Files, GOOD, hex};
 use controlplane::auth::Identity;
+use dataplane::crypto::EngineChoice;
 use dataplane::message::Route;
 use dataplane::policy::Selector;
 use dataplane::sa::{DfPolicy, DscpPolicy, Fragmentation, Limits, Mode, MssClamp, Protocol, UdpPorts};
-use gateway::config::{
-    Auth, ClearAction, Config, CryptoEngine, Driver, Idle, OnDown, Rpf, Start, TransformType, XdpMode,
-};
+use gateway::config::{Auth, ClearAction, Config, Driver, Idle, OnDown, Rpf, Start, TransformType, XdpMode};
 
 const REFERENCE: &str = include_str!("../../../deploy/gateway.yaml");
 
@@ -37,7 +36,7 @@ fn every_section_is_read() {
     assert_eq!(config.gateway.name, "pop1");
     assert_eq!(config.gateway.metrics, Some("127.0.0.1:9464".parse().unwrap()));
     assert_eq!((config.workers.cores.as_slice(), config.workers.control_core), ([1, 2].as_slice(), 0));
-    assert_eq!((config.workers.idle, config.workers.crypto), (Idle::Adaptive, CryptoEngine::Auto));
+    assert_eq!((config.workers.idle, config.workers.crypto), (Idle::Adaptive, EngineChoice::Auto));
 
     let wan = &config.ports["wan"];
     assert_eq!(wan.driver, Driver::AfPacket { device: "eth0".to_owned() });

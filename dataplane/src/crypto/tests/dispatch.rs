@@ -8,8 +8,11 @@ fn engines_are_chosen_by_name() {
     assert_eq!("auto".parse(), Ok(EngineChoice::Auto));
     assert_eq!("aws-lc".parse(), Ok(EngineChoice::AwsLc));
     assert_eq!("vaes".parse(), Ok(EngineChoice::Vaes));
+    for (word, choice) in EngineChoice::KEYWORDS {
+        assert_eq!((word.parse(), choice.to_string()), (Ok(choice), word.to_owned()));
+    }
     let error = "openssl".parse::<EngineChoice>().unwrap_err().to_string();
-    assert!(error.contains("auto, aws-lc or vaes"), "{error}");
+    assert!(error.contains("auto, aws-lc, vaes, vaes-avx512, vaes-avx2 or aes-ni"), "{error}");
 }
 
 #[test]

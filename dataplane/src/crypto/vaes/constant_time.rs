@@ -8,7 +8,7 @@ use std::arch::x86_64::_rdtsc;
 use crate::crypto::engine::Engine;
 use crate::crypto::{Job, Key, KeyMaterial, Suite};
 
-use super::Vaes;
+use super::{AesNi, Avx2, Avx512, Tier, Vaes};
 
 const MEASUREMENTS: usize = 200_000;
 /// Of those of one class, the share that counts: the slowest are interrupts.
@@ -16,12 +16,33 @@ const KEPT: f64 = 0.8;
 /// dudect's verdict: above it, time depends on the class.
 const MOST: f64 = 10.0;
 
-#[test]
-#[ignore = "a statistic, for a quiet machine"]
-fn seal_takes_the_same_time_for_every_key_and_text() {
+/// A test of each tier that the CPU has.
+macro_rules! every_tier {
+    ($($tier:ty: $seal:ident $open:ident),*) => {$(
+        #[test]
+        #[ignore = "a statistic, for a quiet machine"]
+        fn $seal() {
+            Vaes::<$tier>::new().iter().for_each(seal_takes_the_same_time_for_every_key_and_text);
+        }
+
+        #[test]
+        #[ignore = "a statistic, for a quiet machine"]
+        fn $open() {
+            Vaes::<$tier>::new().iter().for_each(open_takes_the_same_time_wherever_an_icv_is_wrong);
+        }
+    )*};
+}
+
+every_tier! {
+    Avx512: vaes_avx512_seals_alike vaes_avx512_opens_alike,
+    Avx2: vaes_avx2_seals_alike vaes_avx2_opens_alike,
+    AesNi: aes_ni_seals_alike aes_ni_opens_alike
+}
+
+fn seal_takes_the_same_time_for_every_key_and_text<T: Tier>(vaes: &Vaes<T>) {
     for payload in [64, 230, 700] {
         let mut random = Random(1);
-        compare(payload, |class, packet| {
+        compare(vaes, payload, |class, packet| {
             let fixed = class == 0;
             // The same work for both, so that only its outcome differs.
             let keep = if fixed { 0 } else { 0xff };
@@ -32,15 +53,12 @@ fn seal_takes_the_same_time_for_every_key_and_text() {
     }
 }
 
-#[test]
-#[ignore = "a statistic, for a quiet machine"]
-fn open_takes_the_same_time_wherever_an_icv_is_wrong() {
+fn open_takes_the_same_time_wherever_an_icv_is_wrong<T: Tier>(vaes: &Vaes<T>) {
     for payload in [64, 230, 700] {
-        compare(payload, |class, packet| {
+        compare(vaes, payload, |class, packet| {
             packet.fill(0x33);
             let key = KeyMaterial::new(vec![7; 20]);
-            let vaes = Vaes::new().unwrap();
-            let sealer = Key::with_engine(&vaes, SUITE.parse().unwrap(), false, &key).unwrap();
+            let sealer = Key::with_engine(vaes, SUITE.parse().unwrap(), false, &key).unwrap();
             vaes.seal(&mut [Job { key: &sealer, packet, seq: 5, ok: false }]);
             let at = packet.len() - if class == 0 { 16 } else { 1 };
             packet[at] ^= 1;
@@ -52,8 +70,11 @@ fn open_takes_the_same_time_wherever_an_icv_is_wrong() {
 const SUITE: &str = "aes128gcm16";
 
 /// Measures packets of two classes in random order, and compares the means.
-fn compare(payload: usize, mut prepare: impl FnMut(usize, &mut [u8]) -> (KeyMaterial, bool)) {
-    let Ok(vaes) = Vaes::new() else { return };
+fn compare<T: Tier>(
+    vaes: &Vaes<T>,
+    payload: usize,
+    mut prepare: impl FnMut(usize, &mut [u8]) -> (KeyMaterial, bool),
+) {
     let suite: Suite = SUITE.parse().unwrap();
     let mut packet = vec![0; 16 + payload + 16];
     let mut times = [Vec::new(), Vec::new()];
@@ -61,7 +82,7 @@ fn compare(payload: usize, mut prepare: impl FnMut(usize, &mut [u8]) -> (KeyMate
     for _ in 0..MEASUREMENTS {
         let class = (random.next() & 1) as usize;
         let (material, seal) = prepare(class, &mut packet);
-        let key = Key::with_engine(&vaes, suite, false, &material).unwrap();
+        let key = Key::with_engine(vaes, suite, false, &material).unwrap();
         let mut jobs = [Job { key: &key, packet: &mut packet, seq: 5, ok: false }];
         // SAFETY: every x86-64 CPU has the instruction.
         let start = unsafe { _rdtsc() };
@@ -79,8 +100,8 @@ fn compare(payload: usize, mut prepare: impl FnMut(usize, &mut [u8]) -> (KeyMate
         times.truncate((times.len() as f64 * KEPT) as usize);
         times
     }));
-    println!("{payload} bytes: t = {t:.2}");
-    assert!(t.abs() < MOST, "{payload} bytes: t = {t}");
+    println!("{}, {payload} bytes: t = {t:.2}", T::NAME);
+    assert!(t.abs() < MOST, "{}, {payload} bytes: t = {t}", T::NAME);
 }
 
 /// Welch's t.

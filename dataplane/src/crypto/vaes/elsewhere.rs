@@ -1,49 +1,63 @@
-//! The engine where there is no x86-64: it is never there.
+//! The engines where there is no x86-64: they are never there.
 
 use crate::crypto::engine::Engine;
-use crate::crypto::{EngineError, EngineKey, Job, KeyError, KeyMaterial, Suite};
+use crate::crypto::{EngineChoice, EngineError, Job, Key, KeyError, KeyMaterial, Suite};
 
-/// The engine. Cannot exist.
+/// The engine that was chosen. Cannot exist.
 #[derive(Clone, Copy, Debug)]
-pub enum Vaes {}
+pub enum Fastest {}
 
 /// Its keys. Cannot exist.
 pub enum VaesKey {}
 
-impl Vaes {
-    /// Why not.
+impl Fastest {
+    /// `None` when none was asked for.
     ///
     /// # Errors
-    /// Always.
-    pub fn new() -> Result<Self, String> {
-        Err("the CPU is not an x86-64".to_owned())
+    /// [`EngineError::Unavailable`] when one was.
+    pub fn new(choice: EngineChoice) -> Result<Option<Self>, EngineError> {
+        match choice {
+            EngineChoice::AwsLc | EngineChoice::Auto => Ok(None),
+            _ => {
+                let reason = "the CPU is not an x86-64".to_owned();
+                Err(EngineError::Unavailable { engine: "vaes", reason })
+            }
+        }
     }
 
     /// Never called.
     ///
     /// # Errors
     /// None.
-    pub fn agrees_with<E: Engine>(&self, _: &E) -> Result<(), EngineError> {
-        match *self {}
-    }
-}
-
-impl Engine for Vaes {
-    const NAME: &'static str = "vaes";
-
-    fn supports(&self, _: Suite) -> bool {
+    pub fn prove<J: Engine>(&self, _: &J) -> Result<(), EngineError> {
         match *self {}
     }
 
-    fn key(&self, _: Suite, _: bool, _: &KeyMaterial) -> Result<EngineKey, KeyError> {
+    /// Never called.
+    pub fn name(&self) -> &'static str {
         match *self {}
     }
 
-    fn seal(&self, _: &mut [Job<'_>]) {
+    /// Never called.
+    pub fn supports(&self, _: Suite) -> bool {
         match *self {}
     }
 
-    fn open(&self, _: &mut [Job<'_>]) {
+    /// Never called.
+    ///
+    /// # Errors
+    /// None.
+    pub fn key(&self, _: Suite, _: bool, _: &KeyMaterial) -> Result<Key, KeyError> {
+        match *self {}
+    }
+
+    /// Never called.
+    pub fn seal(&self, _: &mut [Job<'_>]) {
+        match *self {}
+    }
+
+    /// Never called.
+    pub fn open(&self, _: &mut [Job<'_>]) {
         match *self {}
     }
 }

@@ -1,21 +1,20 @@
 //! The key of one SA direction, as one block of cache lines.
 
-use std::arch::x86_64::*;
+use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 
 use zeroize::Zeroize;
 
-use super::Vaes;
-use super::aes::{self, ROUND_KEYS, Rounds};
-use super::ghash::{self, Power};
-use super::lanes::{BLOCK, VECTOR, broadcast};
+use super::AesNi;
+use super::frame::BLOCK;
+use super::schedule::{ROUND_KEYS, Rounds};
 use crate::crypto::EngineKey;
 
-/// Consecutive powers of H: for the last four vectors of a packet and a sum before them.
-const POWERS: usize = 20;
-/// Powers above them, for batches of eight vectors.
-const HIGH_POWERS: usize = 3;
+/// Consecutive powers of H: for the last four vectors of AVX-512 and a sum before them, or a batch and a block of AVX2.
+pub const POWERS: usize = 20;
+/// Powers above them, for batches of eight vectors of AVX-512.
+pub const HIGH_POWERS: usize = 3;
 
-/// AES-GCM key of one SA direction: 640 bytes, all of it here.
+/// AES-GCM key of one SA direction: 640 bytes, all of it here, for every tier.
 ///
 /// With many SAs the cost of a packet is the cache lines of its key. So what a short packet needs stands
 /// together in the middle: the low powers of H, the parameters, the round keys. A packet of 64 bytes touches
@@ -45,8 +44,9 @@ struct Parameters {
     reserved: [u8; 4],
 }
 
-const KEY_LEN: usize = 640;
-const FIRST_POWER: usize = (1 + HIGH_POWERS) * BLOCK;
+pub(super) const KEY_LEN: usize = 640;
+/// Where H^20 stands.
+pub(super) const FIRST_POWER: usize = (1 + HIGH_POWERS) * BLOCK;
 const _: () = assert!(size_of::<VaesKey>() == KEY_LEN, "no padding: `VaesKey::bytes` reads every byte");
 
 /// Bytes of the salt, which follows the AES key in the key material (RFC 4106 s8.1).
@@ -55,7 +55,7 @@ const SALT: usize = 4;
 impl VaesKey {
     /// Makes a key of `material`, AES key and then salt. `None` unless it has 20, 28 or 36 bytes and `icv_len`
     /// is 16, 12 or 8 (RFC 4106 s6). `implicit_iv` is RFC 8750.
-    pub fn new(_: &Vaes, material: &[u8], icv_len: usize, implicit_iv: bool, esn: bool) -> Option<Self> {
+    pub fn new(isa: AesNi, material: &[u8], icv_len: usize, implicit_iv: bool, esn: bool) -> Option<Self> {
         let (key, salt) = material.split_last_chunk::<SALT>()?;
         let rounds = Rounds::of_key_len(key.len())?;
         let icv_len = u8::try_from(icv_len).ok().filter(|len| matches!(len, 8 | 12 | 16))?;
@@ -74,22 +74,12 @@ impl VaesKey {
             parameters,
             round_keys: [[0; BLOCK]; ROUND_KEYS],
         };
-        // SAFETY: a `Vaes` exists only when the CPU has all the features.
-        unsafe { made.expand(key, salt) };
-        Some(made)
-    }
-
-    #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-    fn expand(&mut self, key: &[u8], salt: &[u8; SALT]) {
-        aes::expand_key(key, self.parameters.rounds, &mut self.round_keys);
-        ghash::expand_powers(
-            aes::encrypt_zero_block(self.parameters.rounds, &self.round_keys),
-            &mut self.powers,
-            &mut self.high_powers,
-        );
-        for (byte, salt) in self.round_keys[0].iter_mut().zip(salt) {
+        isa.expand_key(key, rounds, &mut made.round_keys);
+        isa.expand_powers(rounds, &made.round_keys, &mut made.powers, &mut made.high_powers);
+        for (byte, salt) in made.round_keys[0].iter_mut().zip(salt) {
             *byte ^= salt;
         }
+        Some(made)
     }
 
     /// Number of AES rounds.
@@ -122,43 +112,27 @@ impl VaesKey {
         self.parameters.aad_bits
     }
 
-    /// Round keys; the first is not one, see [`whitening`](Self::whitening).
-    #[inline]
+    /// Round keys; the first has the salt added to it: what AES starts from, but for IV and counter.
+    #[inline(always)]
     pub(super) fn round_keys(&self) -> &[[u8; BLOCK]; ROUND_KEYS] {
         &self.round_keys
     }
 
-    /// In every lane, the salt added to the first round key: what AES starts from, but for IV and counter.
-    #[inline]
-    #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-    pub(super) fn whitening(&self) -> __m512i {
-        broadcast(&self.round_keys[0])
+    /// H^20 to H^1.
+    #[inline(always)]
+    pub(super) fn powers(&self) -> &[[u8; BLOCK]; POWERS] {
+        &self.powers
     }
 
-    /// H^(4 `fourths`) in every lane, for `fourths` of 1 to 8.
-    #[inline]
-    #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-    pub(super) fn fourth(&self, fourths: usize) -> Power {
-        let block = match fourths {
-            6..=8 => &self.high_powers[8 - fourths],
-            _ => &self.powers[POWERS - 4 * fourths.clamp(1, 5)],
-        };
-        Power::everywhere(block)
+    /// H^32, H^28, H^24.
+    #[inline(always)]
+    pub(super) fn high_powers(&self) -> &[[u8; BLOCK]; HIGH_POWERS] {
+        &self.high_powers
     }
 
-    /// The four powers of H for vector `index` of a run of `blocks` blocks, 1 to 20, that ends with H^1. Lanes behind H^1
-    /// hold something else; the data there must be zero.
-    #[inline]
-    #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-    pub(super) fn consecutive(&self, blocks: usize, index: usize) -> Power {
-        let at = FIRST_POWER + (POWERS - blocks.min(POWERS)) * BLOCK + index.min(4) * VECTOR;
-        let bytes = self.bytes().get(at..).and_then(<[u8]>::first_chunk);
-        debug_assert!(bytes.is_some());
-        Power::lanes(bytes.unwrap_or(&[0; VECTOR + 8]))
-    }
-
-    #[inline]
-    fn bytes(&self) -> &[u8; KEY_LEN] {
+    /// The whole key. Powers are read from it in vectors that may span what follows them.
+    #[inline(always)]
+    pub(super) fn bytes(&self) -> &[u8; KEY_LEN] {
         // SAFETY: `repr(C)`, of the asserted size, and each byte belongs to a field: all are initialised.
         unsafe { &*std::ptr::from_ref(self).cast() }
     }

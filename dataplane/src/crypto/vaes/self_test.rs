@@ -4,12 +4,13 @@
 use crate::crypto::engine::{ESP_HEADER_LEN, Engine};
 use crate::crypto::{EngineError, Job, Key, KeyMaterial, Suite};
 
-use super::Vaes;
+use super::{Tier, Vaes};
 
-/// Bytes of payload: each side of where the engine takes another way.
-const LENGTHS: [usize; 24] = [
-    0, 1, 16, 31, 32, 48, 64, 100, 160, 223, 225, 239, 240, 256, 368, 490, 495, 496, 512, 760, 1000, 1424,
-    4096, 9000,
+/// Bytes of payload: each side of where an engine takes another way, each count of vectors that a packet or its end may have,
+/// with and without room for the length block.
+const LENGTHS: [usize; 44] = [
+    0, 1, 16, 17, 31, 32, 33, 48, 49, 64, 80, 81, 100, 112, 113, 128, 130, 160, 180, 200, 223, 225, 239, 240,
+    241, 256, 270, 290, 320, 368, 380, 410, 440, 490, 495, 496, 497, 512, 760, 1000, 1424, 4090, 4400, 9000,
 ];
 
 /// More packets than are in flight at once.
@@ -18,7 +19,7 @@ const BURST: usize = 9;
 /// With ESN its upper half is not zero.
 const SEQ: u64 = 0x1_0203_0405;
 
-impl Vaes {
+impl<T: Tier> Vaes<T> {
     /// Compares with `judge` every suite at every length: sealed packets must be the same, and each must open what
     /// the other sealed.
     ///

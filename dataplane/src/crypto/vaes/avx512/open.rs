@@ -6,14 +6,16 @@
 
 use std::arch::x86_64::*;
 
-use super::aes::{Rounds, cipher};
-use super::frame::{Block, Counters, Frame};
+use super::aes::cipher;
 use super::ghash::{Products, fold_lanes, reflect, reflect_block, with_first};
 use super::hash::{Batch, batch_step, finish};
-use super::key::VaesKey;
 use super::lanes::{
     BATCH, BATCH_BYTES, BLOCK, Text, VECTOR, broadcast, load, load_words, store, verify_block,
 };
+use super::stream::{Counters, Frame};
+use crate::crypto::vaes::frame::Block;
+use crate::crypto::vaes::key::VaesKey;
+use crate::crypto::vaes::schedule::Rounds;
 
 /// Opens packets. Where the ICV is wrong the payload is wiped.
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
@@ -25,7 +27,7 @@ pub fn open(frames: &mut [Frame<'_>]) {
             Rounds::Fourteen => decrypt::<14>(frame),
         };
         if !*frame.ok {
-            frame.payload.fill(0);
+            frame.body.payload.fill(0);
         }
     }
 }
@@ -39,7 +41,7 @@ fn decrypt<const R: usize>(frame: &mut Frame<'_>) -> bool {
         9..=12 => decrypt_short::<R, 3>(frame, 0),
         13..=16 => decrypt_short::<R, 4>(frame, 0),
         17..=24 => decrypt_short::<R, 6>(frame, 1),
-        _ if frame.payload.len() < BATCH_BYTES - BLOCK => decrypt_short::<R, 8>(frame, 1),
+        _ if frame.body.payload.len() < BATCH_BYTES - BLOCK => decrypt_short::<R, 8>(frame, 1),
         _ => decrypt_long::<R>(frame),
     }
 }
@@ -49,7 +51,7 @@ fn decrypt<const R: usize>(frame: &mut Frame<'_>) -> bool {
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
 fn decrypt_short<const R: usize, const N: usize>(frame: &mut Frame<'_>, slack: usize) -> bool {
     let blocks = frame.blocks();
-    let mut text = Text::whole(frame.payload);
+    let mut text = Text::whole(frame.body.payload);
     let mut states = [Counters::new(frame.key, &frame.nonce).batch::<N>(0)];
     let mut input = [[_mm512_setzero_si512(); N]];
     let mut data = input[0];
@@ -59,7 +61,7 @@ fn decrypt_short<const R: usize, const N: usize>(frame: &mut Frame<'_>, slack: u
     }
     cipher!(R, [frame.key], states, &input);
     let products = finish(frame.key, None, &data, blocks, slack, &frame.lengths);
-    let ok = verify(frame.icv, products, _mm512_castsi512_si128(states[0][0]));
+    let ok = verify(frame.body.icv, products, _mm512_castsi512_si128(states[0][0]));
     if ok {
         for n in 0..N {
             text.store(n, states[0][n]);
@@ -74,7 +76,7 @@ fn decrypt_short<const R: usize, const N: usize>(frame: &mut Frame<'_>, slack: u
 fn decrypt_long<const R: usize>(frame: &mut Frame<'_>) -> bool {
     let key = frame.key;
     let counters = Counters::new(key, &frame.nonce);
-    let (head, rest) = frame.payload.split_at_mut(BATCH_BYTES - BLOCK);
+    let (head, rest) = frame.body.payload.split_at_mut(BATCH_BYTES - BLOCK);
     let mut text = Text::whole(head);
     let mut input = [[_mm512_setzero_si512(); BATCH]];
     let mut data = input[0];
@@ -120,10 +122,10 @@ fn decrypt_long<const R: usize>(frame: &mut Frame<'_>) -> bool {
     let blocks = rest.len().div_ceil(BLOCK) + 1;
     let end = End { key, counters, vector, sum: hash.sum, mask, lengths: &frame.lengths };
     match blocks {
-        0..=8 => end.decrypt::<R, 2>(rest, frame.icv, blocks),
-        9..=16 => end.decrypt::<R, 4>(rest, frame.icv, blocks),
-        17..=24 => end.decrypt::<R, 6>(rest, frame.icv, blocks),
-        _ => end.decrypt::<R, 8>(rest, frame.icv, blocks),
+        0..=8 => end.decrypt::<R, 2>(rest, frame.body.icv, blocks),
+        9..=16 => end.decrypt::<R, 4>(rest, frame.body.icv, blocks),
+        17..=24 => end.decrypt::<R, 6>(rest, frame.body.icv, blocks),
+        _ => end.decrypt::<R, 8>(rest, frame.body.icv, blocks),
     }
 }
 

@@ -7,7 +7,7 @@
 
 use std::arch::x86_64::*;
 
-use super::lanes::{BLOCK, VECTOR, broadcast, broadcast_half, load, store_block};
+use super::lanes::{BLOCK, VECTOR, broadcast, broadcast_half, load};
 
 /// The field's polynomial x^128 + x^7 + x^2 + x + 1, reflected, without its ends.
 const POLYNOMIAL: i64 = 0xc200_0000_0000_0000_u64 as i64;
@@ -149,47 +149,6 @@ fn gather(a: __m512i, b: __m512i, c: __m512i, d: __m512i) -> __m512i {
 pub fn fold_lanes(lanes: __m512i) -> __m128i {
     let pair = _mm256_xor_si256(_mm512_castsi512_si256(lanes), _mm512_extracti64x4_epi64::<1>(lanes));
     _mm_xor_si128(_mm256_castsi256_si128(pair), _mm256_extracti128_si256::<1>(pair))
-}
-
-/// Fills `powers` with the powers of H, the highest first, so that H^1 stands next to what follows, and `high` with
-/// every fourth one above them. `hash_key` is H as it comes out of AES.
-#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-pub fn expand_powers(hash_key: __m128i, powers: &mut [[u8; BLOCK]], high: &mut [[u8; BLOCK]]) {
-    let first = times_x(reflect_block(hash_key));
-    let (mut power, mut fourth) = (first, first);
-    for (exponent, bytes) in (1..).zip(powers.iter_mut().rev()) {
-        if exponent > 1 {
-            power = times(power, first);
-        }
-        if exponent == 4 {
-            fourth = power;
-        }
-        store_block(bytes, power);
-    }
-    for bytes in high.iter_mut().rev() {
-        power = times(power, fourth);
-        store_block(bytes, power);
-    }
-}
-
-/// The product of two powers.
-#[inline]
-#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-fn times(a: __m128i, b: __m128i) -> __m128i {
-    let [a, b] = [a, b].map(|block| _mm512_zextsi128_si512(block));
-    let folded = _mm512_xor_si512(b, _mm512_shuffle_epi32::<SWAP>(b));
-    _mm512_castsi512_si128(Products::of(a, Power { whole: b, folded }).reduce())
-}
-
-/// Multiplies a reflected block by x: a shift to the left by one, and the polynomial if a one fell out.
-#[inline]
-#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-fn times_x(block: __m128i) -> __m128i {
-    let (high, low) = (_mm_extract_epi64::<1>(block) as u64, _mm_cvtsi128_si64(block) as u64);
-    let carry = (high >> 63).wrapping_neg();
-    let high = (high << 1 | low >> 63) ^ (carry & POLYNOMIAL as u64);
-    let low = low << 1 | carry & 1;
-    _mm_set_epi64x(high as i64, low as i64)
 }
 
 #[inline]

@@ -6,14 +6,16 @@
 
 use std::arch::x86_64::*;
 
-use super::aes::{Rounds, cipher};
-use super::frame::{Block, Counters, Frame};
+use super::aes::cipher;
 use super::ghash::{Products, reduce_four, reflect, with_first};
 use super::hash::{Batch, batch_step, finish};
-use super::key::VaesKey;
 use super::lanes::{
     BATCH, BATCH_BYTES, BLOCK, Text, VECTOR, broadcast, load, load_words, store, store_block,
 };
+use super::stream::{Counters, Frame};
+use crate::crypto::vaes::frame::Block;
+use crate::crypto::vaes::key::VaesKey;
+use crate::crypto::vaes::schedule::Rounds;
 
 /// Seals packets.
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
@@ -54,7 +56,7 @@ fn write_icvs(frames: &mut [Frame<'_>], slots: &[Sealed; 4]) {
         _mm512_extracti32x4_epi32::<3>(hashes),
     ];
     for (frame, (hash, slot)) in frames.iter_mut().zip(hashes.into_iter().zip(slots)) {
-        store_block(frame.icv, _mm_xor_si128(hash, slot.mask));
+        store_block(frame.body.icv, _mm_xor_si128(hash, slot.mask));
     }
 }
 
@@ -69,7 +71,7 @@ fn encrypt<const R: usize>(frame: &mut Frame<'_>, slot: &mut Sealed) {
         9..=12 => encrypt_short::<R, 3>(frame, blocks, 0, slot),
         13..=16 => encrypt_short::<R, 4>(frame, blocks, 0, slot),
         17..=24 => encrypt_short::<R, 6>(frame, blocks, 1, slot),
-        _ if frame.payload.len() < BATCH_BYTES - BLOCK => encrypt_short::<R, 8>(frame, blocks, 1, slot),
+        _ if frame.body.payload.len() < BATCH_BYTES - BLOCK => encrypt_short::<R, 8>(frame, blocks, 1, slot),
         _ => encrypt_long::<R>(frame, slot),
     }
 }
@@ -83,7 +85,7 @@ fn encrypt_short<const R: usize, const N: usize>(
     slack: usize,
     slot: &mut Sealed,
 ) {
-    let mut text = Text::whole(frame.payload);
+    let mut text = Text::whole(frame.body.payload);
     let mut states = [Counters::new(frame.key, &frame.nonce).batch::<N>(0)];
     let mut input = [[_mm512_setzero_si512(); N]];
     for n in 0..N {
@@ -106,7 +108,7 @@ fn encrypt_short<const R: usize, const N: usize>(
 fn encrypt_long<const R: usize>(frame: &mut Frame<'_>, slot: &mut Sealed) {
     let key = frame.key;
     let counters = Counters::new(key, &frame.nonce);
-    let (head, rest) = frame.payload.split_at_mut(BATCH_BYTES - BLOCK);
+    let (head, rest) = frame.body.payload.split_at_mut(BATCH_BYTES - BLOCK);
     let mut text = Text::whole(head);
     let mut input = [[_mm512_setzero_si512(); BATCH]];
     for n in 0..BATCH {

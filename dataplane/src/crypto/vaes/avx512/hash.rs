@@ -5,10 +5,11 @@
 
 use std::arch::x86_64::*;
 
-use super::frame::{Block, with_lengths};
 use super::ghash::Products;
-use super::key::VaesKey;
 use super::lanes::load_words;
+use super::stream::with_lengths;
+use crate::crypto::vaes::frame::Block;
+use crate::crypto::vaes::key::VaesKey;
 
 /// Adds up to seven vectors to a sum.
 #[inline]

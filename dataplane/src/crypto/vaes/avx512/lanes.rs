@@ -5,8 +5,8 @@
 
 use std::arch::x86_64::*;
 
-/// Bytes of a block of AES and GHASH.
-pub const BLOCK: usize = 16;
+pub use crate::crypto::vaes::frame::BLOCK;
+
 /// Bytes of a vector: four lanes of a block.
 pub const VECTOR: usize = 64;
 /// Vectors of a batch: as many AES chains as fill the pipes.
