@@ -1,16 +1,18 @@
 //! The bodies of the fuzz targets of `dataplane/fuzz`, each a function of bytes. The fuzzer runs them with what it
 //! makes up, and the tests below with the corpus in `dataplane/fuzz/corpus`, so that what was found once stays found.
 //!
-//! A body panics when something that must always hold does not. Every one of them checks that all frames come back.
+//! A body panics when something that must always hold does not. Every one of them that uses frames checks that all come back.
 
 use std::cell::RefCell;
 
 use crate::buffer::Pool;
 
+mod engines;
 mod host;
 mod packets;
 mod worker;
 
+pub use engines::crypto_engines;
 pub use host::{icmp_feedback, nd_arp, reassembly};
 pub use packets::{esp_roundtrip, ip_parse};
 pub use worker::worker_rx;
@@ -101,6 +103,11 @@ mod tests {
     #[test]
     fn corpus_of_nd_arp() {
         replay("nd_arp", super::nd_arp);
+    }
+
+    #[test]
+    fn corpus_of_crypto_engines() {
+        replay("crypto_engines", super::crypto_engines);
     }
 
     #[test]
