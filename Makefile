@@ -4,6 +4,9 @@ CARGO ?= cargo
 export CARGO_TERM_COLOR ?= auto
 # Minutes that each fuzz target runs.
 MINUTES ?= 1
+# The fuzzer's coverage and sanitizer are unstable options: of nightly where it is installed, else of the compiler that
+# is there.
+FUZZ = $(if $(findstring nightly,$(shell rustup toolchain list 2>/dev/null)),cargo +nightly fuzz,RUSTC_BOOTSTRAP=1 cargo fuzz)
 PYTHON_PACKAGES = scapy==2.8.* cryptography
 # The tests' own Python, which `make tools` fills, goes before the system's.
 export PATH := $(CURDIR)/target/python/bin:$(PATH)
@@ -49,10 +52,10 @@ bench:
 	target/release/spillway-bench crypto
 	target/release/spillway-bench esp
 
-## Coverage-guided fuzzing of the packet path; needs nightly Rust.
+## Coverage-guided fuzzing of the packet path.
 fuzz: fuzz-tools
 	for target in $$(cd dataplane && cargo fuzz list); do \
-		(cd dataplane && cargo +nightly fuzz run $$target -- -max_total_time=$$(($(MINUTES) * 60))) || exit 1; \
+		(cd dataplane && $(FUZZ) run $$target -- -max_total_time=$$(($(MINUTES) * 60))) || exit 1; \
 	done
 
 fuzz-tools:

@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# Installs what the tests with real peers use: network tools from Debian, scapy and cryptography from PyPI.
+# Installs what the tests with real peers use: network tools and a user-mode Linux from Debian, scapy and cryptography
+# from PyPI.
 # Does nothing when they are there. Without root it says what lacks; the tests that need it then say SKIPPED.
 set -euo pipefail
 
 declare -A packages=(
     [ip]=iproute2 [ping]=iputils-ping [iperf3]=iperf3 [tshark]=tshark [ethtool]=ethtool [tcpdump]=tcpdump
+    [linux.uml]=user-mode-linux [unshare]=util-linux [/usr/bin/python3]=python3
 )
 missing=()
 for tool in "${!packages[@]}"; do

@@ -29,7 +29,8 @@ pub enum Update {
     Neighbour(Neighbour),
     /// A packet of the control plane to send; goes to one worker only.
     Inject(Inject),
-    /// Tell every link that our addresses are at our MACs, as after start or fail-over; goes to one worker only.
+    /// Tell every link that our addresses are at our MACs, as after start or fail-over, and ask whether another
+    /// station has one; goes to one worker only.
     Announce,
     /// Fill this in and send it back as [`Event::Snapshot`].
     Snapshot(Box<Snapshot>),
@@ -150,6 +151,8 @@ pub enum Event {
     Feedback(Feedback),
     /// A neighbour answered.
     Neighbour(Neighbour),
+    /// This station uses an address of ours too. Nobody vouches for it.
+    Conflict(Neighbour),
     /// A worker's table had no room for this. It is not in force there.
     Refused(Refused),
     /// A worker no longer uses this SA.

@@ -279,9 +279,22 @@ pub struct Port {
     pub queues: usize,
     /// What the driver has to say, such as `mode: zero-copy`.
     pub features: BTreeMap<String, String>,
+    /// Stations that were seen with one of our addresses.
+    pub conflicts: Vec<Conflict>,
     /// Counters.
     #[serde(flatten)]
     pub counters: PortCounters,
+}
+
+/// Another station on the link uses an address of ours.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Conflict {
+    /// The address.
+    pub address: IpAddr,
+    /// Its Ethernet address.
+    pub mac: String,
+    /// Seconds since it was last seen.
+    pub seconds_ago: u64,
 }
 
 /// Counters of a port. All in packets unless the name says otherwise.

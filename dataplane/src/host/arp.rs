@@ -6,6 +6,7 @@ use super::neighbour::{Evidence, NeighbourTable};
 use super::{Context, Interface, Output};
 use crate::buffer::{Packet, Pool};
 use crate::drops::DropReason;
+use crate::message::Neighbour;
 use crate::packet::arp::{LEN, Operation, Repr};
 use crate::packet::ethernet::{BROADCAST, Header, ethertype, is_multicast};
 use crate::port::{Mac, PortId};
@@ -17,7 +18,7 @@ use crate::port::{Mac, PortId};
 /// - [`DropReason::EthernetTruncated`], [`DropReason::ArpMalformed`]; the latter also for a sender that is a group
 ///   (RFC 1812 s3.3.2).
 /// - [`DropReason::AddressConflict`] when another station claims our address. It is told that the address is ours,
-///   once in ten seconds (RFC 5227 s2.4 (c)), and learns nothing else.
+///   once in ten seconds (RFC 5227 s2.4 (c)), and learns nothing else; the conflict is reported.
 /// - [`DropReason::NotOurMac`] for a port that has no interface.
 pub fn receive(
     table: &mut NeighbourTable,
@@ -39,6 +40,8 @@ pub fn receive(
             return Ok(());
         }
         let defence = announcement(interface, sender, cx.pool);
+        let other = Neighbour { port, address: sender.into(), mac: message.sender_mac };
+        cx.out.push(Output::Conflict(other));
         if table.defend(port, cx.now) {
             cx.out.push(Output::Frame(port, defence?));
         }
@@ -99,6 +102,21 @@ pub fn request(
     frame(interface, known.unwrap_or(BROADCAST), &message, pool)
 }
 
+/// Asks who else has `address` (RFC 5227 s2.1.1): from no address, so that nobody learns anything.
+///
+/// # Errors
+/// [`DropReason::NoBuffer`].
+pub fn probe(interface: &Interface, address: Ipv4Addr, pool: &Pool) -> Result<Packet, DropReason> {
+    let message = Repr {
+        operation: Operation::Request,
+        sender_mac: interface.mac(),
+        sender_ip: Ipv4Addr::UNSPECIFIED,
+        target_mac: [0; 6],
+        target_ip: address,
+    };
+    frame(interface, BROADCAST, &message, pool)
+}
+
 /// Tells the link that `address` is ours (RFC 5227 s2.3), so that caches and switches forget who had it before.
 ///
 /// # Errors
@@ -133,6 +151,7 @@ mod tests {
 
     const OURS: Mac = [2, 0, 0, 0, 0, 1];
     const PEER: Mac = [2, 0, 0, 0, 0, 9];
+    const OUR_IP: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 
     fn table() -> NeighbourTable {
         let net = "198.51.100.1/24".parse().unwrap();
@@ -272,6 +291,7 @@ mod tests {
             bench.now = second * crate::host::SECOND;
             let result = receive_message(&mut bench, &mut table, BROADCAST, &claim);
             assert_eq!(result, Err(DropReason::AddressConflict));
+            assert_eq!(bench.conflicts(), [Neighbour { port: 4, address: OUR_IP.into(), mac: PEER }]);
             let frames = bench.frames(4);
             assert_eq!(frames.len(), defences, "at {second} s");
             for frame in &frames {
@@ -282,7 +302,30 @@ mod tests {
         }
         let ours = Repr { sender_mac: OURS, ..claim };
         assert_eq!(receive_message(&mut bench, &mut table, BROADCAST, &ours), Ok(()));
-        assert!(table.is_empty());
+        assert!(table.is_empty() && bench.out.is_empty());
+    }
+
+    #[test]
+    fn a_probe_says_nothing_and_its_answer_is_a_conflict() {
+        let (mut bench, mut table) = (Bench::new(), table());
+        let packet = probe(table.interface(4).unwrap(), OUR_IP, &bench.pool).unwrap();
+        let (header, message) = parse(&packet);
+        assert_eq!((header.destination, message.operation), (BROADCAST, Operation::Request));
+        assert_eq!((message.sender_mac, message.sender_ip), (OURS, Ipv4Addr::UNSPECIFIED));
+        assert_eq!((message.target_mac, message.target_ip), ([0; 6], OUR_IP));
+        // A switch that sends it back does no harm.
+        assert_eq!(bench.with(|cx| receive(&mut table, 4, packet, cx)), Ok(()));
+        assert!(bench.out.is_empty());
+        let answer = Repr {
+            operation: Operation::Reply,
+            sender_mac: PEER,
+            sender_ip: OUR_IP,
+            target_mac: OURS,
+            target_ip: Ipv4Addr::UNSPECIFIED,
+        };
+        let result = receive_message(&mut bench, &mut table, OURS, &answer);
+        assert_eq!(result, Err(DropReason::AddressConflict));
+        assert_eq!(bench.conflicts(), [Neighbour { port: 4, address: OUR_IP.into(), mac: PEER }]);
     }
 
     #[test]

@@ -50,18 +50,31 @@ pub enum Output {
     Unreachable(Packet),
     /// Tell the other workers, since answers to their requests may arrive here.
     Learned(Neighbour),
+    /// This station uses an address of ours; the operator must know.
+    Conflict(Neighbour),
 }
 
-/// Tells the link of an interface that its addresses are ours, as after start or fail-over.
+/// Tells the link of an interface that its addresses are ours, as after start or fail-over, and first asks whether
+/// another station has one: its answer becomes an [`Output::Conflict`].
+///
+/// The addresses are used all the while, and after a conflict too. RFC 4862 s5.4 and RFC 5227 s2.1 want a host to wait
+/// for seconds, and to give the address up when there is an answer, which nobody vouches for: then any station on the
+/// link could keep a gateway from its work for as long as it likes.
 pub fn announce(interface: &Interface, cx: &mut Context<'_>) {
     for net in interface.addresses() {
-        let frame = match net.addr() {
-            IpAddr::V4(address) => arp::announcement(interface, address, cx.pool),
-            IpAddr::V6(address) => nd::announcement(interface, address, cx.pool),
+        let frames = match net.addr() {
+            IpAddr::V4(address) => {
+                [arp::probe(interface, address, cx.pool), arp::announcement(interface, address, cx.pool)]
+            }
+            IpAddr::V6(address) => {
+                [nd::probe(interface, address, cx.pool), nd::announcement(interface, address, cx.pool)]
+            }
         };
-        match frame {
-            Ok(frame) => cx.out.push(Output::Frame(interface.port(), frame)),
-            Err(reason) => cx.drops.count(reason),
+        for frame in frames {
+            match frame {
+                Ok(frame) => cx.out.push(Output::Frame(interface.port(), frame)),
+                Err(reason) => cx.drops.count(reason),
+            }
         }
     }
 }
@@ -73,16 +86,16 @@ mod tests {
     use crate::packet::ethernet::Header;
 
     #[test]
-    fn announces_every_address() {
+    fn asks_about_every_address_and_announces_it() {
         let mut bench = test_support::Bench::new();
         let nets = ["198.51.100.1/24", "2001:db8::1/64"].map(|net| net.parse().unwrap());
         let interface = Interface::new(2, [2; 6], &[], &nets);
         bench.with(|cx| announce(&interface, cx));
         let frames = bench.frames(2);
         let ethertypes: Vec<_> = frames.iter().map(|f| Header::parse(f.data()).unwrap().ethertype).collect();
-        assert_eq!(ethertypes, [0x0806, 0x86dd, 0x86dd]);
+        assert_eq!(ethertypes, [0x0806, 0x0806, 0x86dd, 0x86dd, 0x86dd, 0x86dd]);
         let _rest: Vec<_> = std::iter::from_fn(|| bench.pool.alloc()).collect();
         bench.with(|cx| announce(&interface, cx));
-        assert_eq!(bench.dropped(), [(DropReason::NoBuffer, 3)]);
+        assert_eq!(bench.dropped(), [(DropReason::NoBuffer, 6)]);
     }
 }

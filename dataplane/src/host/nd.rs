@@ -1,7 +1,6 @@
 //! Neighbour Discovery on our ports (RFC 4861): solicitations and advertisements. Router advertisements and
-//! redirects have no effect on a router with static routes (RFC 4861 s8.2), and are not looked at. Addresses are used
-//! as configured: DupAddrDetectTransmits is 0 (RFC 4862 s5.1), and a station that claims one shows up as
-//! [`DropReason::AddressConflict`].
+//! redirects have no effect on a router with static routes (RFC 4861 s8.2), and are not looked at. Duplicate addresses
+//! are looked for and reported, and ours are used all the same: see [`super::announce`].
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -9,6 +8,7 @@ use super::neighbour::{Evidence, NeighbourTable};
 use super::{Context, Interface, Output};
 use crate::buffer::{Packet, Pool};
 use crate::drops::DropReason;
+use crate::message;
 use crate::packet::ethernet::{Header, ethertype, ipv6_multicast, is_multicast};
 use crate::packet::icmpv6::{self, Neighbour, kind};
 use crate::packet::ip::{self, IpInfo, protocol};
@@ -34,7 +34,8 @@ pub fn is_neighbour_message(info: &IpInfo) -> bool {
 /// # Errors
 /// - [`DropReason::IcmpMalformed`] for what RFC 4861 s7.1.1 and s7.1.2 say to discard, a message in fragments
 ///   (RFC 6980 s5), and a link-layer address that is a group.
-/// - [`DropReason::AddressConflict`] when another station claims our address (RFC 4862 s5.4.3, s5.4.4).
+/// - [`DropReason::AddressConflict`] when another station claims our address (RFC 4862 s5.4.3, s5.4.4); the conflict
+///   is reported.
 /// - [`DropReason::NotOurMac`] for a port that has no interface.
 /// - Those of [`ip::parse`], and [`DropReason::NoBuffer`] when there is no frame to answer with.
 pub fn receive(
@@ -57,7 +58,7 @@ pub fn receive(
                 return Ok(());
             }
             if interface.owns(received.source.into()) {
-                return Err(DropReason::AddressConflict);
+                return Err(conflict(port, received.source, source_mac.unwrap_or(header.source), cx));
             }
             let reply = answer(interface, &header, &received, target, source_mac, cx.pool)?;
             let on_link = interface.is_on_link(received.source.into());
@@ -73,8 +74,10 @@ pub fn receive(
         }
         Neighbour::Advertisement { target, target_mac, solicited, overriding, .. } => {
             if interface.owns(target.into()) {
-                let ours = target_mac == Some(interface.mac()) || header.source == interface.mac();
-                return if ours { Ok(()) } else { Err(DropReason::AddressConflict) };
+                if target_mac == Some(interface.mac()) || header.source == interface.mac() {
+                    return Ok(());
+                }
+                return Err(conflict(port, target, target_mac.unwrap_or(header.source), cx));
             }
             let evidence = Evidence::Advertised { mac: target_mac, solicited, overriding };
             table.learn(port, target.into(), evidence, cx);
@@ -101,6 +104,17 @@ pub fn solicitation(
     let destination = if known.is_some() { target } else { solicited_node(target) };
     let to = known.unwrap_or(ipv6_multicast(destination));
     build(interface.header(to, ethertype::IPV6), source, destination, &message, pool)
+}
+
+/// Asks who else has `address` (RFC 4862 s5.4.2): from no address, so that nobody learns anything.
+///
+/// # Errors
+/// [`DropReason::NoBuffer`].
+pub fn probe(interface: &Interface, address: Ipv6Addr, pool: &Pool) -> Result<Packet, DropReason> {
+    let message = Neighbour::Solicitation { target: address, source_mac: None };
+    let group = solicited_node(address);
+    let header = interface.header(ipv6_multicast(group), ethertype::IPV6);
+    build(header, Ipv6Addr::UNSPECIFIED, group, &message, pool)
 }
 
 /// Tells the link that `address` is ours (RFC 4861 s7.2.6), so that caches forget who had it before.
@@ -151,6 +165,12 @@ impl Received {
         }
         Ok(Self { source, message })
     }
+}
+
+/// Reports that a station has an address of ours.
+fn conflict(port: PortId, address: Ipv6Addr, mac: Mac, cx: &mut Context<'_>) -> DropReason {
+    cx.out.push(Output::Conflict(message::Neighbour { port, address: address.into(), mac }));
+    DropReason::AddressConflict
 }
 
 /// The answer to a solicitation (RFC 4861 s7.2.4).
@@ -325,8 +345,10 @@ mod tests {
         for frame in [advertisement, solicitation] {
             let result = bench.with(|cx| receive(&mut table, 4, frame, cx));
             assert_eq!(result, Err(DropReason::AddressConflict));
+            let other = message::Neighbour { port: 4, address: OUR_IP.into(), mac: PEER };
+            assert_eq!(bench.conflicts(), [other]);
         }
-        assert!(bench.frames(4).is_empty() && table.is_empty());
+        assert!(bench.out.is_empty() && table.is_empty());
     }
 
     #[test]
@@ -335,12 +357,23 @@ mod tests {
         let interface = table.interface(4).unwrap();
         let ours = [
             announcement(interface, OUR_IP, &bench.pool).unwrap(),
+            probe(interface, OUR_IP, &bench.pool).unwrap(),
             solicitation(interface, OUR_IP, None, &bench.pool).unwrap(),
         ];
         for frame in ours {
             assert_eq!(bench.with(|cx| receive(&mut table, 4, frame, cx)), Ok(()));
         }
-        assert!(bench.frames(4).is_empty() && table.is_empty());
+        assert!(bench.out.is_empty() && table.is_empty());
+    }
+
+    #[test]
+    fn a_probe_is_what_another_station_answers_to_all() {
+        let (bench, table) = (Bench::new(), table());
+        let probe = probe(table.interface(4).unwrap(), OUR_IP, &bench.pool).unwrap();
+        let group = solicited_node(OUR_IP);
+        let expected = ([0x33, 0x33, 0xff, 0, 0, 1], Ipv6Addr::UNSPECIFIED, group, solicit(None));
+        assert_eq!(parse(&probe), expected);
+        Received::parse(&probe.data()[14..]).unwrap();
     }
 
     #[test]

@@ -53,6 +53,14 @@ impl Bench {
             .collect()
     }
 
+    /// The conflicts reported since the last time.
+    pub fn conflicts(&mut self) -> Vec<Neighbour> {
+        let taken = self.out.extract_if(.., |output| matches!(output, Output::Conflict(_)));
+        taken
+            .filter_map(|output| if let Output::Conflict(other) = output { Some(other) } else { None })
+            .collect()
+    }
+
     /// Drops of all reasons so far.
     pub fn dropped(&self) -> Vec<(DropReason, u64)> {
         self.drops.nonzero().collect()

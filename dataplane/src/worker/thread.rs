@@ -128,3 +128,31 @@ impl Worker {
         self.ports.iter().map(|state| state.driver.poll_fd())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    /// Set in the child process of the test below.
+    const DIES: &str = "SPILLWAY_TEST_WORKER_DIES";
+
+    #[test]
+    fn a_worker_that_panics_ends_the_process_with_a_code_of_its_own() {
+        if std::env::var_os(DIES).is_some() {
+            guard(3, || panic!("out of order"));
+            unreachable!("the process has ended");
+        }
+        let test = "worker::thread::tests::a_worker_that_panics_ends_the_process_with_a_code_of_its_own";
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", test, "--nocapture"])
+            .env(DIES, "1")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&child.stderr);
+        assert_eq!(child.status.code(), Some(EXIT_WORKER_DIED), "{said}");
+        assert!(said.contains("out of order"), "{said}");
+        assert_eq!(guard(0, || 7), 7);
+    }
+}

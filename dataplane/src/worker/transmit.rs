@@ -114,6 +114,9 @@ impl Worker {
                     // Lost when the control side is behind: the other workers then ask for themselves.
                     self.hint(Event::Neighbour(neighbour));
                 }
+                Output::Conflict(other) => {
+                    self.hint_limited(Event::Conflict(other), now);
+                }
             }
         }
         // Keep the memory for the next time.

@@ -17,6 +17,7 @@ impl Gateway {
         let Self { fleet, tunnels, spd, ike, collector } = self;
         match event {
             Event::Neighbour(neighbour) => fleet.share_neighbour(neighbour),
+            Event::Conflict(other) => collector.conflict(&other),
             Event::Feedback(feedback) => heed(&feedback, tunnels),
             Event::Expired { tunnel, spi, hard, .. } if ike.has(tunnel) => ike.expired(tunnel, spi, hard),
             Event::Expired { tunnel, spi, direction, hard } => expired(tunnels, tunnel, spi, direction, hard),

@@ -23,6 +23,7 @@ use crate::config::{ClearAction, Config, Idle};
 use crate::control::{self, ControlSocket};
 use crate::metrics::MetricsServer;
 
+mod conflicts;
 mod devices;
 mod events;
 mod ike;
@@ -109,7 +110,8 @@ pub fn run(config: &Config) -> Result<()> {
         "the gateway is up"
     );
 
-    let collector = Collector::new(fleet.len(), infos.len(), Arc::clone(view.readings()));
+    let port_names = config.ports.keys().cloned().collect();
+    let collector = Collector::new(fleet.len(), port_names, Arc::clone(view.readings()));
     let mut gateway = Gateway { fleet, tunnels, spd, ike, collector };
     let ended = gateway.attend(&asked, &stop);
     gateway.say_goodbye();

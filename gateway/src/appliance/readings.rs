@@ -3,18 +3,20 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use dataplane::clock;
 use dataplane::fleet::Fleet;
-use dataplane::message::{Direction, Retired, Update};
+use dataplane::message::{Direction, Neighbour, Retired, Update};
 use dataplane::policy::Policy;
 use dataplane::sa::counters::SaCounters;
 use dataplane::sa::{Endpoints, InboundSa, OutboundSa, TunnelId};
 use dataplane::snapshot::{SaPage, Snapshot};
 
+use super::conflicts::Conflicts;
 use super::spd::SpdEntries;
 use super::tunnels::{self, Installed, Key, Side, Tunnels};
-use super::view::Request;
+use super::view::{Request, mac_text};
 
 /// Neighbours that one worker tells of.
 const NEIGHBOURS: usize = 4096;
@@ -28,6 +30,8 @@ pub(super) struct Readings {
     pub(super) rows: Vec<RowReading>,
     /// SAs, by row.
     pub(super) sas: Vec<SaReading>,
+    /// Stations that use addresses of ours.
+    pub(super) conflicts: Conflicts,
     /// The SPD, in no order.
     pub(super) policies: Arc<[Policy]>,
     /// The row of each tunnel that has SAs.
@@ -72,7 +76,8 @@ impl From<Direction> for Side {
 
 /// Collects readings: one round at a time over all workers.
 pub(super) struct Collector {
-    ports: usize,
+    ports: Vec<String>,
+    conflicts: Conflicts,
     snapshots: Vec<Snapshot>,
     /// By worker.
     counters: Vec<HashMap<Key, SaCounters>>,
@@ -86,9 +91,10 @@ pub(super) struct Collector {
 }
 
 impl Collector {
-    pub(super) fn new(workers: usize, ports: usize, published: Arc<Mutex<Arc<Readings>>>) -> Self {
+    pub(super) fn new(workers: usize, ports: Vec<String>, published: Arc<Mutex<Arc<Readings>>>) -> Self {
         Self {
             ports,
+            conflicts: Conflicts::default(),
             snapshots: Vec::new(),
             counters: vec![HashMap::new(); workers],
             policies: (u64::MAX, Arc::default()),
@@ -110,7 +116,7 @@ impl Collector {
         self.counters.iter_mut().for_each(HashMap::clear);
         self.missing = 3 * self.counters.len();
         for worker in 0..self.counters.len() {
-            fleet.send(worker, Update::Snapshot(Box::new(Snapshot::with_room(self.ports, NEIGHBOURS))));
+            fleet.send(worker, Update::Snapshot(Box::new(Snapshot::with_room(self.ports.len(), NEIGHBOURS))));
             for direction in [Direction::Inbound, Direction::Outbound] {
                 fleet.send(worker, Update::SaPage(Box::new(SaPage::first(direction))));
             }
@@ -142,6 +148,18 @@ impl Collector {
     pub(super) fn retired(&mut self, worker: usize, sa: &Retired) {
         if let Some(counters) = self.counters.get_mut(worker) {
             counters.remove(&tunnels::key(sa));
+        }
+    }
+
+    /// Takes in that a station uses an address of ours.
+    pub(super) fn conflict(&mut self, other: &Neighbour) {
+        if self.conflicts.add(other, Instant::now()) {
+            tracing::error!(
+                port = self.ports.get(usize::from(other.port)).map_or("?", String::as_str),
+                address = %other.address,
+                mac = mac_text(other.mac),
+                "another station uses this address of ours: packets to it may go there; one of the two must change"
+            );
         }
     }
 
@@ -206,7 +224,8 @@ impl Collector {
         if self.policies.0 != spd.changes() {
             self.policies = (spd.changes(), spd.policies().collect());
         }
-        Readings { workers, rows, sas, policies: Arc::clone(&self.policies.1), rows_of }
+        let (conflicts, policies) = (self.conflicts.clone(), Arc::clone(&self.policies.1));
+        Readings { workers, rows, sas, conflicts, policies, rows_of }
     }
 
     fn counters_of(&self, key: Key) -> SaCounters {

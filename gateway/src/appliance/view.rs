@@ -214,7 +214,17 @@ impl shown::Snapshot for View {
             .map(|(index, (_, port))| {
                 let queues = readings.workers.iter().filter_map(|worker| worker.ports.get(index));
                 let counters = queues.fold(shown::PortCounters::default(), |sum, &queue| sum + queue.into());
-                shown::Port { counters, ..port.clone() }
+                let mut conflicts: Vec<shown::Conflict> = readings
+                    .conflicts
+                    .on(index as u16)
+                    .map(|(address, mac, at)| shown::Conflict {
+                        address,
+                        mac: mac_text(mac),
+                        seconds_ago: at.elapsed().as_secs(),
+                    })
+                    .collect();
+                conflicts.sort_by_key(|conflict| conflict.address);
+                shown::Port { counters, conflicts, ..port.clone() }
             })
             .collect()
     }
@@ -346,10 +356,12 @@ fn show_port(name: &str, mtu: u32, addresses: &[ipnet::IpNet], info: &DeviceInfo
         addresses: addresses.to_vec(),
         queues: info.queues,
         features: info.features.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect(),
+        conflicts: Vec::new(),
         counters: shown::PortCounters::default(),
     }
 }
 
-fn mac_text(mac: Mac) -> String {
+/// As it is shown and logged.
+pub(super) fn mac_text(mac: Mac) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }

@@ -1,20 +1,30 @@
 //! What was on a wire: every frame is looked at.
 
+use std::collections::BTreeSet;
+
 use dataplane::host::nd;
-use dataplane::packet::{esp, ethernet, ip};
+use dataplane::packet::{esp, ethernet, ip, udp};
 use memchr::memmem::Finder;
 use serde::Serialize;
 
-use super::gateway::Spis;
 use super::plan::Side;
+
+/// UDP ports of IKE; on the second one a marker of zeros tells it from ESP (RFC 3948 s2.2).
+const IKE: u16 = 500;
+const IKE_NAT: u16 = 4500;
+const NON_ESP_MARKER: [u8; 4] = [0; 4];
 
 /// Frames on a wire, by what they were.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(super) struct Wire {
     /// All of them.
     pub(super) frames: u64,
-    /// ESP from gateway to gateway with the SPI of its direction.
+    /// ESP from gateway to gateway.
     pub(super) esp: u64,
+    /// The SPIs of it.
+    pub(super) spis: BTreeSet<u32>,
+    /// IKE between the gateways.
+    pub(super) ike: u64,
     /// ARP, with which the gateways find each other.
     pub(super) arp: u64,
     /// Neighbour Discovery: each gateway announces its IPv6 link-local address.
@@ -33,15 +43,14 @@ pub(super) struct Wire {
 #[derive(Clone)]
 pub(super) struct Census {
     from: Side,
-    spis: Spis,
     marker: Finder<'static>,
     seen: Wire,
 }
 
 impl Census {
     /// Nothing seen yet of what `from` sends. `marker` is in everything that the hosts send.
-    pub(super) fn new(from: Side, spis: Spis, marker: &[u8]) -> Self {
-        Self { from, spis, marker: Finder::new(marker).into_owned(), seen: Wire::default() }
+    pub(super) fn new(from: Side, marker: &[u8]) -> Self {
+        Self { from, marker: Finder::new(marker).into_owned(), seen: Wire::default() }
     }
 
     /// Counts a frame. Returns whether it is the tunnel's.
@@ -51,10 +60,12 @@ impl Census {
             self.seen.with_plaintext += 1;
         }
         match self.kind(frame) {
-            Kind::Esp => {
+            Kind::Esp(spi) => {
                 self.seen.esp += 1;
+                self.seen.spis.insert(spi);
                 return true;
             }
+            Kind::Ike => self.seen.ike += 1,
             Kind::Arp => self.seen.arp += 1,
             Kind::Nd => self.seen.nd += 1,
             Kind::Other(what) => {
@@ -89,17 +100,28 @@ impl Census {
         let Ok(info) = ip::parse(packet) else { return Kind::Other("a malformed IP packet".into()) };
         let ends = (info.source, info.destination);
         let payload = packet.get(info.header_len.into()..).unwrap_or_default();
-        let spi = (info.protocol == ip::protocol::ESP).then(|| esp::Header::parse(payload));
-        match spi {
-            Some(Ok(header))
-                if header.spi == self.spis.sent_by(self.from)
-                    && ends == (self.from.wan().addr().into(), self.from.other().wan().addr().into()) =>
-            {
-                Kind::Esp
-            }
-            Some(Ok(header)) => Kind::Other(format!("ESP {} to {}, SPI {:#x}", ends.0, ends.1, header.spi)),
-            _ => Kind::Other(format!("IP {} to {}, protocol {}", ends.0, ends.1, info.protocol)),
+        if ends != (self.from.wan().addr().into(), self.from.other().wan().addr().into()) {
+            return Kind::Other(format!("IP {} to {}, protocol {}", ends.0, ends.1, info.protocol));
         }
+        match info.protocol {
+            ip::protocol::ESP => match esp::Header::parse(payload) {
+                Ok(header) => Kind::Esp(header.spi),
+                Err(_) => Kind::Other("cut ESP".into()),
+            },
+            ip::protocol::UDP if is_ike(payload) => Kind::Ike,
+            protocol => Kind::Other(format!("protocol {protocol} between the gateways")),
+        }
+    }
+}
+
+/// Whether a UDP datagram is one of IKE.
+fn is_ike(datagram: &[u8]) -> bool {
+    let port = |at| datagram.get(at..at + 2).map(|bytes| u16::from_be_bytes([bytes[0], bytes[1]]));
+    let message = datagram.get(udp::HEADER_LEN..).unwrap_or_default();
+    match (port(0), port(2)) {
+        (Some(IKE), Some(IKE)) => true,
+        (Some(IKE_NAT), Some(IKE_NAT)) => message.starts_with(&NON_ESP_MARKER),
+        _ => false,
     }
 }
 
@@ -110,6 +132,8 @@ impl std::ops::Add<&Wire> for Wire {
         Self {
             frames: self.frames + other.frames,
             esp: self.esp + other.esp,
+            spis: &self.spis | &other.spis,
+            ike: self.ike + other.ike,
             arp: self.arp + other.arp,
             nd: self.nd + other.nd,
             other: self.other + other.other,
@@ -121,7 +145,8 @@ impl std::ops::Add<&Wire> for Wire {
 }
 
 enum Kind {
-    Esp,
+    Esp(u32),
+    Ike,
     Arp,
     Nd,
     Other(String),
@@ -160,37 +185,48 @@ mod tests {
         [&spi.to_be_bytes(), &1_u32.to_be_bytes(), body].concat()
     }
 
+    fn udp(ports: (u16, u16), message: &[u8]) -> Vec<u8> {
+        let len = (udp::HEADER_LEN + message.len()) as u16;
+        let header = [ports.0, ports.1, len, 0].map(u16::to_be_bytes);
+        [header.as_flattened(), message].concat()
+    }
+
     #[test]
-    fn only_the_tunnels_own_packets_count_as_esp() {
-        let spis = Spis::random().unwrap();
+    fn esp_and_ike_from_gateway_to_gateway_are_told_from_everything_else() {
         let (left, right) = (Side::Left.wan().addr().into(), Side::Right.wan().addr().into());
-        let mut census = Census::new(Side::Left, spis, MARKER);
-        let good = esp(spis.sent_by(Side::Left), &[7; 64]);
+        let mut census = Census::new(Side::Left, MARKER);
+        let good = esp(0x1234, &[7; 64]);
         assert!(census.see(&frame(ip::protocol::ESP, left, right, &good)));
+        assert!(census.see(&frame(ip::protocol::ESP, left, right, &esp(0x5678, &[7; 64]))));
         assert!(!census.see(&frame(ip::protocol::ESP, right, left, &good)), "from the other end");
-        let reverse = esp(spis.sent_by(Side::Right), &[7; 64]);
-        assert!(!census.see(&frame(ip::protocol::ESP, left, right, &reverse)), "the other direction's SPI");
-        assert!(!census.see(&frame(ip::protocol::UDP, left, right, &good)));
+        for ike in [udp((500, 500), &[1; 28]), udp((4500, 4500), &[0; 32])] {
+            assert!(!census.see(&frame(ip::protocol::UDP, left, right, &ike)));
+        }
         let host = IpAddr::V4(Ipv4Addr::new(10, 1, 0, 2));
-        assert!(!census.see(&frame(ip::protocol::ESP, host, right, &good)));
+        for (protocol, source, payload) in [
+            (ip::protocol::UDP, left, udp((4500, 4500), &[1; 28])),
+            (ip::protocol::UDP, left, udp((500, 4500), &[0; 28])),
+            (ip::protocol::UDP, left, vec![1]),
+            (ip::protocol::ESP, host, good),
+        ] {
+            assert!(!census.see(&frame(protocol, source, right, &payload)));
+        }
         assert!(!census.see(&[0; 9]));
         let mut arp = vec![0; 42];
         ethernet::Header::untagged([2; 6], [4; 6], ethernet::ethertype::ARP).emit(&mut arp).unwrap();
         assert!(!census.see(&arp));
         let seen = census.seen();
-        assert_eq!((seen.frames, seen.esp, seen.arp, seen.other, seen.with_plaintext), (7, 1, 1, 5, 0));
-        assert_eq!(
-            seen.first_other.as_deref(),
-            Some(format!("ESP {right} to {left}, SPI {:#x}", spis.sent_by(Side::Left)).as_str())
-        );
+        let counted = (seen.frames, seen.esp, seen.ike, seen.arp, seen.other, seen.with_plaintext);
+        assert_eq!(counted, (11, 2, 2, 1, 6, 0));
+        assert_eq!(seen.spis, BTreeSet::from([0x1234, 0x5678]));
+        assert_eq!(seen.first_other.as_deref(), Some(format!("IP {right} to {left}, protocol 50").as_str()));
     }
 
     #[test]
     fn plaintext_is_found_wherever_it_is() {
-        let spis = Spis::random().unwrap();
         let (left, right) = (Side::Left.wan().addr().into(), Side::Right.wan().addr().into());
-        let mut census = Census::new(Side::Left, spis, MARKER);
-        let leak = esp(spis.sent_by(Side::Left), &[&[0; 17], MARKER, &[0; 3]].concat());
+        let mut census = Census::new(Side::Left, MARKER);
+        let leak = esp(0x1234, &[&[0; 17], MARKER, &[0; 3]].concat());
         assert!(census.see(&frame(ip::protocol::ESP, left, right, &leak)), "ESP by its header");
         census.see(MARKER);
         assert_eq!(census.seen().with_plaintext, 2);

@@ -1,9 +1,7 @@
 //! A gateway of the demo: an ordinary `spillway run` with an ordinary configuration, in a namespace of its own.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -11,72 +9,28 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use aws_lc_rs::rand;
 use dataplane::drops::DropReason;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::de::DeserializeOwned;
-use zeroize::Zeroizing;
 
+use super::authority::{CA, certificate_file, identity, key_file};
 use super::netns::Namespace;
 use super::plan::{LAN, Side, WAN};
-use crate::control::{Client, What};
+use crate::control::{Client, Request, Target, What};
 use crate::snapshot;
 
 /// How long a gateway may take to start, and to stop.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Key and salt of AES-128-GCM in ESP (RFC 4106 s8.1).
-const KEY_LEN: usize = 16 + 4;
 /// Lines of a gateway's log that are shown when something failed.
 const LOG_LINES: usize = 10;
 
-/// SPIs of one tunnel, by the side that sends.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Spis {
-    left: u32,
-    right: u32,
-}
-
-impl Spis {
-    /// Two that differ.
-    pub(super) fn random() -> Result<Self> {
-        let mut bytes = [0; 4];
-        rand::fill(&mut bytes).context("random numbers")?;
-        // 0 to 255 are reserved (RFC 4303 s2.1).
-        let left = u32::from_be_bytes(bytes) | 0x100;
-        Ok(Self { left, right: left ^ 0x8000_0000 })
-    }
-
-    /// The SPI of what a side sends.
-    pub(super) const fn sent_by(self, side: Side) -> u32 {
-        match side {
-            Side::Left => self.left,
-            Side::Right => self.right,
-        }
-    }
-}
-
-/// Writes new keys for both directions, which both gateways read. They must be new for every run: sequence
-/// numbers start at 1 each time, since no state is kept, and AES-GCM must never see a key and an IV twice (RFC 4106 s2).
-pub(super) fn write_keys(directory: &Path) -> Result<()> {
-    for side in Side::ALL {
-        let mut key = Zeroizing::new([0; KEY_LEN]);
-        rand::fill(key.as_mut()).context("random numbers")?;
-        let mut hex = Zeroizing::new([0; 2 * KEY_LEN]);
-        for (digits, byte) in hex.chunks_exact_mut(2).zip(key.iter()) {
-            let digit = |value: u8| if value < 10 { b'0' + value } else { b'a' + value - 10 };
-            digits.copy_from_slice(&[digit(byte >> 4), digit(byte & 15)]);
-        }
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(directory.join(key_file(side)))
-            .context("cannot write a key file")?;
-        file.write_all(hex.as_ref()).context("cannot write a key file")?;
-    }
-    Ok(())
-}
+/// The connection of both gateways, and its child.
+const CONNECTION: &str = "demo";
+const CHILD: &str = "net";
+/// Key exchange of the IKE SA: X25519, and ML-KEM-768 on top of it (RFC 9370).
+const IKE_PROPOSAL: &str = "aes256gcm16-prfsha384-x25519-ke1_mlkem768";
+const ESP_PROPOSAL: &str = "aes128gcm16-esn";
 
 /// A running gateway. Dropping it kills it.
 pub(super) struct Gateway {
@@ -91,11 +45,10 @@ impl Gateway {
         side: Side,
         namespace: &Namespace,
         directory: &Path,
-        spis: Spis,
         (worker_core, control_core): (usize, usize),
     ) -> Result<Self> {
         let config = directory.join(format!("{side}.yaml"));
-        fs::write(&config, configuration(side, spis, worker_core, control_core))
+        fs::write(&config, configuration(side, worker_core, control_core))
             .context("cannot write the configuration")?;
         let log = File::create(log_file(directory, side)).context("cannot write the log")?;
         let process = namespace.run(|| {
@@ -131,6 +84,50 @@ impl Gateway {
             }
             sleep(Duration::from_millis(10));
         }
+    }
+
+    /// Waits until the connection and its child are up.
+    pub(super) fn wait_until_connected(&self) -> Result<()> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let connection = self.connection()?;
+            if connection.children.iter().any(|child| child.tunnels > 0) {
+                return Ok(());
+            }
+            if Instant::now() > end {
+                let reason = connection.last_error.map_or("no reason is known".into(), |error| error.reason);
+                bail!("the connection of gateway {} does not come up: {reason}", self.side);
+            }
+            sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// The SPIs of the child's SAs now, in both directions.
+    pub(super) fn spis(&self) -> Result<Vec<u32>> {
+        let children = self.connection()?.ike_sas.into_iter().flat_map(|ike| ike.children);
+        Ok(children.flat_map(|child| [child.spi_in, child.spi_out]).collect())
+    }
+
+    /// Replaces the keys of the child, as `spillway rekey demo/net` does.
+    pub(super) fn rekey_child(&self) -> Result<()> {
+        self.rekey(Some(CHILD))
+    }
+
+    /// Replaces the IKE SA, as `spillway rekey demo` does.
+    pub(super) fn rekey_ike(&self) -> Result<()> {
+        self.rekey(None)
+    }
+
+    fn rekey(&self, child: Option<&str>) -> Result<()> {
+        let target = Target { connection: CONNECTION.into(), child: child.map(str::to_owned) };
+        let socket = socket(&self.directory, self.side);
+        let done = Client::connect(&socket).and_then(|mut client| client.ask(&Request::Rekey(target)));
+        done.map(drop).with_context(|| format!("gateway {} cannot rekey", self.side))
+    }
+
+    fn connection(&self) -> Result<snapshot::Connection> {
+        let connections: Vec<snapshot::Connection> = self.ask(What::Connections)?;
+        connections.into_iter().next().context("the gateway has no connection")
     }
 
     /// Asks the gateway, as `spillway show` does.
@@ -205,9 +202,12 @@ pub(super) fn logs(directory: &Path) -> String {
     text
 }
 
-fn configuration(side: Side, spis: Spis, worker_core: usize, control_core: usize) -> String {
+fn configuration(side: Side, worker_core: usize, control_core: usize) -> String {
     let peer = side.other();
-    let (spi_out, spi_in) = (spis.sent_by(side), spis.sent_by(peer));
+    let start = match side {
+        Side::Left => "boot",
+        Side::Right => "wait",
+    };
     format!(
         "\
 gateway: {{ name: {side}, control_socket: {side}.sock, state: off }}
@@ -215,31 +215,26 @@ workers: {{ cores: [{worker_core}], control_core: {control_core}, idle: adaptive
 ports:
   {WAN}: {{ driver: af_packet, device: {WAN}, addresses: [{}] }}
   {LAN}: {{ driver: af_packet, device: {LAN}, addresses: [{}] }}
-manual_sas:
-  demo:
-    mode: tunnel
-    suite: aes128gcm16
-    esn: true
-    local: {}
-    remote: {}
-    outbound: {{ spi: {spi_out:#x}, key_file: {} }}
-    inbound: {{ spi: {spi_in:#x}, key_file: {} }}
-    selectors: {{ local: [{}], remote: [{}] }}
+connections:
+  {CONNECTION}:
+    local: {{ address: {}, id: {} }}
+    remote: {{ address: {}, id: {} }}
+    auth: {{ cert: {}, key: {}, ca: {CA} }}
+    ike: {{ proposals: [{IKE_PROPOSAL}] }}
+    children:
+      {CHILD}: {{ mode: tunnel, local: [{}], remote: [{}], proposals: [{ESP_PROPOSAL}], start: {start} }}
 ",
         side.wan(),
         side.lan(),
         side.wan().addr(),
+        identity(side),
         peer.wan().addr(),
+        identity(peer),
+        certificate_file(side),
         key_file(side),
-        key_file(peer),
         side.lan().trunc(),
         peer.lan().trunc(),
     )
-}
-
-/// The key of what a side sends.
-fn key_file(side: Side) -> String {
-    format!("from-{side}.key")
 }
 
 fn log_file(directory: &Path, side: Side) -> PathBuf {
@@ -252,45 +247,32 @@ fn socket(directory: &Path, side: Side) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use super::super::authority;
     use super::*;
-    use crate::config::parse;
+    use crate::config::{Connection, parse};
     use crate::host::Host;
 
     #[test]
     fn the_configurations_are_good_and_fit_each_other() {
         let directory = tempfile::tempdir().unwrap();
-        write_keys(directory.path()).unwrap();
-        let spis = Spis::random().unwrap();
+        authority::issue(directory.path()).unwrap();
         let host = Host { cores: vec![0, 1] };
         let load = |side| {
-            let text = configuration(side, spis, 0, 1);
+            let text = configuration(side, 0, 1);
             let loaded = parse(&text, "demo.yaml", directory.path(), &host).unwrap();
-            // Only that manual SAs need new keys for every start, which the demo's have.
-            let warnings = loaded.warnings.to_string();
-            assert!(
-                warnings.lines().count() == 1 && warnings.contains("warning: manual_sas: "),
-                "{warnings}"
-            );
-            loaded.config.manual_sas.into_values().next().unwrap()
+            assert_eq!(loaded.warnings.to_string(), "");
+            loaded.config.connections.into_values().next().unwrap()
         };
         let (left, right) = (load(Side::Left), load(Side::Right));
-        assert_eq!((left.local, left.remote), (right.remote, right.local));
-        assert_eq!((left.outbound.spi, left.inbound.spi), (right.inbound.spi, right.outbound.spi));
-        assert!(left.esn && right.esn);
-    }
-
-    #[test]
-    fn every_run_has_keys_and_spis_of_its_own() {
-        let read = || {
-            let directory = tempfile::tempdir().unwrap();
-            write_keys(directory.path()).unwrap();
-            Side::ALL.map(|side| fs::read_to_string(directory.path().join(key_file(side))).unwrap())
-        };
-        let (first, second) = (read(), read());
-        assert_eq!(first[0].len(), 2 * KEY_LEN);
-        assert!(first[0] != first[1] && first[0] != second[0] && first[1] != second[1]);
-        let (first, second) = (Spis::random().unwrap(), Spis::random().unwrap());
-        assert!(first.left >= 0x100 && first.right >= 0x100 && first.left != first.right);
-        assert_ne!(first.left, second.left);
+        let addresses = |one: &Connection| (one.local.address, one.remote.address);
+        let ((from, to), (back, forth)) = (addresses(&left), addresses(&right));
+        assert_eq!((from, to), (forth, back));
+        for (this, that) in [(&left, &right), (&right, &left)] {
+            assert!(
+                that.remote.id.matches(&this.local.id).is_some(),
+                "{} is not who is expected",
+                this.local.id
+            );
+        }
     }
 }

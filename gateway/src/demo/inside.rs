@@ -1,5 +1,7 @@
 //! The inner process: the demo itself, from the first cable to the last sentence. It is PID 1 of its namespaces.
 
+use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::io::{self, Read};
 use std::path::Path;
 use std::process::ExitCode;
@@ -12,14 +14,15 @@ use dataplane::drops::DropReason;
 use nix::mount::{MsFlags, mount};
 
 use super::Options;
+use super::authority;
 use super::census::Census;
 use super::console::{Console, Live};
-use super::gateway::{self, Gateway, Spis};
+use super::gateway::{self, Gateway};
 use super::netns::Namespace;
 use super::ping::{self, Pinger};
 use super::plan::{self, HOST, LAN, Side, WAN};
-use super::report::{Attack, GatewayDrops, Lan, Proof, Report, Tunnel, drops_text};
-use super::traffic::{Hosts, PACKET};
+use super::report::{Attack, GatewayDrops, Lan, Proof, Rekey, Report, Tunnel, drops_text};
+use super::traffic::{Hosts, Load, PACKET};
 use super::wiretap::Wiretap;
 use crate::control::What;
 use crate::snapshot::{Direction, Sa};
@@ -30,6 +33,14 @@ const DIRECTORY: &str = "/tmp";
 const COUNTED_WITHIN: Duration = Duration::from_secs(2);
 /// After which an answer that must not come is taken not to come. An answer takes well under a millisecond.
 const NO_ANSWER: Duration = Duration::from_millis(300);
+/// How long the rekeys under traffic go on, a rekey how often, and a packet in each direction how often.
+const REKEYS_FOR: Duration = Duration::from_secs(3);
+const REKEY_EVERY: Duration = Duration::from_millis(250);
+const PACKET_EVERY: Duration = Duration::from_millis(1);
+/// One in so many rekeys is that of the IKE SA.
+const IKE_REKEY: u64 = 4;
+/// What both gateways' configurations say.
+const KEYS: &str = "by IKEv2: X25519 and ML-KEM-768, ECDSA certificates of a CA that was made for this run";
 /// A byte of the ciphertext in a frame: behind Ethernet, IP, SPI, sequence number and IV.
 const CIPHERTEXT: usize = 14 + 20 + 8 + 8 + 10;
 
@@ -70,7 +81,8 @@ struct Stage {
     gateways: [Gateway; 2],
     attacker: Wiretap,
     hosts: [Namespace; 2],
-    spis: Spis,
+    /// All SPIs that the gateways negotiated.
+    spis: BTreeSet<u32>,
     marker: Vec<u8>,
 }
 
@@ -83,14 +95,15 @@ fn play(options: &Options, console: Console, report: &mut Report) -> Result<()> 
 
     let (mut left, lan) = stage.ping(console, report)?;
     stage.push(options, console, report)?;
+    stage.rekey(console, report)?;
     let proof = stage.prove(&mut left, lan);
-    let Stage { gateways, .. } = stage;
+    let Stage { gateways, spis, .. } = stage;
     for gateway in gateways {
         gateway.stop()?;
     }
     let proof = proof?;
     console.say(&format!("\n{}", proof.text()))?;
-    judge(&proof, report);
+    judge(&proof, &spis, report);
     report.proof = Some(proof);
     Ok(())
 }
@@ -107,22 +120,22 @@ impl Stage {
             place.join(WAN, &attacker, side.name())?;
             host.make_host(HOST, side.host(), side.other().lan().trunc(), side.lan())?;
         }
-        let spis = Spis::random()?;
         let marker = marker()?;
-        let census = |side| Census::new(side, spis, &marker);
+        let census = |side| Census::new(side, &marker);
         let attacker = Wiretap::between(&attacker, census(Side::Left), census(Side::Right))?;
         let directory = Path::new(DIRECTORY);
-        gateway::write_keys(directory)?;
+        authority::issue(directory)?;
         let [left, right] = &places;
         let (first, second) = cores()?;
-        let mut gateways = [
-            Gateway::start(Side::Left, left, directory, spis, (first, second))?,
-            Gateway::start(Side::Right, right, directory, spis, (second, first))?,
-        ];
-        for gateway in &mut gateways {
-            gateway.wait_until_up()?;
-        }
-        Ok(Self { gateways, attacker, hosts, spis, marker })
+        // The left one sets the tunnel up as soon as it runs, so the right one is there before it.
+        let mut right = Gateway::start(Side::Right, right, directory, (second, first))?;
+        right.wait_until_up()?;
+        let mut left = Gateway::start(Side::Left, left, directory, (first, second))?;
+        left.wait_until_up()?;
+        left.wait_until_connected()?;
+        right.wait_until_connected()?;
+        let spis = left.spis()?.into_iter().collect();
+        Ok(Self { gateways: [left, right], attacker, hosts, spis, marker })
     }
 
     /// The tunnel as the left gateway tells of it.
@@ -139,6 +152,7 @@ impl Stage {
             esn: sa.esn,
             replay_window: sa.replay_window,
             crypto: status.crypto,
+            keys: KEYS,
         })
     }
 
@@ -146,7 +160,7 @@ impl Stage {
     /// meanwhile.
     fn ping(&self, console: Console, report: &mut Report) -> Result<(Pinger, Lan)> {
         let [left_host, right_host] = &self.hosts;
-        let census = Census::new(Side::Left, self.spis, &self.marker);
+        let census = Census::new(Side::Left, &self.marker);
         let lan = Wiretap::listening(right_host, HOST, census)?;
         let mut left = Pinger::open(Side::Left, left_host, &self.marker)?;
         let mut right = Pinger::open(Side::Right, right_host, &self.marker)?;
@@ -173,7 +187,8 @@ impl Stage {
             options.seconds
         ))?;
         let mut live = console.live(duration);
-        let throughput = hosts.run(duration, Live::INTERVAL, |progress| Ok(live.show(&progress)?))?;
+        let throughput =
+            hosts.run(Load::Full, duration, Live::INTERVAL, |progress| Ok(live.show(&progress)?))?;
         drop(live);
         console.say(&format!("\n{}\n", throughput.text()))?;
         for flow in &throughput.flows {
@@ -182,6 +197,38 @@ impl Stage {
             });
         }
         report.throughput = Some(throughput);
+        Ok(())
+    }
+
+    /// New keys again and again, from both sides in turn, while packets go through.
+    fn rekey(&mut self, console: Console, report: &mut Report) -> Result<()> {
+        let [left, right] = &self.hosts;
+        let hosts = Hosts::open(left, right, &self.marker)?;
+        let (mut spis, done) = (std::mem::take(&mut self.spis), Cell::new(0));
+        let run = hosts.run(Load::Paced(PACKET_EVERY), REKEYS_FOR, REKEY_EVERY, |_| {
+            let number = done.get() + 1;
+            let [left, right] = &self.gateways;
+            let gateway = if number % 2 == 1 { left } else { right };
+            match number % IKE_REKEY {
+                0 => gateway.rekey_ike()?,
+                _ => gateway.rekey_child()?,
+            }
+            spis.extend(gateway.spis()?);
+            done.set(number);
+            Ok(())
+        })?;
+        self.spis = spis;
+        let ike_rekeys = done.get() / IKE_REKEY;
+        let rekey = Rekey {
+            child_rekeys: done.get() - ike_rekeys,
+            ike_rekeys,
+            interval_ns: PACKET_EVERY.as_nanos() as u64,
+            flows: run.flows,
+        };
+        console.say(&rekey.text())?;
+        report.expect(rekey.ike_rekeys > 0, || "there was no time for all kinds of rekey".to_owned());
+        report.expect(rekey.lost() == 0, || format!("{} packets were lost in rekeys", rekey.lost()));
+        report.rekey = Some(rekey);
         for gateway in &self.gateways {
             report.gateways.push(GatewayDrops { name: gateway.side, drops: gateway.drops()? });
         }
@@ -231,12 +278,19 @@ impl Stage {
 }
 
 /// What the proof must show.
-fn judge(proof: &Proof, report: &mut Report) {
+fn judge(proof: &Proof, negotiated: &BTreeSet<u32>, report: &mut Report) {
     let wire = &proof.wire;
     report.expect(wire.esp > 0, || "no ESP was seen between the gateways".to_owned());
+    report.expect(wire.spis.is_subset(negotiated), || {
+        let strange = wire.spis.difference(negotiated).map(|spi| format!("{spi:#010x}"));
+        format!("ESP with SPIs that nobody negotiated: {}", strange.collect::<Vec<_>>().join(", "))
+    });
     report.expect(wire.other == 0, || {
         let first = wire.first_other.as_deref().unwrap_or("unknown");
-        format!("{} frames between the gateways were neither ESP, ARP nor ND; the first: {first}", wire.other)
+        format!(
+            "{} frames between the gateways were neither ESP, IKE, ARP nor ND; the first: {first}",
+            wire.other
+        )
     });
     report.expect(wire.with_plaintext == 0, || {
         format!("{} frames between the gateways showed the hosts' plaintext", wire.with_plaintext)

@@ -5,24 +5,26 @@
 //! 10.1.0.2       198.51.100.1                    198.51.100.2       10.2.0.2
 //! ```
 //!
-//! The gateways are `spillway run` with a configuration like any other: AF_PACKET ports, and a tunnel with
-//! AES-128-GCM, ESN and fresh keys. The hosts are the kernel's network stack. All gateway traffic goes through the
+//! The gateways are `spillway run` with a configuration like any other: AF_PACKET ports, and a connection that
+//! negotiates a tunnel with AES-128-GCM and ESN by X25519, ML-KEM-768 and certificates made on the spot. The hosts are the kernel's network stack. All gateway traffic goes through the
 //! attacker. The demo shows:
 //!
 //! 1. pings through the tunnel, from both sides;
 //! 2. UDP in both directions as fast as it goes, with a table of throughput, loss, latency, and drops by name;
-//! 3. that all frames between the gateways were ESP of the tunnel (and ARP or ND), and that what the hosts sent cannot
-//!    be read in any of them, while the same search finds it behind the gateway;
-//! 4. that a packet with one bit flipped is dropped as `icv_bad`, that the genuine one is still accepted after it,
+//! 3. rekeys of the Child SA and of the IKE SA, from both sides, while packets go through, without losing one;
+//! 4. that all frames between the gateways were ESP with negotiated SPIs (and IKE, ARP or ND), and that what the
+//!    hosts sent cannot be read in any of them, while the same search finds it behind the gateway;
+//! 5. that a packet with one bit flipped is dropped as `icv_bad`, that the genuine one is still accepted after it,
 //!    and that the same packet once more is dropped as `replay_duplicate`, each counted exactly once.
 //!
 //! It needs neither root nor any other program; where the kernel forbids user namespaces it says what forbids them.
 //! The exit code is 0 only if all of this held, 128 and the signal's number after Ctrl-C.
 //!
 //! `outside` makes the namespaces and waits; `inside` plays. The parts: `plan` (who is where), `netns` and `netlink`
-//! (cables and addresses), `gateway`, `ping` and `traffic` (the hosts), `wiretap` and `census` (the attacker),
+//! (cables and addresses), `authority` (certificates), `gateway`, `ping` and `traffic` (the hosts), `wiretap` and `census` (the attacker),
 //! `report` and `console`.
 
+mod authority;
 mod census;
 mod console;
 mod forbidden;

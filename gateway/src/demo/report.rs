@@ -24,7 +24,8 @@ pub(super) struct Report {
     pub(super) tunnel: Option<Tunnel>,
     pub(super) pings: Vec<Pings>,
     pub(super) throughput: Option<Throughput>,
-    /// After the throughput run.
+    pub(super) rekey: Option<Rekey>,
+    /// After the throughput run and the rekeys.
     pub(super) gateways: Vec<GatewayDrops>,
     pub(super) proof: Option<Proof>,
 }
@@ -39,6 +40,8 @@ pub(super) struct Tunnel {
     pub(super) replay_window: Option<u32>,
     /// The engine that encrypts.
     pub(super) crypto: String,
+    /// How its keys were agreed on, and how the gateways proved who they are.
+    pub(super) keys: &'static str,
 }
 
 /// A series of pings through the tunnel.
@@ -75,6 +78,18 @@ pub(super) struct Flow {
     pub(super) mbit_per_second: f64,
     /// From host to host.
     pub(super) latency: Option<Latency>,
+}
+
+/// New keys while packets go through.
+#[derive(Debug, Serialize)]
+pub(super) struct Rekey {
+    /// Of the Child SA.
+    pub(super) child_rekeys: u64,
+    /// Of the IKE SA.
+    pub(super) ike_rekeys: u64,
+    /// Between two packets of one direction.
+    pub(super) interval_ns: u64,
+    pub(super) flows: Vec<Flow>,
 }
 
 /// What a gateway dropped.
@@ -129,6 +144,7 @@ impl Default for Report {
             tunnel: None,
             pings: Vec::new(),
             throughput: None,
+            rekey: None,
             gateways: Vec::new(),
             proof: None,
         }
@@ -159,12 +175,13 @@ impl Tunnel {
     pub(super) fn text(&self) -> String {
         let esn = if self.esn { " with 64-bit sequence numbers (ESN)" } else { "" };
         format!(
-            "Tunnel   {} in {} mode, both ways, {}{esn}, replay window {}, crypto {}",
+            "Tunnel   {} in {} mode, both ways, {}{esn}, replay window {}, crypto {}\nKeys     {}",
             self.protocol.to_uppercase(),
             self.mode,
             self.suite,
             optional(self.replay_window),
-            self.crypto
+            self.crypto,
+            self.keys,
         )
     }
 }
@@ -207,6 +224,25 @@ impl Throughput {
     }
 }
 
+impl Rekey {
+    pub(super) fn lost(&self) -> u64 {
+        self.flows.iter().map(|flow| flow.lost).sum()
+    }
+
+    pub(super) fn text(&self) -> String {
+        let sum = |value: fn(&Flow) -> u64| count(self.flows.iter().map(value).sum());
+        format!(
+            "Rekey    {} times the Child SA and {} times the IKE SA, from both sides, under traffic: {} packets sent, {} \
+             received, {} lost",
+            self.child_rekeys,
+            self.ike_rekeys,
+            sum(|flow| flow.sent),
+            sum(|flow| flow.received),
+            count(self.lost()),
+        )
+    }
+}
+
 /// The drops of all gateways as a table.
 pub(super) fn drops_text(gateways: &[GatewayDrops]) -> String {
     let row = |name: Side, (reason, packets): (&String, &u64)| {
@@ -227,9 +263,12 @@ impl Proof {
         [
             "Proof".to_owned(),
             format!(
-                "  Between the gateways went {} frames: {} ESP with the tunnel's SPIs, {} ARP, {} ND, {} anything else{first_other}.",
+                "  Between the gateways went {} frames: {} ESP with the {} SPIs that were negotiated, {} IKE, {} ARP, {} ND, {} \
+                 anything else{first_other}.",
                 count(wire.frames),
                 count(wire.esp),
+                wire.spis.len(),
+                count(wire.ike),
                 count(wire.arp),
                 count(wire.nd),
                 count(wire.other),
@@ -283,7 +322,7 @@ mod tests {
         let json = serde_json::to_value(Report::failed("no luck".to_owned())).unwrap();
         let expected = serde_json::json!({
             "version": env!("CARGO_PKG_VERSION"), "passed": false, "failures": ["no luck"], "tunnel": null, "pings": [], "throughput": null,
-            "gateways": [], "proof": null,
+            "rekey": null, "gateways": [], "proof": null,
         });
         assert_eq!(json, expected);
     }

@@ -1,6 +1,6 @@
-//! The throughput run: UDP in both directions at once, as fast as the gateways carry it.
+//! The hosts' traffic: UDP in both directions at once, as fast as the gateways carry it or at a fixed pace.
 //!
-//! Each direction has at most [`WINDOW`] packets under way, so a slow machine is not flooded and the latency is that
+//! At full load each direction has at most [`WINDOW`] packets under way, so a slow machine is not flooded and the latency is that
 //! of packets that wait for each other in a busy gateway, not that of an overflowing queue. Every packet carries
 //! its number and the time at which it was sent; both hosts are this process, so they have one clock.
 
@@ -47,6 +47,15 @@ pub(super) struct Hosts {
     payload: Vec<u8>,
 }
 
+/// How much the hosts send.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Load {
+    /// As much as gets through.
+    Full,
+    /// A packet in each direction this often: far below what the gateways carry, so that none may be lost.
+    Paced(Duration),
+}
+
 /// How far the run is.
 pub(super) struct Progress {
     pub(super) elapsed: Duration,
@@ -66,6 +75,7 @@ impl Hosts {
     /// Sends for some time in both directions and tells `progress` how it goes every `interval`.
     pub(super) fn run(
         &self,
+        load: Load,
         duration: Duration,
         interval: Duration,
         mut progress: impl FnMut(Progress) -> Result<()>,
@@ -78,7 +88,7 @@ impl Hosts {
             let mut flows = Vec::new();
             for (direction, (from, to)) in directions.iter().zip(sockets) {
                 let receiver = scope.spawn(|| direction.receive(to, &self.payload, start, &done));
-                let sender = scope.spawn(move || direction.send(from, &self.payload, start, duration));
+                let sender = scope.spawn(move || direction.send(from, &self.payload, load, start, duration));
                 flows.push((sender, receiver));
             }
             let told = watch(&directions, start, duration, interval, &mut progress);
@@ -127,6 +137,7 @@ impl Direction {
         &self,
         socket: &UdpSocket,
         payload: &[u8],
+        load: Load,
         start: Instant,
         duration: Duration,
     ) -> io::Result<u64> {
@@ -141,13 +152,18 @@ impl Direction {
                 settled = seen;
                 heard = Instant::now();
             }
-            if next - settled >= WINDOW {
-                if heard.elapsed() > STALL {
-                    settled = next;
-                    heard = Instant::now();
+            match load {
+                Load::Full if next - settled >= WINDOW => {
+                    if heard.elapsed() > STALL {
+                        settled = next;
+                        heard = Instant::now();
+                    }
+                    sleep(PAUSE);
+                    continue;
                 }
-                sleep(PAUSE);
-                continue;
+                // Late by however much, it sends one and waits again: no burst makes up for lost time.
+                Load::Paced(interval) if next > 0 => sleep(interval),
+                Load::Full | Load::Paced(_) => {}
             }
             let time = start.elapsed().as_nanos() as u64;
             for (to, from) in payload.iter_mut().zip([next.to_be_bytes(), time.to_be_bytes()].as_flattened())

@@ -11,7 +11,8 @@ use serde_json::Value;
 
 use crate::control::What;
 use crate::snapshot::{
-    Connection, Direction, Drop, IkeSa, Neighbour, Policy, Port, Route, Sa, Status, Totals, Tunnel, Worker,
+    Conflict, Connection, Direction, Drop, IkeSa, Neighbour, Policy, Port, Route, Sa, Status, Totals, Tunnel,
+    Worker,
 };
 use cells::{count, duration, nanoseconds, optional, ports, share};
 
@@ -250,7 +251,17 @@ fn ports_table(rows: &[Port]) -> String {
         "#TX LOST",
         "FEATURES",
     ];
-    table(header, rows.iter().map(row))
+    let mut text = table(header, rows.iter().map(row));
+    for port in rows {
+        for Conflict { address, mac, seconds_ago } in &port.conflicts {
+            let ago = duration(*seconds_ago);
+            text.push_str(&format!(
+                "\nCONFLICT on {}: {address} is used by {mac} too, seen {ago} ago",
+                port.name
+            ));
+        }
+    }
+    text
 }
 
 fn workers(rows: &[Worker]) -> String {

@@ -136,6 +136,7 @@ protect  lab     10.1.0.0/16  10.3.0.0/16  6         any          443
         "\
 PORT  DEVICE       MAC                 MTU  ADDRESSES           RX  RX BYTES  RX LOST  TX  TX BYTES  TX LOST  FEATURES
 wan   af_xdp eth0  02:00:00:00:00:01  1500  198.51.100.1/24  1,234         0        5   0        99        0  mode=copy
+CONFLICT on wan: 198.51.100.1 is used by 02:00:00:00:00:09 too, seen 12s ago
 "
     );
     assert_eq!(

@@ -6,7 +6,7 @@ use controlplane::waiters::Verb;
 use dataplane::drops::{DropCounters, DropReason};
 use gateway::control::{Operator, Target};
 use gateway::snapshot::{
-    ChildSa, Connection, ConnectionChild, ConnectionState, Direction, Drop, Ike, IkeSa, Latency,
+    ChildSa, Conflict, Connection, ConnectionChild, ConnectionState, Direction, Drop, Ike, IkeSa, Latency,
     LatencyHistogram, Neighbour, Policy, Port, PortCounters, Route, Sa, Snapshot, Status, Totals, Trouble,
     Tunnel, Worker,
 };
@@ -143,6 +143,11 @@ impl Snapshot for Fixed {
             addresses: vec!["198.51.100.1/24".parse().unwrap()],
             queues: 1,
             features: BTreeMap::from([("mode".to_owned(), "copy".to_owned())]),
+            conflicts: vec![Conflict {
+                address: "198.51.100.1".parse().unwrap(),
+                mac: "02:00:00:00:00:09".to_owned(),
+                seconds_ago: 12,
+            }],
             counters: PortCounters {
                 rx_packets: 1234,
                 rx_missed: 5,

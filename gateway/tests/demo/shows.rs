@@ -46,13 +46,24 @@ fn proved(output: &Output) -> Value {
         assert!(flow["mbit_per_second"].as_f64().unwrap() > 1.0);
         carried += received;
     }
+    let rekey = &report["rekey"];
+    assert!(number(&rekey["child_rekeys"]) >= 3 && number(&rekey["ike_rekeys"]) >= 1, "{rekey}");
+    for flow in rekey["flows"].as_array().unwrap() {
+        assert!(number(&flow["sent"]) > 100, "{flow}");
+        assert_eq!(flow["lost"], 0, "{flow}");
+        carried += number(&flow["received"]);
+    }
     assert_eq!(report["gateways"].as_array().unwrap().len(), 2);
 
     let proof = &report["proof"];
     let wire = &proof["wire"];
     assert!(number(&wire["esp"]) >= carried, "every packet was on the wire: {wire}");
     assert_eq!([&wire["other"], &wire["with_plaintext"]], [0, 0]);
-    assert_eq!(number(&wire["frames"]), number(&wire["esp"]) + number(&wire["arp"]) + number(&wire["nd"]));
+    let kinds = ["esp", "ike", "arp", "nd"].map(|kind| number(&wire[kind]));
+    assert_eq!(number(&wire["frames"]), kinds.iter().sum::<u64>());
+    assert!(kinds[1] >= 6, "two messages of IKE_SA_INIT, IKE_INTERMEDIATE and IKE_AUTH each: {wire}");
+    // Two of each Child SA.
+    assert_eq!(wire["spis"].as_array().unwrap().len() as u64, 2 + 2 * number(&rekey["child_rekeys"]));
     assert!(number(&proof["lan"]["with_plaintext"]) > 0, "the search finds plaintext where it is");
     for (attack, reason) in [(&proof["tampered"], "icv_bad"), (&proof["replayed"], "replay_duplicate")] {
         assert_eq!(attack["reason"], reason);
@@ -99,12 +110,15 @@ fn people_get_lines_a_table_and_a_proof() {
     assert_eq!((output.status.code(), err.as_str()), (Some(0), ""), "{out}");
     for expected in [
         "Tunnel   ESP in tunnel mode, both ways, aes128gcm16 with 64-bit sequence numbers (ESN)",
+        "Keys     by IKEv2: X25519 and ML-KEM-768, ECDSA certificates",
         "Ping     host left to host right: 5 of 5 answered",
         "Ping     host right to host left: 5 of 5 answered",
         " of 2 s  ",
         "DIRECTION      MBIT/S",
         "\nleft to right ",
         "\nright to left ",
+        " times the IKE SA, from both sides, under traffic: ",
+        " received, 0 lost",
         ", 0 anything else.",
         "A ping with one bit flipped: dropped, icv_bad 0 -> 1.",
         "The genuine packet after it: accepted and answered.",

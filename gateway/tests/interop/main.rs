@@ -1,5 +1,5 @@
-//! Spillway on real networks: gateways in network namespaces against scapy's IPsec, tshark, the kernel's TCP
-//! and ICMP, and each other.
+//! Spillway on real networks: gateways in network namespaces against the IPsec of a Linux kernel and of scapy,
+//! tshark, the kernel's TCP and ICMP, and each other.
 //!
 //! All of it needs root and `ip`; a test that lacks something prints `SKIPPED name: why`, and fails when CI=true.
 //! Each test makes its own namespaces, waits for conditions and never for a fixed time, and has the machine for
@@ -8,6 +8,8 @@
 #![cfg(test)]
 
 mod gateway;
+mod guest;
+mod kernel;
 #[path = "../../../dataplane/tests/netns/mod.rs"]
 mod netns;
 mod operation;

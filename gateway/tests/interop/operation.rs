@@ -3,11 +3,11 @@
 use std::io::{Read, Write};
 use std::net::{TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::gateway::{Gateway, count};
+use crate::gateway::{Files, Gateway, count};
 use crate::netns::{Namespace, Wire, privileged};
 use crate::site::{Family, Plan, Sites, TUNNEL, host_address};
 use crate::traffic::{Direction, Fragments, Pinger, iperf3};
@@ -192,6 +192,60 @@ fn a_host_that_moves_to_a_new_mac_is_found_again() {
             let mut pinger = Pinger::new(sites.left.host(), host_address(family, 2), Fragments::Allowed);
             pinger.ping_until_answered(0, Duration::from_secs(5));
         }
+    });
+}
+
+#[test]
+fn an_idle_gateway_costs_less_than_two_percent_of_a_core() {
+    privileged(&[], || {
+        let _alone = serial();
+        let sites = Sites::new(&Plan { cores: ["[0, 1]", "[0]"], ..Plan::default() });
+        let gateway = &sites.left.gateway;
+        Pinger::new(sites.left.host(), host_address(Family::V4, 2), Fragments::Allowed)
+            .ping_until_answered(0, PATIENCE);
+        let pid = count(&gateway.show("status")["pid"]);
+        let (before, since) = (cpu_ticks(pid), Instant::now());
+        std::thread::sleep(Duration::from_secs(5));
+        let (after, took) = (cpu_ticks(pid), since.elapsed());
+        // All of its threads, two workers among them. A tick is a hundredth of a second.
+        let share = (after - before) as f64 / took.as_secs_f64();
+        assert!(share < 2.0, "{share:.2} % of a core");
+        assert!(rows(&gateway.show("workers")).all(|worker| count(&worker["sleeps"]) > 0));
+    });
+}
+
+/// CPU time that a process has used, in clock ticks: the fields `utime` and `stime` of its `stat`.
+fn cpu_ticks(pid: u64) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields = stat.rsplit_once(')').unwrap().1.split_whitespace();
+    fields.skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap()).sum()
+}
+
+#[test]
+fn another_station_with_the_gateway_s_address_is_logged_and_shown() {
+    privileged(&[], || {
+        let _alone = serial();
+        let (inside, other) = (Namespace::new(), Namespace::new());
+        inside.join("wan0", &other, "eth0", 1, 1500);
+        other.set("net/ipv6/conf/eth0/accept_dad", "0");
+        other.set("net/ipv6/conf/eth0/disable_ipv6", "0");
+        other.ip("addr add 198.51.100.1/24 dev eth0");
+        other.ip("addr add 2001:db8:1::1/64 dev eth0 nodad");
+        let mac = other.ip("link show eth0").split("ether ").nth(1).unwrap()[..17].to_owned();
+        let yaml = "workers: { cores: [0] }\nports:\n  wan: { driver: af_packet, device: wan0, \
+                    addresses: [198.51.100.1/24, '2001:db8:1::1/64', '2001:db8:1::5/64'] }\n";
+        let gateway = Gateway::start(&inside, Files::new(), yaml);
+        let conflicts = wait_for("the conflicts to show", || {
+            let conflicts = gateway.row("ports", |row| row["name"] == "wan")["conflicts"].clone();
+            (conflicts.as_array().unwrap().len() >= 2).then_some(conflicts)
+        });
+        let shown: Vec<_> =
+            rows(&conflicts).map(|row| (row["address"].as_str(), row["mac"].as_str())).collect();
+        assert_eq!(shown, [(Some("198.51.100.1"), Some(&*mac)), (Some("2001:db8:1::1"), Some(&*mac))]);
+        let log = gateway.log();
+        let said =
+            |address: &str| log.lines().filter(|line| line.contains(address) && line.contains(&mac)).count();
+        assert_eq!((said("=198.51.100.1"), said("=2001:db8:1::1")), (1, 1), "{log}");
     });
 }
 
