@@ -2,16 +2,16 @@
 
 use std::io;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 
 use crate::buffer::{HEADROOM, Pool};
+use crate::crew::{Crew, Threads};
 use crate::crypto::Crypto;
 use crate::message::{Event, Inject, Neighbour, PolicyUpdate, RouteUpdate, SaUpdate, Update};
 use crate::port::{Device, QueueOpener};
-use crate::worker::thread::{self, Idle, Waker};
+use crate::worker::thread::{Idle, Running, Waker};
 use crate::worker::{Channels, Worker, WorkerConfig};
 
 /// Events that wait for the control side before workers hold them back.
@@ -45,12 +45,12 @@ pub struct FleetConfig {
 pub struct Fleet {
     workers: Vec<Link>,
     events: Receiver<Event>,
+    crew: Box<dyn Crew>,
 }
 
 struct Link {
     updates: Sender<Update>,
     waker: Waker,
-    thread: JoinHandle<()>,
 }
 
 /// The frame size that packets of `mtu` bytes need, as a UMEM chunk where that is possible.
@@ -61,24 +61,33 @@ pub fn frame_size_for(mtu: u32) -> usize {
 }
 
 impl Fleet {
-    /// Starts one worker a core and waits until each has opened its queues.
+    /// Starts one worker a core on threads of its own and waits until each has opened its queues.
     ///
     /// # Errors
     /// The first error of a pool, a queue or a thread; no worker is left running then.
     pub fn start(config: FleetConfig) -> io::Result<Self> {
+        Self::start_on(config, Box::new(Threads::default()))
+    }
+
+    /// Starts one worker a core on the threads of `crew` and waits until each has opened its queues.
+    ///
+    /// # Errors
+    /// As [`Fleet::start`], and those of the crew.
+    pub fn start_on(config: FleetConfig, crew: Box<dyn Crew>) -> io::Result<Self> {
         let (event_tx, events) = bounded(EVENT_QUEUE);
         let mut openers: Vec<std::vec::IntoIter<QueueOpener>> =
             config.devices.into_iter().map(|device| device.queues().into_iter()).collect();
-        let mut fleet = Self { workers: Vec::with_capacity(config.cores.len()), events };
+        let mut fleet = Self { workers: Vec::with_capacity(config.cores.len()), events, crew };
+        let mut opened = Vec::with_capacity(config.cores.len());
         for (index, &core) in config.cores.iter().enumerate() {
             let queues: Option<Vec<QueueOpener>> = openers.iter_mut().map(Iterator::next).collect();
             let queues =
                 queues.ok_or_else(|| io::Error::other("a device has fewer queues than there are workers"))?;
             // Unbounded: an update is never lost, and the control side never waits for a worker.
             let (update_tx, updates) = unbounded();
-            let (ready_tx, ready) = bounded(1);
+            let (ready, is_open) = bounded(1);
             let waker = Waker::new()?;
-            let start = Start {
+            let task = Task {
                 core: config.pin.then_some(core),
                 idle: config.idle,
                 frames: config.frames,
@@ -88,18 +97,21 @@ impl Fleet {
                 crypto: Arc::clone(&config.crypto),
                 channels: Channels { updates, events: event_tx.clone() },
                 waker: waker.clone(),
+                ready,
             };
-            let thread = std::thread::Builder::new()
-                .name(format!("worker-{index}"))
-                .spawn(move || thread::guard(index, || start.run(&ready_tx)))?;
-            fleet.workers.push(Link { updates: update_tx, waker, thread });
-            let opened = ready.recv().map_err(|_| io::Error::other("a worker ended before it was ready"))?;
-            if let Err(error) = opened {
-                fleet.stop();
-                return Err(error);
-            }
+            fleet.crew.assign(task, core)?;
+            fleet.workers.push(Link { updates: update_tx, waker });
+            opened.push(is_open);
         }
-        Ok(fleet)
+        let begun = fleet.crew.begin().and_then(|()| {
+            let ended = |_| io::Error::other("a worker ended before it was ready");
+            opened.into_iter().try_for_each(|is_open| is_open.recv().map_err(ended)?)
+        });
+        match begun {
+            Ok(()) => Ok(fleet),
+            // What went wrong on the crew's side explains why a worker was not ready.
+            Err(error) => Err(fleet.drain().err().unwrap_or(error)),
+        }
     }
 
     /// Number of workers.
@@ -158,14 +170,20 @@ impl Fleet {
 
     /// Stops receiving, lets every worker send what it holds, and waits for the threads.
     pub fn stop(self) {
+        if let Err(error) = self.drain() {
+            tracing::error!(%error, "the workers' threads did not end well");
+        }
+    }
+
+    fn drain(mut self) -> io::Result<()> {
         self.broadcast(|| Update::Drain);
-        for link in self.workers {
+        for worker in 0..self.workers.len() {
             // Events that the worker still wants to report must not keep it from ending.
-            while !link.thread.is_finished() {
+            while !self.crew.is_finished(worker) {
                 let _ = self.events.recv_timeout(Duration::from_millis(1));
             }
-            let _ = link.thread.join();
         }
+        self.crew.end()
     }
 
     fn broadcast(&self, update: impl Fn() -> Update) {
@@ -175,8 +193,8 @@ impl Fleet {
     }
 }
 
-/// What a worker thread starts from.
-struct Start {
+/// A worker that is to come to life on its thread.
+pub struct Task {
     core: Option<usize>,
     idle: Idle,
     frames: usize,
@@ -186,10 +204,18 @@ struct Start {
     crypto: Arc<Crypto>,
     channels: Channels,
     waker: Waker,
+    ready: Sender<io::Result<()>>,
 }
 
-impl Start {
-    fn run(self, ready: &Sender<io::Result<()>>) {
+impl Task {
+    /// What its thread is called.
+    pub fn name(&self) -> String {
+        format!("worker-{}", self.worker.index)
+    }
+
+    /// Makes the worker on this thread, which it stays on. `None` when it cannot be: whoever started the fleet is told
+    /// why.
+    pub fn begin(self) -> Option<Running> {
         let index = self.worker.index;
         if let Some(core) = self.core
             && !core_affinity::set_for_current(core_affinity::CoreId { id: core })
@@ -200,17 +226,21 @@ impl Start {
                 "cannot be pinned to its core; it runs wherever the kernel puts it"
             );
         }
-        let (idle, waker) = (self.idle, self.waker.clone());
-        match self.open() {
-            Ok(mut worker) => {
-                // The starter waits for this message, so it is there to take it.
-                let _ = ready.send(Ok(()));
-                thread::run(&mut worker, idle, &waker);
-            }
-            Err(error) => {
-                let _ = ready.send(Err(error));
-            }
-        }
+        let (idle, waker, ready) = (self.idle, self.waker.clone(), self.ready.clone());
+        let worker = self.open();
+        let (running, told) = match worker {
+            Ok(worker) => (Some(Running::new(worker, idle, waker)), Ok(())),
+            Err(error) => (None, Err(error)),
+        };
+        // The starter waits for this message, so it is there to take it.
+        let _ = ready.send(told);
+        running
+    }
+
+    /// Says why the worker cannot be made, in place of [`Task::begin`].
+    pub fn fail(self, error: io::Error) {
+        // As there.
+        let _ = self.ready.send(Err(error));
     }
 
     fn open(self) -> io::Result<Worker> {

@@ -3,6 +3,7 @@
 pub mod ah;
 pub mod buffer;
 pub mod clock;
+pub mod crew;
 pub mod crypto;
 pub mod drops;
 pub mod esp;

@@ -57,29 +57,58 @@ impl Waker {
     }
 }
 
-/// Runs a worker on this thread until it is drained.
-pub fn run(worker: &mut Worker, idle: Idle, waker: &Waker) {
-    let mut empty = 0;
-    while !worker.is_drained() {
-        if worker.poll(clock::now()) > 0 {
-            empty = 0;
-            continue;
+/// A worker at work on this thread.
+pub struct Running {
+    worker: Worker,
+    idle: Idle,
+    waker: Waker,
+    /// Polls without a packet, one after the other.
+    empty: u32,
+}
+
+impl Running {
+    /// A worker that polls, and does as `idle` says when there is nothing.
+    pub fn new(worker: Worker, idle: Idle, waker: Waker) -> Self {
+        Self { worker, idle, waker, empty: 0 }
+    }
+
+    /// Runs until the worker is drained.
+    pub fn run(&mut self) {
+        while !self.turn(u32::MAX) {}
+    }
+
+    /// Polls up to `rounds` times, sleeping in between when there is nothing to do. Whether the worker is drained: it
+    /// need not be called again then.
+    pub fn turn(&mut self, rounds: u32) -> bool {
+        for _ in 0..rounds {
+            if self.worker.is_drained() {
+                return true;
+            }
+            self.poll();
         }
-        empty += 1;
-        match idle {
+        false
+    }
+
+    fn poll(&mut self) {
+        if self.worker.poll(clock::now()) > 0 {
+            self.empty = 0;
+            return;
+        }
+        self.empty += 1;
+        match self.idle {
             Idle::Spin => std::hint::spin_loop(),
-            Idle::Adaptive if empty < EMPTY_POLLS => std::hint::spin_loop(),
+            Idle::Adaptive if self.empty < EMPTY_POLLS => std::hint::spin_loop(),
             Idle::Adaptive => {
-                sleep(worker, waker);
-                empty = 0;
+                sleep(&mut self.worker, &self.waker);
+                self.empty = 0;
             }
         }
     }
 }
 
-/// Runs `body`, and takes the process down with a message when it panics: a worker's queues would go dead while
-/// everything else looks alive.
-pub fn guard<T>(worker: usize, body: impl FnOnce() -> T) -> T {
+/// Runs `body` on the thread `name`, and takes the process down with a message when it panics: a worker's queues would
+/// go dead while everything else looks alive.
+pub fn guard<T>(name: &str, body: impl FnOnce() -> T) -> T {
     match std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)) {
         Ok(value) => value,
         Err(cause) => {
@@ -88,10 +117,7 @@ pub fn guard<T>(worker: usize, body: impl FnOnce() -> T) -> T {
                 .map(String::as_str)
                 .or_else(|| cause.downcast_ref::<&str>().copied())
                 .unwrap_or("no message");
-            tracing::error!(
-                worker,
-                "worker died: {message}; the process stops, since its queues would go silent"
-            );
+            tracing::error!("{name} died: {message}; the process stops, since its queues would go silent");
             std::process::exit(EXIT_WORKER_DIED);
         }
     }
@@ -141,7 +167,7 @@ mod tests {
     #[test]
     fn a_worker_that_panics_ends_the_process_with_a_code_of_its_own() {
         if std::env::var_os(DIES).is_some() {
-            guard(3, || panic!("out of order"));
+            guard("worker-3", || panic!("out of order"));
             unreachable!("the process has ended");
         }
         let test = "worker::thread::tests::a_worker_that_panics_ends_the_process_with_a_code_of_its_own";
@@ -153,6 +179,6 @@ mod tests {
         let said = String::from_utf8_lossy(&child.stderr);
         assert_eq!(child.status.code(), Some(EXIT_WORKER_DIED), "{said}");
         assert!(said.contains("out of order"), "{said}");
-        assert_eq!(guard(0, || 7), 7);
+        assert_eq!(guard("worker-0", || 7), 7);
     }
 }
