@@ -8,10 +8,12 @@ MINUTES ?= 1
 # is there.
 FUZZ = $(if $(findstring nightly,$(shell rustup toolchain list 2>/dev/null)),cargo +nightly fuzz,RUSTC_BOOTSTRAP=1 cargo fuzz)
 PYTHON_PACKAGES = scapy==2.8.* cryptography
+# What has ports of DPDK. Selected like this, all dependencies are those of the build without.
+DPDK = --workspace --exclude spillway-controlplane --features spillway-gateway/dpdk,spillway-bench/dpdk
 # The tests' own Python, which `make tools` fills, goes before the system's.
 export PATH := $(CURDIR)/target/python/bin:$(PATH)
 
-.PHONY: all demo check test lint unit models tools bench fuzz fuzz-tools deny clean
+.PHONY: all demo check test lint unit models dpdk dpdk-build dpdk-test tools bench fuzz fuzz-tools deny clean
 
 all:
 	$(CARGO) build --release
@@ -38,10 +40,22 @@ test: tools
 	$(CARGO) test --workspace --doc --locked
 	$(MAKE) models
 	$(CARGO) test --workspace --test '*' --locked -- --test-threads=1
+	$(MAKE) dpdk-test
 
 ## Every interleaving of the replay window and of the sequence numbers (loom).
 models:
 	RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom $(CARGO) test -p spillway-dataplane --lib --release --locked loom
+
+## Spillway with ports that DPDK drives: installs what that needs, builds it, and tests it.
+dpdk: tools dpdk-build dpdk-test
+
+dpdk-build:
+	$(CARGO) build --release --locked $(DPDK)
+
+# The second line names the tests of capsule-ffi and of everything that has DPDK in its name.
+dpdk-test:
+	$(CARGO) clippy --locked $(DPDK) --all-targets -- -D warnings
+	$(CARGO) test --locked $(DPDK) --lib --test '*' -- --test-threads=1 dpdk arguments:: port::tests::
 
 ## What the tests with real peers need. As root; does nothing when everything is there.
 tools:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what the tests with real peers use: network tools and a user-mode Linux from Debian, scapy and cryptography
-# from PyPI.
+# Installs what the tests with real peers use: network tools, DPDK and a user-mode Linux from Debian, scapy and
+# cryptography from PyPI.
 # Does nothing when they are there. Without root it says what lacks; the tests that need it then say SKIPPED.
 set -euo pipefail
 
@@ -12,6 +12,10 @@ missing=()
 for tool in "${!packages[@]}"; do
     command -v "$tool" >/dev/null || missing+=("${packages[$tool]}")
 done
+# DPDK 22.11 or newer with its drivers, and libclang for its bindings.
+pkg-config --atleast-version 22.11 libdpdk 2>/dev/null || missing+=(pkg-config libdpdk-dev dpdk)
+command -v dpdk-testpmd >/dev/null || missing+=(dpdk-dev)
+command -v clang >/dev/null || missing+=(clang)
 python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
 if ((${#missing[@]})); then
     if ((EUID == 0)); then

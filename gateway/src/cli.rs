@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 
+use crate::appliance;
 use crate::config::{self, CONTROL_SOCKET, LoadError, Loaded};
 use crate::control::client::ClientError;
 use crate::control::{Client, Request, Target, What};
@@ -111,6 +112,10 @@ fn check(file: &ConfigFile) -> Result<()> {
     let Loaded { config, warnings } = config::load(&file.config, &Host::detect())?;
     if !warnings.is_empty() {
         eprintln!("{warnings}");
+    }
+    let problems = appliance::probe(&config);
+    if !problems.is_empty() {
+        bail!("{}: good, but DPDK does not start here: {}", file.config.display(), problems.join("; "));
     }
     print(&format!("{}: good\n{}", file.config.display(), Summary(&config)))
 }

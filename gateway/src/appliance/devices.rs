@@ -1,25 +1,31 @@
 //! Ports of the configuration become open devices.
 
 use anyhow::{Context, Result, bail};
+use dataplane::crew::Crew;
 use dataplane::port::{Device, DeviceInfo, af_packet, af_xdp, pcap, tap};
 use dataplane::worker::PortConfig;
 use ipnet::IpNet;
 
+use super::dpdk;
 use crate::config::{Config, Driver, Port, Rpf, XdpMode};
 
 /// Devices in the order of the configuration, and what the workers must know of them.
 pub(super) struct OpenPorts {
     ports: Vec<(PortConfig, Box<dyn Device>)>,
     frames: usize,
+    /// The threads that the workers must run on, where a driver has its own.
+    crew: Option<Box<dyn Crew>>,
 }
 
 impl OpenPorts {
     /// Opens all ports of a configuration, each with one queue a worker.
     pub(super) fn open(config: &Config) -> Result<Self> {
         let queues = config.workers.cores.len();
-        let mut opened = Self { ports: Vec::with_capacity(config.ports.len()), frames: 0 };
+        let mut dpdk = dpdk::open(config)?;
+        let ports = Vec::with_capacity(config.ports.len());
+        let mut opened = Self { ports, frames: 0, crew: dpdk.crew.take() };
         for (name, port) in &config.ports {
-            let (device, frames) = open(port, config, queues)
+            let (device, frames) = open(port, config, queues, &mut dpdk)
                 .with_context(|| format!("ports.{name} ({})", port.driver.keyword()))?;
             let info = device.info();
             let settings = PortConfig {
@@ -52,13 +58,23 @@ impl OpenPorts {
         self.ports.iter().map(|(settings, _)| settings.clone()).collect()
     }
 
+    /// The threads that the workers must run on, if any.
+    pub(super) fn take_crew(&mut self) -> Option<Box<dyn Crew>> {
+        self.crew.take()
+    }
+
     pub(super) fn into_devices(self) -> Vec<Box<dyn Device>> {
         self.ports.into_iter().map(|(_, device)| device).collect()
     }
 }
 
 /// Opens one port. Also returns how many frames of a worker its rings hold.
-fn open(port: &Port, config: &Config, queues: usize) -> Result<(Box<dyn Device>, usize)> {
+fn open(
+    port: &Port,
+    config: &Config,
+    queues: usize,
+    dpdk: &mut dpdk::Opened,
+) -> Result<(Box<dyn Device>, usize)> {
     let mtu = Some(port.mtu);
     Ok(match &port.driver {
         Driver::AfPacket { device } => {
@@ -90,7 +106,10 @@ fn open(port: &Port, config: &Config, queues: usize) -> Result<(Box<dyn Device>,
             };
             (pcap::open(files)?, 0)
         }
-        Driver::Dpdk { .. } => bail!("this build has no DPDK"),
+        Driver::Dpdk { .. } => match dpdk.next_device() {
+            Some(device) => (device, 0),
+            None => bail!("this build has no DPDK"),
+        },
     })
 }
 

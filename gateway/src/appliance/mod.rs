@@ -25,6 +25,7 @@ use crate::metrics::MetricsServer;
 
 mod conflicts;
 mod devices;
+mod dpdk;
 mod events;
 mod ike;
 mod manual;
@@ -36,6 +37,7 @@ mod tunnels;
 mod view;
 
 use devices::OpenPorts;
+pub use dpdk::probe;
 use ike::{Desk, Ike, Plans};
 use manual::Manual;
 use readings::Collector;
@@ -194,8 +196,8 @@ impl Gateway {
     }
 }
 
-fn start(config: &Config, ports: OpenPorts, on_demand: Range<u32>, crypto: Arc<Crypto>) -> Result<Fleet> {
-    let mtu = ports.largest_mtu();
+fn start(config: &Config, mut ports: OpenPorts, on_demand: Range<u32>, crypto: Arc<Crypto>) -> Result<Fleet> {
+    let (mtu, crew) = (ports.largest_mtu(), ports.take_crew());
     let fleet_config = FleetConfig {
         cores: config.workers.cores.clone(),
         pin: true,
@@ -219,7 +221,11 @@ fn start(config: &Config, ports: OpenPorts, on_demand: Range<u32>, crypto: Arc<C
         devices: ports.into_devices(),
         crypto,
     };
-    Fleet::start(fleet_config).context("cannot start the workers")
+    let fleet = match crew {
+        Some(crew) => Fleet::start_on(fleet_config, crew),
+        None => Fleet::start(fleet_config),
+    };
+    fleet.context("cannot start the workers")
 }
 
 /// The SPD at the start. Of two that name the same traffic the later one has it.

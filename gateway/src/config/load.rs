@@ -7,6 +7,7 @@ use std::path::Path;
 use serde_yaml::Value;
 
 use super::connection::Connection;
+use super::dpdk::Dpdk;
 use super::error::{Diagnostics, LoadError, Position, Problem, Problems, Severity};
 use super::gateway::{Gateway, Log, Workers};
 use super::ike::IkeSettings;
@@ -66,6 +67,7 @@ pub(super) struct Sections {
     pub(super) gateway: Gateway,
     pub(super) log: Log,
     pub(super) workers: Workers,
+    pub(super) dpdk: Dpdk,
     pub(super) ports: Named<Port>,
     /// With their places in the file.
     pub(super) routes: Vec<(FieldPath, RouteEntry)>,
@@ -90,6 +92,7 @@ impl FromNode for Sections {
             gateway: fields.optional("gateway").unwrap_or_default(),
             log: fields.optional("log").unwrap_or_default(),
             workers: fields.optional("workers").unwrap_or_default(),
+            dpdk: fields.optional("dpdk").unwrap_or_default(),
             ports: fields.required("ports").unwrap_or(Named { complete: false, ..Named::default() }),
             routes: fields.optional("routes").map(skip_wrong).unwrap_or_default(),
             ike: fields.optional("ike").unwrap_or_default(),

@@ -9,6 +9,7 @@
 //! Every step is linear in the size of the file.
 
 mod connection;
+mod dpdk;
 mod error;
 mod gateway;
 mod ike;
@@ -30,6 +31,7 @@ use dataplane::message::Route;
 use indexmap::IndexMap;
 
 pub use connection::{Auth, Child, Connection, End, Ike, OnDown, Start};
+pub use dpdk::{Dpdk, HugePages};
 pub use error::{Diagnostics, LoadError, Position, Problem, Severity};
 pub use gateway::{CONTROL_SOCKET, Gateway, Idle, Log, LogFormat, LogLevel, STATE, Workers};
 pub use ike::IkeSettings;
@@ -51,6 +53,8 @@ pub struct Config {
     pub log: Log,
     /// Cores and what runs on them.
     pub workers: Workers,
+    /// What all ports of the driver `dpdk` share.
+    pub dpdk: Dpdk,
     /// By name. The index of a port is its [`PortId`](dataplane::port::PortId).
     pub ports: IndexMap<String, Port>,
     /// Routes beyond the ports' own links.

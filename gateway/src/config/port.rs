@@ -58,6 +58,8 @@ pub enum Driver {
     Dpdk {
         /// PCI address, or a virtual device such as `net_af_packet0,iface=eth0`.
         device: String,
+        /// Packets that wait in a queue, each way.
+        descriptors: usize,
     },
 }
 
@@ -79,7 +81,7 @@ impl Driver {
             Self::AfPacket { device }
             | Self::AfXdp { device, .. }
             | Self::Tap { device }
-            | Self::Dpdk { device } => Some(device),
+            | Self::Dpdk { device, .. } => Some(device),
             Self::Pcap { .. } => None,
         }
     }
@@ -115,6 +117,9 @@ pub enum Rpf {
 impl Keyword for Rpf {
     const KEYWORDS: &'static [(&'static str, Self)] = &[("strict", Self::Strict), ("off", Self::Off)];
 }
+
+/// Descriptors of a DPDK queue when the file names none.
+const DESCRIPTORS: usize = 1024;
 
 /// The smallest MTU: what every IPv4 host must take (RFC 791 s3.1).
 const MTU_MIN: u64 = 576;
@@ -167,10 +172,11 @@ fn read_driver(fields: &mut Fields<'_>) -> Option<Driver> {
     let name = fields.required("driver");
     let of_xdp = foreign(fields, name, DriverName::AfXdp, &["share", "mode"], "only driver af_xdp has this");
     let of_pcap = foreign(fields, name, DriverName::Pcap, &["read", "write"], "only driver pcap has this");
+    let of_dpdk = foreign(fields, name, DriverName::Dpdk, &["descriptors"], "only driver dpdk has this");
     // Known to every driver, whatever becomes of it.
     let has_device = fields.has("device");
     let name = name?;
-    if !(of_xdp && of_pcap) {
+    if !(of_xdp && of_pcap && of_dpdk) {
         return None;
     }
     let mut interface = || fields.required("device").map(|Interface(device)| device);
@@ -197,13 +203,15 @@ fn read_driver(fields: &mut Fields<'_>) -> Option<Driver> {
         }
         DriverName::Dpdk => {
             let device = fields.required::<String>("device");
+            let descriptors = fields.number("descriptors", 32..=32_768, "a number of descriptors");
             if !cfg!(feature = "dpdk") {
                 return fields.error(
                     "driver",
-                    "this build has no DPDK: build with `--features dpdk`, or use af_xdp or af_packet",
+                    "dpdk needs the feature `dpdk`, which this build lacks: build with `--features dpdk` (`make dpdk`), or use \
+                     af_xdp or af_packet",
                 );
             }
-            Some(Driver::Dpdk { device: device? })
+            Some(Driver::Dpdk { device: device?, descriptors: descriptors.unwrap_or(DESCRIPTORS) })
         }
     }
 }

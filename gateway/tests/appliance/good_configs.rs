@@ -10,7 +10,9 @@ use dataplane::crypto::EngineChoice;
 use dataplane::message::Route;
 use dataplane::policy::Selector;
 use dataplane::sa::{DfPolicy, DscpPolicy, Fragmentation, Limits, Mode, MssClamp, Protocol, UdpPorts};
-use gateway::config::{Auth, ClearAction, Config, Driver, Idle, OnDown, Rpf, Start, TransformType, XdpMode};
+use gateway::config::{
+    Auth, ClearAction, Config, Dpdk, Driver, HugePages, Idle, OnDown, Rpf, Start, TransformType, XdpMode,
+};
 
 const REFERENCE: &str = include_str!("../../../deploy/gateway.yaml");
 
@@ -294,7 +296,7 @@ ports:
 #[test]
 fn dpdk_needs_its_feature() {
     let text = "ports: { a: { driver: dpdk, device: '0000:65:00.0' } }";
-    let expected = "gateway.yaml:1:15: error: ports.a.driver: this build has no DPDK: build with `--features dpdk`, or use af_xdp or af_packet";
+    let expected = "gateway.yaml:1:15: error: ports.a.driver: dpdk needs the feature `dpdk`, which this build lacks: build with `--features dpdk` (`make dpdk`), or use af_xdp or af_packet";
     assert_eq!(Files::new().messages(text), [expected]);
 }
 
@@ -302,7 +304,30 @@ fn dpdk_needs_its_feature() {
 #[test]
 fn dpdk_is_read() {
     let config = config(&Files::new(), "ports: { a: { driver: dpdk, device: '0000:65:00.0' } }");
-    assert_eq!(config.ports["a"].driver, Driver::Dpdk { device: "0000:65:00.0".to_owned() });
+    let device = "0000:65:00.0".to_owned();
+    assert_eq!(config.ports["a"].driver, Driver::Dpdk { device, descriptors: 1024 });
+}
+
+#[test]
+fn what_dpdk_ports_share_is_read() {
+    let files = Files::new();
+    let port = "ports: { a: { driver: tap, device: a } }\n";
+    assert_eq!(
+        config(&files, port).dpdk,
+        Dpdk { huge_pages: HugePages::Auto, memory: 512 << 20, eal: Vec::new() }
+    );
+    let text = "dpdk: { huge_pages: none, memory: 64MiB, eal: [--log-level=8] }\n";
+    let expected =
+        Dpdk { huge_pages: HugePages::None, memory: 64 << 20, eal: vec!["--log-level=8".to_owned()] };
+    assert_eq!(config(&files, &format!("{port}{text}")).dpdk, expected);
+    let messages = files.messages(&format!("{port}dpdk: {{ memory: 1MB, eal: ['-l 3'] }}"));
+    assert_eq!(
+        messages,
+        [
+            "gateway.yaml:2:9: error: dpdk.memory: expected 16MiB or more",
+            "gateway.yaml:2:27: error: dpdk.eal[0]: found \"-l 3\", expected one argument of EAL without blanks, such as --log-level=lib.eal:8",
+        ]
+    );
 }
 
 /// 20,000 SAs with 40,000 key files, and as many policies. A step that is quadratic in their number would keep

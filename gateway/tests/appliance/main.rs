@@ -9,6 +9,8 @@ mod cli;
 #[cfg(test)]
 mod control;
 #[cfg(test)]
+mod dpdk_host;
+#[cfg(test)]
 mod files;
 #[cfg(test)]
 mod fixed;

@@ -7,6 +7,8 @@
 
 #![cfg(test)]
 
+#[cfg(feature = "dpdk")]
+mod dpdk;
 mod gateway;
 mod guest;
 mod kernel;

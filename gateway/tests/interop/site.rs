@@ -25,6 +25,8 @@ pub struct Plan {
     pub lan: Driver,
     /// MTU of all links.
     pub mtu: usize,
+    /// Queues of all links. A driver that opens fewer must not have more.
+    pub queues: usize,
     /// MTU of the link between a router in the middle and the right gateway; `None` without a router.
     pub router: Option<usize>,
     /// VLAN of the WAN.
@@ -51,6 +53,9 @@ pub enum Driver {
     AfXdp,
     /// The host is then the kernel of the gateway's own namespace.
     Tap,
+    /// A virtual device of DPDK: `{n}` is a number of its own, `{device}` the interface.
+    #[cfg_attr(not(feature = "dpdk"), expect(dead_code, reason = "only a build with DPDK has the driver"))]
+    Dpdk(&'static str),
 }
 
 impl Default for Plan {
@@ -60,6 +65,7 @@ impl Default for Plan {
             wan: Driver::AfPacket,
             lan: Driver::AfPacket,
             mtu: 1500,
+            queues: 2,
             router: None,
             vlan: None,
             cores: ["[0]", "[1]"],
@@ -121,14 +127,14 @@ impl Sites {
         let [left, right] = [Namespace::new(), Namespace::new()];
         let router = plan.router.map(|mtu| {
             let router = Namespace::new();
-            left.join("wan0", &router, "left", 2, plan.mtu);
-            right.join("wan0", &router, "right", 2, mtu);
+            left.join("wan0", &router, "left", plan.queues, plan.mtu);
+            right.join("wan0", &router, "right", plan.queues, mtu);
             set_up_router(&router);
             router
         });
         match &router {
-            None => left.join("wan0", &right, "wan0", 2, plan.mtu),
-            Some(router) if plan.wan == Driver::AfXdp => {
+            None => left.join("wan0", &right, "wan0", plan.queues, plan.mtu),
+            Some(router) if plan.wan.needs_whole_packets() => {
                 router.no_offload("left");
                 router.no_offload("right");
             }
@@ -146,8 +152,8 @@ impl Sites {
 fn site(plan: &Plan, side: u8, inside: Namespace) -> Site {
     let host = (plan.lan != Driver::Tap).then(|| {
         let host = Namespace::new();
-        inside.join("lan0", &host, "eth0", 2, plan.mtu);
-        if plan.lan == Driver::AfXdp {
+        inside.join("lan0", &host, "eth0", plan.queues, plan.mtu);
+        if plan.lan.needs_whole_packets() {
             host.no_offload("eth0");
         }
         host
@@ -217,15 +223,18 @@ fn configuration(plan: &Plan, side: u8, files: &mut Files) -> String {
         yaml,
         "workers: {{ cores: {cores}, control_core: 0, idle: adaptive }}\n\
          ports:\n\
-         \x20 wan: {{ driver: {}, device: wan0, mtu: {}, addresses: ['{}', '{}']{vlan} }}\n\
-         \x20 lan: {{ driver: {}, device: lan0, mtu: {}, addresses: [10.{side}.0.1/16, 'fd00:{side}::1/64'] }}\n",
-        plan.wan.keyword(),
+         \x20 wan: {{ {}, mtu: {}, addresses: ['{}', '{}']{vlan} }}\n\
+         \x20 lan: {{ {}, mtu: {}, addresses: [10.{side}.0.1/16, 'fd00:{side}::1/64'] }}\n",
+        plan.wan.yaml("wan0", 0),
         if side == 1 { plan.mtu } else { plan.router.unwrap_or(plan.mtu) },
         wans[0],
         wans[1],
-        plan.lan.keyword(),
+        plan.lan.yaml("lan0", 1),
         plan.mtu,
     );
+    if [plan.wan, plan.lan].iter().any(|driver| matches!(driver, Driver::Dpdk(_))) {
+        yaml.push_str("dpdk: { huge_pages: none, memory: 256MiB }\n");
+    }
     if let (1, Some(address)) = (side, plan.metrics) {
         files.metrics = Some(address);
     }
@@ -256,6 +265,23 @@ impl Driver {
             Self::AfPacket => "af_packet",
             Self::AfXdp => "af_xdp",
             Self::Tap => "tap",
+            Self::Dpdk(_) => "dpdk",
         }
+    }
+
+    /// A port's driver and device.
+    fn yaml(self, interface: &str, number: usize) -> String {
+        let device = match self {
+            Self::Dpdk(template) => {
+                template.replace("{n}", &number.to_string()).replace("{device}", interface)
+            }
+            _ => interface.to_owned(),
+        };
+        format!("driver: {}, device: '{device}'", self.keyword())
+    }
+
+    /// Whether the kernel on the other end of a veth pair must finish what it sends: checksums and segments.
+    fn needs_whole_packets(self) -> bool {
+        matches!(self, Self::AfXdp | Self::Dpdk(_))
     }
 }

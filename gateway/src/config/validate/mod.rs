@@ -40,6 +40,7 @@ pub(super) fn validate(sections: Sections, problems: &Problems, host: &Host) -> 
         gateway: sections.gateway,
         log: sections.log,
         workers: sections.workers,
+        dpdk: sections.dpdk,
         ports: sections.ports.entries,
         routes: routes.list,
         ike: sections.ike,
