@@ -9,6 +9,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 mod crypto;
+#[cfg(feature = "dpdk")]
+mod dpdk;
 mod engine_case;
 mod engines;
 mod esp;
@@ -44,6 +46,12 @@ enum Command {
     Scale(scale::Options),
     /// Latency through the worker at shares of its capacity
     Latency(latency::Options),
+    /// The packet path over DPDK ports in memory, beside memory ports and dpdk-testpmd
+    #[cfg(feature = "dpdk")]
+    Dpdk(dpdk::Options),
+    #[cfg(feature = "dpdk")]
+    #[command(hide = true)]
+    DpdkForward(dpdk::ForwardOptions),
 }
 
 #[derive(Args)]
@@ -60,6 +68,10 @@ fn main() -> anyhow::Result<()> {
         Command::Esp(options) => esp::run(options)?,
         Command::Scale(options) => scale::run(options)?,
         Command::Latency(options) => latency::run(options)?,
+        #[cfg(feature = "dpdk")]
+        Command::Dpdk(options) => dpdk::run(options)?,
+        #[cfg(feature = "dpdk")]
+        Command::DpdkForward(options) => return dpdk::forward(options),
     };
     print!("{report}");
     if let Some(path) = &cli.output.json {

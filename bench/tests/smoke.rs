@@ -97,6 +97,17 @@ fn latency() {
     );
 }
 
+/// Everything takes a core and polls, so it is short.
+#[cfg(feature = "dpdk")]
+#[test]
+fn dpdk() {
+    let report = run("dpdk --sizes 64 --rounds 1 --seconds 0.2");
+    assert_eq!(with(&report, "ports", "memory").len(), 1);
+    assert_eq!(with(&report, "ports", "net_pcap to net_null").len(), 1);
+    assert_eq!(with(&report, "ports", "net_memif to net_null").len(), 2);
+    assert!(report["findings"].as_array().unwrap().len() == 2);
+}
+
 #[test]
 fn an_option_that_makes_no_sense_is_named() {
     for (arguments, wrong) in [

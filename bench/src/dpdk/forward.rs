@@ -1,0 +1,200 @@
+//! A gateway over two DPDK ports, for as long as it is measured: `spillway-bench dpdk-forward`.
+
+use std::fs;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use clap::Args;
+use dataplane::crypto::{Crypto, EngineChoice, Suite};
+use dataplane::fleet::{Fleet, FleetConfig, frame_size_for};
+use dataplane::host::reassembly::ReassemblyConfig;
+use dataplane::message::{Event, Neighbour, Route, RouteUpdate, Update};
+use dataplane::port::dpdk;
+use dataplane::snapshot::Snapshot;
+use dataplane::worker::thread::Idle;
+use dataplane::worker::{PortConfig, WorkerConfig};
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::frames::NEIGHBOUR;
+use crate::gateway::{Gateway, MTU};
+use crate::tunnels::{Direction, GATEWAY, GATEWAY_LAN, ROUTER, Tunnels};
+
+/// Ports of the gateway, by id.
+const WAN: usize = 0;
+/// Time before the measurement: the first packets wait for a neighbour, and memif for its other end.
+const WARM_UP: Duration = Duration::from_millis(500);
+/// How long to wait for the first packet.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// More than the gateway sends when it only asks for its router's address.
+const REQUESTS: u64 = 1000;
+/// What capsule calls the worker's thread.
+const THREAD: &str = "spillway-core";
+
+/// What to run.
+#[derive(Args, Clone, Debug)]
+pub struct Options {
+    /// Device that packets come from.
+    #[arg(long)]
+    lan: String,
+    /// Device that they go to.
+    #[arg(long)]
+    wan: String,
+    #[arg(long)]
+    suite: Suite,
+    #[arg(long)]
+    seconds: f64,
+    #[arg(long)]
+    core: usize,
+    #[arg(long)]
+    control_core: usize,
+}
+
+/// What was seen.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Outcome {
+    packets: u64,
+    seconds: f64,
+    /// Time that the worker had its core for.
+    core_seconds: f64,
+}
+
+impl Outcome {
+    /// Nanoseconds of its core that the worker took for each packet.
+    pub fn nanoseconds(self) -> f64 {
+        self.core_seconds * 1e9 / self.packets as f64
+    }
+
+    /// Packets a second by the clock.
+    pub fn packets_per_second(self) -> f64 {
+        self.packets as f64 / self.seconds
+    }
+}
+
+/// Runs it, and prints what was seen as JSON.
+///
+/// # Errors
+/// When DPDK does not start, or nothing is forwarded.
+pub fn run(options: &Options) -> anyhow::Result<()> {
+    let fleet = start(options)?;
+    let outcome = measure(&fleet, Duration::from_secs_f64(options.seconds));
+    fleet.stop();
+    println!("{}", serde_json::to_string(&outcome?)?);
+    Ok(())
+}
+
+fn start(options: &Options) -> anyhow::Result<Fleet> {
+    let crypto = Arc::new(Crypto::new(EngineChoice::Auto)?);
+    let port = |device: &String| dpdk::PortConfig { device: device.clone(), mtu: MTU, descriptors: 1024 };
+    let opened = dpdk::open(dpdk::Config {
+        ports: vec![port(&options.wan), port(&options.lan)],
+        cores: vec![options.core],
+        control_core: options.control_core,
+        huge_pages: false,
+        memory: 256 << 20,
+        buffers: 8192,
+        eal: Vec::new(),
+    })?;
+    // Our addresses and not the devices', so that captures need not know those.
+    let port = |address: IpAddr, prefix_len, direction| -> anyhow::Result<PortConfig> {
+        let (addresses, mac) = (vec![IpNet::new(address, prefix_len)?], Some(Gateway::mac(direction)));
+        Ok(PortConfig { addresses, mac, mtu: MTU, vlan: None, reverse_path: true })
+    };
+    let tunnels = Tunnels::new(&crypto, options.suite, 1, 0)?;
+    let config = FleetConfig {
+        cores: vec![options.core],
+        pin: true,
+        idle: Idle::Spin,
+        frames: 1024,
+        frame_size: frame_size_for(MTU),
+        worker: WorkerConfig {
+            index: 0,
+            max_sas: 16,
+            max_tunnels: 16,
+            on_demand: 0..0,
+            max_policies: 16,
+            reassembly: ReassemblyConfig::default(),
+            answers_per_second: 1000,
+            nat_port: 4500,
+            ports: vec![
+                port(GATEWAY.into(), 24, Direction::Inbound)?,
+                port(GATEWAY_LAN.into(), 16, Direction::Outbound)?,
+            ],
+        },
+        devices: opened.devices,
+        crypto,
+    };
+    let fleet = Fleet::start_on(config, opened.crew)?;
+    let default = Route { to: IpNet::default(), port: Some(WAN as u16), via: Some(ROUTER.into()) };
+    fleet.update_route(&RouteUpdate::Add(default));
+    for update in tunnels.updates() {
+        fleet.send(0, update);
+    }
+    Ok(fleet)
+}
+
+fn measure(fleet: &Fleet, span: Duration) -> anyhow::Result<Outcome> {
+    let end = Instant::now() + PATIENCE;
+    while sent(fleet)? < REQUESTS {
+        ensure!(Instant::now() < end, "nothing is forwarded: {}", drops(fleet)?);
+        meet_router(fleet);
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    keep(fleet, WARM_UP);
+    let (before, core_before, since) = (sent(fleet)?, core_time()?, Instant::now());
+    keep(fleet, span);
+    let (packets, core, time) = (sent(fleet)? - before, core_time()? - core_before, since.elapsed());
+    ensure!(packets > 0, "nothing is forwarded any more: {}", drops(fleet)?);
+    Ok(Outcome { packets, seconds: time.as_secs_f64(), core_seconds: core.as_secs_f64() })
+}
+
+/// Waits, and keeps the neighbour known: nobody is there to answer for it.
+fn keep(fleet: &Fleet, span: Duration) {
+    let end = Instant::now() + span;
+    while Instant::now() < end {
+        meet_router(fleet);
+        std::thread::sleep(Duration::from_millis(20).min(span));
+    }
+}
+
+fn meet_router(fleet: &Fleet) {
+    fleet.share_neighbour(Neighbour { port: WAN as u16, address: ROUTER.into(), mac: NEIGHBOUR });
+}
+
+/// Packets that the WAN port sent.
+fn sent(fleet: &Fleet) -> anyhow::Result<u64> {
+    let counters = snapshot(fleet)?.ports;
+    Ok(counters.get(WAN).context("no counters of the WAN port")?.tx_packets)
+}
+
+fn drops(fleet: &Fleet) -> anyhow::Result<String> {
+    let drops = snapshot(fleet)?.drops;
+    Ok(drops.nonzero().map(|(reason, count)| format!("{} {count} ", reason.name())).collect())
+}
+
+fn snapshot(fleet: &Fleet) -> anyhow::Result<Snapshot> {
+    fleet.send(0, Update::Snapshot(Box::new(Snapshot::with_room(2, 16))));
+    let end = Instant::now() + PATIENCE;
+    while Instant::now() < end {
+        if let Some(Event::Snapshot(snapshot)) = fleet.next_event(Duration::from_millis(100)) {
+            return Ok(*snapshot);
+        }
+    }
+    bail!("the worker does not answer")
+}
+
+/// Time that the worker's thread had its core for.
+fn core_time() -> anyhow::Result<Duration> {
+    for task in fs::read_dir("/proc/self/task")? {
+        let task = task?.path();
+        // The kernel cuts names at 15 bytes.
+        if fs::read_to_string(task.join("comm"))?.trim().starts_with(&THREAD[..13]) {
+            let text = fs::read_to_string(task.join("schedstat"))?;
+            let nanoseconds = text.split(' ').next().context("an empty schedstat")?.parse()?;
+            return Ok(Duration::from_nanos(nanoseconds));
+        }
+    }
+    bail!("no thread is called {THREAD}")
+}

@@ -1,0 +1,190 @@
+//! `spillway-bench dpdk`: the packet path over DPDK ports that are in memory, beside memory ports and dpdk-testpmd.
+//!
+//! EAL starts once in a process, so each round of a gateway over DPDK is a process of its own ([`forward`]).
+
+mod forward;
+mod testpmd;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use clap::Args;
+use dataplane::crypto::Suite;
+
+pub use self::forward::Options as ForwardOptions;
+use self::forward::Outcome;
+pub use self::forward::run as forward;
+use self::testpmd::{Generator, IoForward};
+use crate::engines;
+use crate::frames::{self, Frames};
+use crate::gateway::{Gateway, Pools};
+use crate::latency::capacity;
+use crate::measure::Samples;
+use crate::report::{Finding, Goal, Report, Row};
+use crate::traffic::{Order, Size, Stream};
+use crate::tunnels::Direction;
+use crate::world::World;
+
+/// Frames in the capture that is received over and over.
+const CAPTURED: usize = 512;
+/// What carries the traffic from a generator.
+const GOAL_OF_TESTPMD: f64 = 0.6;
+/// What DPDK ports may cost beside memory ports.
+const GOAL_OF_MEMORY: f64 = 0.85;
+
+/// What to measure.
+///
+/// `path`: a capture in memory (net_pcap, infinite_rx) through one SA to net_null, beside the same worker on memory
+/// ports. Nanoseconds a packet are the worker thread's time on its core, over everything that it does.
+///
+/// `memif`: dpdk-testpmd sends 64-byte frames by net_memif as fast as it can; another testpmd forwards them to net_null,
+/// and then a gateway protects them and sends them to net_null. Each has one core.
+#[derive(Args, Clone, Debug)]
+pub struct Options {
+    /// Suite, by its keyword.
+    #[arg(long, default_value = "aes128gcm16")]
+    suite: Suite,
+    /// Bytes of the inner IP packet, for `path`.
+    #[arg(long, value_delimiter = ',', default_value = "64,1420")]
+    sizes: Vec<Size>,
+    /// Rounds, in which the variants take turns.
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Seconds of each round.
+    #[arg(long, default_value_t = 1.0)]
+    seconds: f64,
+    /// Core of the generator, and of all that does not forward.
+    #[arg(long, default_value_t = 0)]
+    generator_core: usize,
+    /// Core of what is measured.
+    #[arg(long, default_value_t = 1)]
+    core: usize,
+    /// Leave out what needs dpdk-testpmd.
+    #[arg(long)]
+    path_only: bool,
+}
+
+/// Runs the bench.
+///
+/// # Errors
+/// When DPDK does not start, or nothing is forwarded.
+pub fn run(options: &Options) -> anyhow::Result<Report> {
+    ensure!(options.rounds > 0 && options.seconds > 0.0, "--rounds and --seconds: more than 0");
+    let mut report = Report::new("dpdk");
+    let directory = tempfile::tempdir()?;
+    for &size in &options.sizes {
+        path(options, size, directory.path(), &mut report)?;
+    }
+    if !options.path_only {
+        memif(options, directory.path(), &mut report)?;
+    }
+    Ok(report)
+}
+
+/// DPDK ports beside memory ports.
+fn path(options: &Options, size: Size, directory: &Path, report: &mut Report) -> anyhow::Result<()> {
+    let capture = directory.join("in.pcap");
+    write_capture(&capture, size)?;
+    let lan = format!("net_pcap0,rx_pcap={},infinite_rx=1", capture.display());
+    // The engine that a gateway would take.
+    let crypto = engines::start(&[])?.pop().context("no engine runs here")?;
+    let mut world = World::new(&crypto, options.suite, 1, Pools::new()?)?;
+    let (mut memory, mut dpdk) = (Vec::new(), Vec::new());
+    for _ in 0..options.rounds {
+        memory.push(capacity(&mut world, Direction::Outbound, Stream::new(size, 1, Order::Random))?);
+        dpdk.push(round(options, &lan)?.nanoseconds());
+    }
+    let (memory, dpdk): (Samples, Samples) = (memory.into_iter().collect(), dpdk.into_iter().collect());
+    for (ports, samples) in [("memory", &memory), ("net_pcap to net_null", &dpdk)] {
+        let labels = vec![
+            ("suite", options.suite.to_string()),
+            ("bytes", size.to_string()),
+            ("ports", ports.to_owned()),
+            ("what", "outbound".to_owned()),
+        ];
+        report.rows.push(Row::throughput(labels, size.mean(), samples));
+    }
+    let what = format!("{size} B: rate over DPDK ports, of that over memory ports");
+    report.findings.push(Finding::new(
+        what,
+        &memory.over(&dpdk),
+        "times",
+        Some(Goal::AtLeast(GOAL_OF_MEMORY)),
+    ));
+    Ok(())
+}
+
+/// Protecting what testpmd sends, beside testpmd forwarding it.
+fn memif(options: &Options, directory: &Path, report: &mut Report) -> anyhow::Result<()> {
+    let (mut io, mut gateway) = (Vec::new(), Vec::new());
+    for round_number in 0..options.rounds {
+        let socket = directory.join(format!("io{round_number}"));
+        let generator = Generator::start(&socket, options.generator_core, Gateway::mac(Direction::Outbound))?;
+        io.push(IoForward::measure(&socket, options.core, options.generator_core, duration(options))?);
+        drop(generator);
+
+        let socket = directory.join(format!("esp{round_number}"));
+        let generator = Generator::start(&socket, options.generator_core, Gateway::mac(Direction::Outbound))?;
+        let lan = format!("net_memif0,role=client,socket-abstract=no,socket={}", socket.display());
+        gateway.push(round(options, &lan)?.packets_per_second());
+        drop(generator);
+    }
+    let nanoseconds = |rates: &[f64]| rates.iter().map(|rate| 1e9 / rate).collect::<Samples>();
+    let (io, gateway) = (nanoseconds(&io), nanoseconds(&gateway));
+    for (what, samples) in [("testpmd io-forward", &io), ("gateway, outbound", &gateway)] {
+        let labels = vec![
+            ("suite", options.suite.to_string()),
+            ("bytes", "50".to_owned()),
+            ("ports", "net_memif to net_null".to_owned()),
+            ("what", what.to_owned()),
+        ];
+        report.rows.push(Row::throughput(labels, 50.0, samples));
+    }
+    let what = "64-byte frames by memif: rate of the gateway, of testpmd's".to_owned();
+    report.findings.push(Finding::new(
+        what,
+        &io.over(&gateway),
+        "times",
+        Some(Goal::AtLeast(GOAL_OF_TESTPMD)),
+    ));
+    Ok(())
+}
+
+/// One round of a gateway over DPDK, in a process of its own.
+fn round(options: &Options, lan: &str) -> anyhow::Result<Outcome> {
+    let output = Command::new(std::env::current_exe()?)
+        .args(["dpdk-forward", "--wan", "net_null0,no-rx=1", "--lan", lan])
+        .args(["--suite", &options.suite.to_string(), "--seconds", &options.seconds.to_string()])
+        .args(["--core", &options.core.to_string(), "--control-core", &options.generator_core.to_string()])
+        .output()?;
+    if !output.status.success() {
+        bail!("a gateway over {lan}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    serde_json::from_slice(&output.stdout).context("a gateway's figures")
+}
+
+fn duration(options: &Options) -> Duration {
+    Duration::from_secs_f64(options.seconds)
+}
+
+/// A capture of the host's packets of one tunnel.
+fn write_capture(path: &PathBuf, size: Size) -> anyhow::Result<()> {
+    let mut all = Frames::default();
+    let picks = Stream::new(size, 1, Order::Random).take(CAPTURED);
+    frames::from_host(picks, Gateway::mac(Direction::Outbound), 0, &mut all);
+    let mut file: Vec<u8> = Vec::new();
+    // The head of a capture of Ethernet frames with microseconds: magic, version 2.4, zone, accuracy, length, link.
+    for word in [0xa1b2_c3d4_u32, 0x0004_0002, 0, 0, 65_535, 1] {
+        file.extend(word.to_le_bytes());
+    }
+    for frame in all.iter() {
+        for word in [0, 0, frame.len() as u32, frame.len() as u32] {
+            file.extend(word.to_le_bytes());
+        }
+        file.extend(frame);
+    }
+    fs::write(path, file).with_context(|| path.display().to_string())
+}
