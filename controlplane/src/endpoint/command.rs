@@ -6,7 +6,7 @@ use super::Endpoint;
 use crate::auth::Identity;
 use crate::config::Connection;
 use crate::crypto::Random;
-use crate::sa::{Command, Estate, Retire, State};
+use crate::sa::{Command, Estate, Retire, State, Task};
 use crate::update::{DownReason, Event};
 
 impl Endpoint {
@@ -76,7 +76,12 @@ impl Endpoint {
             self.out.events.push_back(Event::IkeRekeyed { connection, old: from, new: to });
         }
         // The successor is gone: so are the children.
-        if let Some(Estate { connection, mut children, leases, .. }) = estate {
+        if let Some(Estate { connection, mut children, tasks, leases }) = estate {
+            for (_, task) in tasks {
+                if let Task::DeleteUnwanted { spi, .. } = task {
+                    self.spis.release(spi);
+                }
+            }
             leases.iter().for_each(|lease| self.pools.give_back(lease));
             children.clear(&mut self.context(now, rng), &connection, &DownReason::IkeDown);
             self.carry_out(now, rng, from);

@@ -204,7 +204,7 @@ impl Established {
             Err(error) => {
                 warn!(connection = %self.connection.name, %error, "malformed response");
                 ctx.reject(Rejection::Malformed);
-                self.active = None;
+                self.withdraw(ctx);
                 self.leave(ctx, DownReason::Failed(error.to_string()));
                 return self.step(core, ctx, Next::Stay);
             }
@@ -434,12 +434,24 @@ impl Established {
 
     /// The IKE SA is gone: so are its children.
     pub fn drop_children(&mut self, ctx: &mut Context<'_>, reason: &DownReason) {
-        if let Some(Active::CreateChild(request) | Active::RekeyChild { request, .. }) = self.active.take() {
-            request.discard(ctx);
+        self.withdraw(ctx);
+        for (_, task) in self.tasks.drain(..) {
+            if let Task::DeleteUnwanted { spi, .. } = task {
+                ctx.spis.release(spi);
+            }
         }
         let connection = self.connection.clone();
         self.children.clear(ctx, &connection, reason);
         self.leases.drain(..).for_each(|lease| ctx.pools.give_back(&lease));
+    }
+
+    /// Nothing comes of our exchange in progress: its SPI is free again.
+    fn withdraw(&mut self, ctx: &mut Context<'_>) {
+        match self.active.take() {
+            Some(Active::CreateChild(request) | Active::RekeyChild { request, .. }) => request.discard(ctx),
+            Some(Active::DeleteUnwanted { spi }) => ctx.spis.release(spi),
+            _ => {}
+        }
     }
 
     fn leaving_reason(&self) -> DownReason {

@@ -359,8 +359,10 @@ impl IkeSa {
 
     /// Takes everything down at once without telling the peer.
     pub fn abolish(&mut self, ctx: &mut Context<'_>, reason: DownReason) {
-        if let State::Established(established) = &mut self.state {
-            established.drop_children(ctx, &reason);
+        match &mut self.state {
+            State::Established(established) => established.drop_children(ctx, &reason),
+            State::AuthSent(sent) => sent.withdraw(ctx),
+            _ => {}
         }
         let connection = self.connection().map(|connection| connection.name.clone());
         if !matches!(self.state, State::Closed(_)) {

@@ -170,6 +170,13 @@ impl Sent {
         State::Established(Box::new(established))
     }
 
+    /// Nobody waits for the response any more.
+    pub fn withdraw(&mut self, ctx: &mut Context<'_>) {
+        if let Some(child) = self.child.take() {
+            child.discard(ctx);
+        }
+    }
+
     /// Repeats the request, or gives up.
     pub fn timeout(self: Box<Self>, core: &mut Core, ctx: &mut Context<'_>) -> State {
         if core.retransmit(ctx) {
