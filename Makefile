@@ -66,10 +66,12 @@ bench:
 	target/release/spillway-bench crypto
 	target/release/spillway-bench esp
 
-## Coverage-guided fuzzing of the packet path.
+## Coverage-guided fuzzing of the packet path and of IKEv2.
 fuzz: fuzz-tools
-	for target in $$(cd dataplane && cargo fuzz list); do \
-		(cd dataplane && $(FUZZ) run $$target -- -max_total_time=$$(($(MINUTES) * 60))) || exit 1; \
+	for crate in dataplane controlplane; do \
+		for target in $$(cd $$crate && cargo fuzz list); do \
+			(cd $$crate && $(FUZZ) run $$target -- -max_total_time=$$(($(MINUTES) * 60))) || exit 1; \
+		done || exit 1; \
 	done
 
 fuzz-tools:

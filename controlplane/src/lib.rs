@@ -33,6 +33,8 @@ pub mod auth;
 pub mod config;
 pub mod crypto;
 pub mod endpoint;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod gate;
 pub mod keylog;
 mod lease;
@@ -43,7 +45,7 @@ pub mod proposal;
 pub mod rejection;
 mod sa;
 pub mod selector;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 mod sim;
 pub mod thread;
 pub mod timer;

@@ -45,5 +45,5 @@ pub use secret::Secret;
 pub use signature::SigningKey;
 pub use transform::{AesKey, Encr, Integ};
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub(crate) use random::testing::Seeded;

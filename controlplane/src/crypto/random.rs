@@ -20,7 +20,7 @@ impl Random for SystemRandom {
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub(crate) mod testing {
     use super::Random;
 

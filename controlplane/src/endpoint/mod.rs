@@ -17,6 +17,8 @@
 
 mod command;
 mod cookie;
+#[cfg(any(test, fuzzing))]
+mod forge;
 mod half_open;
 mod operator;
 mod reply;
@@ -48,6 +50,8 @@ use crate::wire::{
     ExchangeType, HEADER_LEN, Header, Notify, NotifyType, Payload, WireErrorKind, parse_chain,
 };
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::forge::Forgery;
 pub use self::operator::{ChildStatus, IkeStatus, OperatorError};
 
 /// All IKE SAs of a gateway.

@@ -10,7 +10,7 @@ use tracing::{debug, warn};
 use super::Context;
 use super::fragment::{Fragment, Reassembly};
 use super::window::{Requests, Responses, Timeout};
-use crate::crypto::{CryptoError, IkeKeys, IkeSuite, Secret, SkOpener, SkSealer};
+use crate::crypto::{CryptoError, IkeKeys, IkeSuite, Random, Secret, SkOpener, SkSealer};
 use crate::keylog::IkeKeyLog;
 use crate::rejection::Rejection;
 use crate::wire::{
@@ -363,6 +363,13 @@ impl Core {
         ctx.out.moved = true;
     }
 
+    /// An authentic message with any bytes inside, as nothing in here would send it.
+    #[cfg(any(test, fuzzing))]
+    pub fn forge(&mut self, rng: &mut dyn Random, header: Header, plain: &[u8]) -> Option<Vec<u8>> {
+        let (header, first) = (Header { next_payload: PayloadType::SK, ..header }, header.next_payload);
+        seal_one(self.protection.as_mut()?, rng, header, None, first, plain).ok()
+    }
+
     fn seal(
         &mut self,
         ctx: &mut Context<'_>,
@@ -381,7 +388,7 @@ impl Core {
         let room = self.fragment_size.map(|size| size.saturating_sub(overhead));
         let fits = |room| HEADER_LEN + GENERIC_LEN + suite.sealed_len(plain.len()) <= room;
         let Some(room) = room.filter(|&room| !fits(room)) else {
-            let packet = seal_one(protection, ctx, whole, None, first, &plain)?;
+            let packet = seal_one(protection, ctx.rng, whole, None, first, &plain)?;
             return Ok(vec![packet]);
         };
         let body = room.saturating_sub(HEADER_LEN + GENERIC_LEN + SKF_HEADER_LEN);
@@ -391,7 +398,7 @@ impl Core {
             .zip(plain.chunks(piece))
             .map(|(number, piece)| {
                 let first = if number == 1 { first } else { PayloadType::NONE };
-                seal_one(protection, ctx, part, Some((number, total)), first, piece)
+                seal_one(protection, ctx.rng, part, Some((number, total)), first, piece)
             })
             .collect()
     }
@@ -412,7 +419,7 @@ enum SealError {
 
 fn seal_one(
     protection: &mut Protection,
-    ctx: &mut Context<'_>,
+    rng: &mut dyn Random,
     header: Header,
     fragment: Option<(u16, u16)>,
     first: PayloadType,
@@ -433,6 +440,6 @@ fn seal_one(
     let body = message.len();
     message.resize(body + suite.iv_len(), 0);
     message.extend_from_slice(plain);
-    protection.sealer.seal(ctx.rng, &mut message, body)?;
+    protection.sealer.seal(rng, &mut message, body)?;
     Ok(message)
 }

@@ -1,11 +1,20 @@
 //! Two endpoints and a network between them, in virtual time. Everything follows from a seed, so a failure is
 //! repeated by running its seed again.
 
+// The fuzz targets use the world alone.
+#![cfg_attr(not(test), allow(dead_code))]
+
+#[cfg(test)]
 mod auth;
+#[cfg(test)]
 mod basic;
+#[cfg(test)]
 mod chaos;
+#[cfg(test)]
 mod collisions;
+#[cfg(test)]
 mod configuration;
+#[cfg(test)]
 mod hostile;
 
 use std::cmp::Reverse;
@@ -41,13 +50,13 @@ pub(super) fn connection(side: usize) -> Connection {
         name: "net".into(),
         local_addresses: vec![address(side)],
         remote: RemoteAddress::Addresses(vec![address(other)]),
-        local_id: Identity::parse(name(side)).unwrap(),
-        remote_id: IdPattern::parse(name(other)).unwrap(),
+        local_id: Identity::parse(name(side)).expect("a name"),
+        remote_id: IdPattern::parse(name(other)).expect("a name"),
         local_auth: LocalProof::Psk(Secret::copy_of(b"swordfish")),
         remote_auth: RemoteProof::Psk(Secret::copy_of(b"swordfish")),
         allow_sha1: false,
         ppk: None,
-        proposals: vec![Proposal::ike("aes256gcm16-prfsha384-x25519").unwrap()],
+        proposals: vec![Proposal::ike("aes256gcm16-prfsha384-x25519").expect("a proposal")],
         rekey: None,
         rekey_jitter: Duration::ZERO,
         dpd: None,
@@ -70,7 +79,7 @@ pub(super) fn connection(side: usize) -> Connection {
 /// A child between 10.`net`.1.0/24 and 10.`net`.2.0/24.
 pub(super) fn child(side: usize, name: &str, net: u8) -> ChildConfig {
     let prefix = |side: usize| {
-        SelectorSpec::from(format!("10.{net}.{}.0/24", side + 1).parse::<ipnet::IpNet>().unwrap())
+        SelectorSpec::from(format!("10.{net}.{}.0/24", side + 1).parse::<ipnet::IpNet>().expect("a prefix"))
     };
     ChildConfig {
         name: name.into(),
@@ -78,7 +87,7 @@ pub(super) fn child(side: usize, name: &str, net: u8) -> ChildConfig {
         mode: Mode::Tunnel,
         local: vec![prefix(side)],
         remote: vec![prefix(1 - side)],
-        proposals: vec![Proposal::esp("aes128gcm16-esn").unwrap()],
+        proposals: vec![Proposal::esp("aes128gcm16-esn").expect("a proposal")],
         rekey: None,
         rekey_jitter: Duration::ZERO,
         lifetime: Lifetime::default(),
@@ -226,7 +235,8 @@ impl World {
     }
 
     pub fn initiate(&mut self, side: usize) {
-        self.at(side, |endpoint, now, rng| endpoint.initiate(now, rng, "net", None)).unwrap();
+        self.at(side, |endpoint, now, rng| endpoint.initiate(now, rng, "net", None))
+            .expect("it is configured");
     }
 
     /// Runs until nothing is left to happen before `until` has passed.
@@ -376,7 +386,7 @@ impl World {
         expected.sort_unstable();
         assert_eq!((names(a), names(b)), (expected.clone(), expected), "{a:#?} {b:#?}");
         for ours in &a.children {
-            let theirs = b.children.iter().find(|theirs| theirs.name == ours.name).unwrap();
+            let theirs = b.children.iter().find(|theirs| theirs.name == ours.name).expect("as many at both");
             assert_eq!((ours.spi_in, ours.spi_out), (theirs.spi_out, theirs.spi_in));
             assert!(ours.active && theirs.active);
             let (out_a, out_b) =
@@ -484,6 +494,7 @@ impl Plane {
 }
 
 /// Shows the log of a run that failed: `RUST_LOG=controlplane=debug`.
+#[cfg(test)]
 pub(super) fn log() {
     let filter = tracing_subscriber::EnvFilter::from_default_env();
     let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().without_time().try_init();
@@ -494,6 +505,6 @@ pub(super) fn socket(side: usize, port: u16) -> SocketAddr {
 }
 
 pub(super) fn wall_clock(now: Instant) -> crate::endpoint::WallClock {
-    let unix = Duration::from_secs(crate::auth::x509::testing::now().as_secs());
-    crate::endpoint::WallClock { now, unix }
+    // Noon of 2026-07-01, when the certificates of `auth::x509::testing` are valid.
+    crate::endpoint::WallClock { now, unix: Duration::from_secs(1_782_907_200) }
 }

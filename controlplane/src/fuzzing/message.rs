@@ -1,0 +1,57 @@
+//! Any bytes as a message.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::time::Instant;
+
+use dataplane::message::Datagram;
+
+use crate::Endpoint;
+use crate::config::Config;
+use crate::crypto::Seeded;
+use crate::sim::{A, B, configs, socket, wall_clock};
+use crate::wire::{Encrypted, HEADER_LEN, Header, emit_chain, parse_chain};
+
+thread_local!(static CONFIG: RefCell<Option<Arc<Config>>> = const { RefCell::new(None) });
+
+/// What parses means the same after it was written again, and whatever it is, a gateway that knows nobody keeps at
+/// most one half-open IKE SA for it and sends at most one answer.
+pub fn message(data: &[u8]) {
+    parse(data);
+    let config = CONFIG.with_borrow_mut(|config| {
+        let fresh = || {
+            let [_, b] = configs(|_, _| {});
+            Arc::new(b)
+        };
+        config.get_or_insert_with(fresh).clone()
+    });
+    let now = Instant::now();
+    let (mut endpoint, mut rng) = (Endpoint::new(config, wall_clock(now)), Seeded(1));
+    let datagram = Datagram { local: socket(B, 500), remote: socket(A, 500), payload: data.to_vec() };
+    endpoint.handle_datagram(now, datagram, &mut rng);
+    let answers: Vec<_> = std::iter::from_fn(|| endpoint.poll_transmit()).collect();
+    assert!(answers.len() <= 1 && endpoint.half_open() <= answers.len());
+    assert!(endpoint.poll_sa_update().is_none(), "a stranger changed a Child SA");
+    for answer in answers {
+        let header = Header::parse(&answer.payload).expect("what we send parses");
+        parse_chain(header.next_payload, &answer.payload[HEADER_LEN..], HEADER_LEN)
+            .expect("and its payloads");
+    }
+    while let Some(deadline) = endpoint.next_deadline() {
+        endpoint.handle_timeout(deadline, &mut rng);
+    }
+    assert!(endpoint.is_empty(), "state is left behind");
+}
+
+fn parse(data: &[u8]) {
+    let Ok(header) = Header::parse(data) else { return };
+    assert_eq!(Header::parse(&[&header.emit(data.len()), &data[HEADER_LEN..]].concat()), Ok(header));
+    if let Ok(Encrypted::Sk { body_at, .. } | Encrypted::Skf { body_at, .. }) = Encrypted::find(&header, data)
+    {
+        assert!((HEADER_LEN..=data.len()).contains(&body_at));
+    }
+    let Ok(payloads) = parse_chain(header.next_payload, &data[HEADER_LEN..], HEADER_LEN) else { return };
+    let mut again = Vec::new();
+    let first = emit_chain(&payloads, &mut again).expect("what came in a message fits one");
+    assert_eq!(parse_chain(first, &again, HEADER_LEN).as_ref(), Ok(&payloads));
+}
