@@ -1,4 +1,4 @@
-//! `spillway-bench`: benches of the crypto engines and of the packet path.
+//! `spillway-bench`: benches of the crypto engines, of the packet path, and of IKEv2.
 //!
 //! Every figure is a median over many short rounds in which the variants take turns, so that what disturbs the
 //! machine disturbs all of them alike. What counts is the ratio between variants of one run, taken round by round.
@@ -16,6 +16,7 @@ mod engines;
 mod esp;
 mod frames;
 mod gateway;
+mod handshake;
 mod latency;
 mod machine;
 mod measure;
@@ -28,7 +29,11 @@ mod tunnels;
 mod world;
 
 #[derive(Parser)]
-#[command(name = "spillway-bench", version, about = "Benches of Spillway's crypto engines and packet path")]
+#[command(
+    name = "spillway-bench",
+    version,
+    about = "Benches of Spillway's crypto engines, packet path and IKEv2"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -46,6 +51,8 @@ enum Command {
     Scale(scale::Options),
     /// Latency through the worker at shares of its capacity
     Latency(latency::Options),
+    /// IKEv2: handshakes a second, and the memory of tunnels that are up
+    Handshake(handshake::Options),
     /// The packet path over DPDK ports in memory, beside memory ports and dpdk-testpmd
     #[cfg(feature = "dpdk")]
     Dpdk(dpdk::Options),
@@ -68,6 +75,7 @@ fn main() -> anyhow::Result<()> {
         Command::Esp(options) => esp::run(options)?,
         Command::Scale(options) => scale::run(options)?,
         Command::Latency(options) => latency::run(options)?,
+        Command::Handshake(options) => handshake::run(options)?,
         #[cfg(feature = "dpdk")]
         Command::Dpdk(options) => dpdk::run(options)?,
         #[cfg(feature = "dpdk")]

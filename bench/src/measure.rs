@@ -77,6 +77,11 @@ impl Samples {
         self.paired(other, |mine, theirs| mine - theirs)
     }
 
+    /// Another figure of each round.
+    pub fn map(&self, figure: impl Fn(f64) -> f64) -> Self {
+        self.0.iter().map(|&sample| figure(sample)).collect()
+    }
+
     fn paired(&self, other: &Self, figure: impl Fn(f64, f64) -> f64) -> Self {
         Self(self.0.iter().zip(&other.0).map(|(&mine, &theirs)| figure(mine, theirs)).collect())
     }

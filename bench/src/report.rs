@@ -54,6 +54,15 @@ pub const FIGURES: &[(&str, &str, usize)] = &[
     // Packets that did not come out, and slices that count although another thread of the machine disturbed them.
     ("lost", "lost", 0),
     ("disturbed", "disturbed slices", 0),
+    // Microseconds of CPU time a handshake, as above, and how many a second of CPU time.
+    ("cpu_us", "us/handshake", 1),
+    ("cpu_us_p10", "p10", 1),
+    ("cpu_us_p90", "p90", 1),
+    ("handshakes", "handshakes/s", 0),
+    // Memory of a tunnel that is up; seconds until all of them are, of one side's CPU time and in all.
+    ("bytes", "bytes/tunnel", 0),
+    ("all_up_cpu_s", "CPU s until all are up", 2),
+    ("all_up_s", "s until all are up", 2),
 ];
 
 /// What one bench found.

@@ -109,6 +109,22 @@ fn dpdk() {
 }
 
 #[test]
+fn handshake() {
+    let report = run("handshake --rounds 1 --handshakes 2 --tunnels 300");
+    for side in ["initiator", "responder"] {
+        let rows = with(&report, "side", side);
+        let kinds: Vec<_> = rows.iter().filter_map(|row| row["labels"]["kind"].as_str()).collect();
+        assert_eq!(kinds, ["psk", "ecdsa", "rsa", "hybrid"]);
+        assert_eq!(rows.iter().filter(|row| row["labels"]["established"] == "300").count(), 1);
+    }
+    let findings = report["findings"].to_string();
+    assert!(
+        findings.contains("psk, handshakes a second") && findings.contains("memory of a tunnel"),
+        "{findings}"
+    );
+}
+
+#[test]
 fn an_option_that_makes_no_sense_is_named() {
     for (arguments, wrong) in [
         ("esp --ahead 0", "--ahead"),
@@ -120,6 +136,9 @@ fn an_option_that_makes_no_sense_is_named() {
         ("crypto --suites aes128-sha256 --sizes 65", "--sizes"),
         ("latency --loads 100", "--loads"),
         ("scale --sizes 30", "--sizes"),
+        ("handshake --ike aes128", "--ike"),
+        ("handshake --tunnels 0", "--tunnels"),
+        ("handshake --kinds fax", "--kinds"),
     ] {
         let output =
             Command::new(env!("CARGO_BIN_EXE_spillway-bench")).args(arguments.split(' ')).output().unwrap();
