@@ -1,24 +1,62 @@
 //! Which connection a peer belongs to.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::auth::Identity;
 use crate::auth::identity::MatchQuality;
-use crate::config::Connection;
+use crate::config::{Connection, RemoteAddress};
 use crate::wire::Id;
 
-/// The connections whose addresses fit, in the order of the configuration.
-pub(crate) fn candidates(
-    connections: &[Arc<Connection>],
-    local: IpAddr,
-    remote: IpAddr,
-) -> Vec<Arc<Connection>> {
-    let fits = |connection: &&Arc<Connection>| {
-        let ours = &connection.local_addresses;
-        (ours.is_empty() || ours.contains(&local)) && connection.remote.allows(remote)
-    };
-    connections.iter().filter(fits).cloned().collect()
+/// The connections of a configuration, found without a look at all of them: there may be one for each of tens of
+/// thousands of peers.
+pub(crate) struct Directory {
+    connections: Vec<Arc<Connection>>,
+    by_name: HashMap<Arc<str>, usize>,
+    /// Those whose peer is at an address, in the order of the configuration.
+    by_remote: HashMap<IpAddr, Vec<usize>>,
+    /// Those whose peer may be anywhere.
+    anywhere: Vec<usize>,
+}
+
+impl Directory {
+    pub fn new(connections: &[Arc<Connection>]) -> Self {
+        let (mut by_name, mut by_remote, mut anywhere) = (HashMap::new(), HashMap::new(), Vec::new());
+        for (index, connection) in connections.iter().enumerate() {
+            // Of several with one name the first counts.
+            by_name.entry(connection.name.clone()).or_insert(index);
+            match &connection.remote {
+                RemoteAddress::Any => anywhere.push(index),
+                RemoteAddress::Addresses(addresses) => {
+                    for &address in addresses {
+                        let there: &mut Vec<usize> = by_remote.entry(address).or_default();
+                        if there.last() != Some(&index) {
+                            there.push(index);
+                        }
+                    }
+                }
+            }
+        }
+        Self { connections: connections.to_vec(), by_name, by_remote, anywhere }
+    }
+
+    /// The connection of this name.
+    pub fn named(&self, name: &str) -> Option<&Arc<Connection>> {
+        self.by_name.get(name).and_then(|&index| self.connections.get(index))
+    }
+
+    /// The connections whose addresses fit, in the order of the configuration.
+    pub fn candidates(&self, local: IpAddr, remote: IpAddr) -> Vec<Arc<Connection>> {
+        let there = self.by_remote.get(&remote).into_iter().flatten();
+        let mut indices: Vec<usize> = there.chain(&self.anywhere).copied().collect();
+        indices.sort_unstable();
+        let found = indices.into_iter().filter_map(|index| self.connections.get(index));
+        let ours = |connection: &&Arc<Connection>| {
+            connection.local_addresses.is_empty() || connection.local_addresses.contains(&local)
+        };
+        found.filter(ours).cloned().collect()
+    }
 }
 
 /// The connection that expects this identity, best match first; `wanted` is whom the peer wants to talk to
@@ -50,4 +88,40 @@ pub(crate) fn identify(
         return Err(format!("no connection for {identity} to {wanted}; expected {expected}"));
     };
     Ok((connection.clone(), identity))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::{A, connection};
+
+    #[test]
+    fn candidates_come_in_the_order_of_the_configuration() {
+        let addresses =
+            |list: &[&str]| list.iter().map(|text| text.parse().unwrap()).collect::<Vec<IpAddr>>();
+        let one = |name: &str, local: &[&str], remote: Option<&[&str]>| {
+            let remote = remote.map_or(RemoteAddress::Any, |list| RemoteAddress::Addresses(addresses(list)));
+            let local_addresses = addresses(local);
+            Arc::new(Connection { name: name.into(), local_addresses, remote, ..connection(A) })
+        };
+        let directory = Directory::new(&[
+            one("a", &[], None),
+            one("b", &["198.51.100.1"], Some(&["203.0.113.1", "203.0.113.2", "203.0.113.1"])),
+            one("c", &["198.51.100.2"], Some(&["203.0.113.1"])),
+            one("d", &["198.51.100.1"], None),
+            one("e", &["198.51.100.1", "198.51.100.2"], Some(&["203.0.113.2"])),
+            one("b", &[], Some(&["203.0.113.9"])),
+        ]);
+        let names = |local: &str, remote: &str| {
+            let found = directory.candidates(local.parse().unwrap(), remote.parse().unwrap());
+            found.iter().map(|one| one.name.to_string()).collect::<String>()
+        };
+        assert_eq!(names("198.51.100.1", "203.0.113.1"), "abd");
+        assert_eq!(names("198.51.100.1", "203.0.113.2"), "abde");
+        assert_eq!(names("198.51.100.2", "203.0.113.1"), "ac");
+        assert_eq!(names("198.51.100.1", "203.0.113.3"), "ad");
+        assert_eq!(names("2001:db8::1", "2001:db8::2"), "a");
+        assert_eq!(directory.named("b").unwrap().local_addresses, addresses(&["198.51.100.1"]));
+        assert!(directory.named("z").is_none());
+    }
 }

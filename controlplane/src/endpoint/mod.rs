@@ -40,7 +40,7 @@ use crate::config::{ChildConfig, Config, Connection};
 use crate::crypto::Random;
 use crate::keylog::IkeKeyLog;
 use crate::lease::Pools;
-use crate::peer;
+use crate::peer::Directory;
 use crate::pool::{ByConnection, SpiPool, TunnelPool};
 use crate::rejection::{Counters, Rejection};
 use crate::sa::{Answered, Context, Core, IkeSa, Output, Path, Refusal, State, find_notify};
@@ -57,6 +57,7 @@ pub use self::operator::{ChildStatus, IkeStatus, OperatorError};
 /// All IKE SAs of a gateway.
 pub struct Endpoint {
     config: Arc<Config>,
+    directory: Directory,
     clock: WallClock,
     sas: HashMap<u64, IkeSa>,
     connections: ByConnection,
@@ -102,6 +103,7 @@ impl Endpoint {
     pub fn new(config: Arc<Config>, clock: WallClock) -> Self {
         Self {
             clock,
+            directory: Directory::new(&config.connections),
             pools: Pools::new(&config.pools),
             cookies: Cookies::new(config.limits.cookie_lifetime),
             spis: SpiPool::without(&config.reserved_spis),
@@ -237,7 +239,7 @@ impl Endpoint {
             self.out.transmit.extend(again.map(|packet| Datagram { local, remote, payload: packet.clone() }));
             return;
         }
-        let candidates = peer::candidates(&self.config.connections, local.ip(), remote.ip());
+        let candidates = self.directory.candidates(local.ip(), remote.ip());
         if candidates.is_empty() {
             debug!(%local, %remote, "no connection for these addresses");
             return self.refuse(

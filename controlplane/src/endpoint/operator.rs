@@ -292,7 +292,7 @@ impl Endpoint {
     }
 
     fn find(&self, name: &str) -> Result<Arc<Connection>, OperatorError> {
-        self.config.connection(name).cloned().ok_or_else(|| OperatorError::NoConnection(name.into()))
+        self.directory.named(name).cloned().ok_or_else(|| OperatorError::NoConnection(name.into()))
     }
 
     fn of<'a>(&'a self, connection: &'a Arc<Connection>) -> impl Iterator<Item = &'a IkeSa> {
