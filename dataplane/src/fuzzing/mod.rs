@@ -4,6 +4,7 @@
 //! A body panics when something that must always hold does not. Every one of them that uses frames checks that all come back.
 
 use std::cell::RefCell;
+use std::mem::ManuallyDrop;
 
 use crate::buffer::Pool;
 
@@ -48,9 +49,12 @@ impl<'a> Input<'a> {
 
 /// Runs `body` with frames, and checks that they all came back. Pools are never unmapped, so one serves all runs.
 fn with_pool<T>(frames: usize, frame_size: usize, body: impl FnOnce(Pool) -> T) -> T {
-    thread_local!(static POOLS: RefCell<Vec<Pool>> = const { RefCell::new(Vec::new()) });
+    // Not dropped at the end: the fuzzer's leak check must still find what refers to their memory.
+    type Pools = ManuallyDrop<RefCell<Vec<Pool>>>;
+    thread_local!(static POOLS: Pools = const { ManuallyDrop::new(RefCell::new(Vec::new())) });
     let fits = |pool: &Pool| pool.capacity() == frames && pool.frame_size() == frame_size;
-    let idle = POOLS.with_borrow_mut(|pools| {
+    let idle = POOLS.with(|pools| {
+        let mut pools = pools.borrow_mut();
         let at = pools.iter().position(fits)?;
         Some(pools.swap_remove(at))
     });
@@ -58,7 +62,7 @@ fn with_pool<T>(frames: usize, frame_size: usize, body: impl FnOnce(Pool) -> T) 
         idle.unwrap_or_else(|| Pool::new(frames, frame_size).expect("there is memory for a few frames"));
     let result = body(pool);
     assert_eq!(pool.available(), pool.capacity(), "frames leaked");
-    POOLS.with_borrow_mut(|pools| pools.push(pool));
+    POOLS.with(|pools| pools.borrow_mut().push(pool));
     result
 }
 
