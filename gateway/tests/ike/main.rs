@@ -1,4 +1,4 @@
-//! Spillway's IKEv2 on real networks: gateways in network namespaces that negotiate with each other and with others.
+//! Spillway's IKEv2 on real networks: gateways in network namespaces that negotiate with each other and with strongSwan.
 //!
 //! All of it needs root and `ip`; a test that lacks something prints `SKIPPED name: why`, and fails when CI=true.
 //! Each test makes its own namespaces, waits for conditions and never for a fixed time, and has the machine for
@@ -11,10 +11,18 @@ mod establish;
 #[allow(dead_code, reason = "shared with the tests of the data plane")]
 #[path = "../interop/gateway.rs"]
 mod gateway;
+mod harness;
+mod lab;
+mod load;
 #[path = "../../../dataplane/tests/netns/mod.rs"]
 mod netns;
 mod operate;
+mod pair;
+mod pki;
 mod site;
+mod strongswan;
+mod swan_establish;
+mod swan_life;
 #[allow(dead_code, reason = "shared with the tests of the data plane")]
 #[path = "../interop/traffic.rs"]
 mod traffic;

@@ -1,0 +1,201 @@
+//! Spillway on the left and strongSwan on the right, configured for each other.
+
+use crate::gateway::{Files, Gateway};
+use crate::lab::{Lab, Nat, outer_address};
+use crate::pki::Credentials;
+use crate::site::{CONNECTION, Family, TUNNEL, identity};
+use crate::strongswan::{Charon, Setup};
+use crate::wait_for;
+
+/// What the two are to be like.
+pub struct Plan<'a> {
+    /// Family of the outer addresses.
+    pub outer: Family,
+    pub nat: Nat,
+    /// Preshared keys without them.
+    pub credentials: Option<&'a Credentials>,
+    /// More of Spillway's configuration: sections, keys of `ike`.
+    pub top: &'a str,
+    pub ike: &'a str,
+    /// Selectors and proposals of Spillway's child, and of strongSwan's.
+    pub child: &'a str,
+    pub peer_child: &'a str,
+    /// More settings of strongSwan's connection, and of charon.
+    pub peer: &'a str,
+    pub charon: &'a str,
+}
+
+const CHILD: &str = "local: [10.1.0.0/16, 'fd00:1::/64'], remote: [10.2.0.0/16, 'fd00:2::/64'], \
+                     proposals: [aes128gcm16]";
+const PEER_CHILD: &str = "local_ts = 10.2.0.0/16,fd00:2::/64
+                          remote_ts = 10.1.0.0/16,fd00:1::/64
+                          esp_proposals = aes128gcm16";
+
+impl Default for Plan<'_> {
+    fn default() -> Self {
+        Self {
+            outer: Family::V4,
+            nat: Nat::None,
+            credentials: None,
+            top: "",
+            ike: "",
+            child: CHILD,
+            peer_child: PEER_CHILD,
+            peer: "",
+            charon: "",
+        }
+    }
+}
+
+/// Both at work.
+pub struct Pair {
+    pub lab: Lab,
+    pub gateway: Gateway,
+    pub charon: Charon,
+}
+
+impl Pair {
+    pub fn new(plan: &Plan<'_>) -> Self {
+        let lab = Lab::new();
+        lab.translate(plan.nat);
+        let charon = Charon::start(&lab.right, &setup(plan));
+        let files = Files::new();
+        files.key_file("net.psk", "correct horse battery staple");
+        if let Some(credentials) = plan.credentials {
+            credentials.provide(&files);
+        }
+        let gateway = Gateway::start(&lab.left, files, &yaml(plan));
+        Self { lab, gateway, charon }
+    }
+
+    /// Spillway initiates.
+    pub fn initiate(&self) {
+        let done = self.gateway.operate("initiate", TUNNEL);
+        assert_eq!(done, Ok("up".to_owned()), "{}", self.logs());
+        self.wait_until_up();
+    }
+
+    /// strongSwan initiates.
+    pub fn initiate_from_peer(&self) {
+        self.charon.initiate("lan");
+        self.wait_until_up();
+    }
+
+    /// Waits until both have the child.
+    pub fn wait_until_up(&self) {
+        wait_for("the tunnel to come up", || self.is_up().then_some(()));
+        wait_for("charon to have the child", || self.charon.sas().contains("INSTALLED").then_some(()));
+    }
+
+    /// Waits until neither has it.
+    pub fn wait_until_down(&self) {
+        wait_for("the tunnel to go down", || (!self.is_up()).then_some(()));
+        wait_for("charon to have no child", || (!self.charon.sas().contains("INSTALLED")).then_some(()));
+    }
+
+    pub fn is_up(&self) -> bool {
+        self.gateway.row("tunnels", |row| row["name"] == TUNNEL)["up"] == true
+    }
+
+    /// Traffic of both inner families passes both ways.
+    pub fn assert_traffic(&self) {
+        self.assert_traffic_of(Family::V4);
+        self.assert_traffic_of(Family::V6);
+    }
+
+    /// Traffic of one of them does.
+    pub fn assert_traffic_of(&self, inner: Family) {
+        self.lab.assert_traffic(inner);
+    }
+
+    /// Spillway rekeys a child (`net/lan`) or an IKE SA (`net`).
+    pub fn rekey(&self, target: &str) {
+        assert_eq!(self.gateway.operate("rekey", target), Ok("rekeyed".to_owned()), "{}", self.logs());
+    }
+
+    /// strongSwan rekeys, and something that it lists is another one afterwards.
+    pub fn rekey_from_peer(&self, what: &str, name: &str) {
+        let before = self.fingerprint(what);
+        self.charon.swanctl(&["--rekey", &format!("--{what}"), name]);
+        wait_for("charon to rekey", || {
+            let now = self.fingerprint(what);
+            (now.len() == 1 && now != before).then_some(())
+        });
+    }
+
+    /// What charon lists of IKE SAs or children: the lines with their SPIs.
+    fn fingerprint(&self, what: &str) -> Vec<String> {
+        let sas = self.charon.sas();
+        let is_it = |line: &&str| match what {
+            "ike" => line.contains("ESTABLISHED"),
+            _ => line.trim_start().starts_with("in "),
+        };
+        let spi = |line: &str| line.split(',').next().unwrap_or_default().to_owned();
+        sas.lines().filter(is_it).map(spi).collect()
+    }
+
+    pub fn logs(&self) -> String {
+        format!("{}\ncharon:\n{}", self.gateway.log(), self.charon.log())
+    }
+}
+
+fn setup<'a>(plan: &Plan<'a>) -> Setup<'a> {
+    let Plan { outer, peer, peer_child, .. } = plan;
+    let (local, remote) = (outer_address(*outer, 2), outer_address(*outer, 1));
+    // Spillway behind a NAT comes from the router's address.
+    let router = if *outer == Family::V4 { "203.0.113.254" } else { "2001:db8:2::fe" };
+    let (ours, theirs) = (identity(2), identity(1));
+    let (local_auth, remote_auth) = match plan.credentials {
+        None => ("auth = psk", "auth = psk"),
+        Some(_) => ("auth = pubkey\n certs = own.pem", "auth = pubkey"),
+    };
+    let conf = format!(
+        "connections {{ {CONNECTION} {{
+            version = 2
+            local_addrs = {local}
+            remote_addrs = {remote},{router}
+            encap = yes
+            proposals = aes256gcm16-prfsha384-x25519
+            rekey_time = 4h
+            {peer}
+            local {{ {local_auth}
+                id = {ours} }}
+            remote {{ {remote_auth}
+                id = {theirs} }}
+            children {{ lan {{
+                {peer_child} }} }}
+        }} }}
+        secrets {{ ike-1 {{ secret = \"correct horse battery staple\" }} }}"
+    );
+    let files = plan.credentials.map_or_else(Vec::new, Credentials::of_peer);
+    Setup { conf, files, charon: plan.charon }
+}
+
+/// Spillway's configuration.
+pub fn yaml(plan: &Plan<'_>) -> String {
+    let Plan { outer, top, ike, child, .. } = plan;
+    let local = outer_address(*outer, 1);
+    let remote = match plan.nat {
+        Nat::Right => "any".to_owned(),
+        Nat::None | Nat::Left => outer_address(*outer, 2).to_string(),
+    };
+    let auth = match plan.credentials {
+        None => "psk_file: net.psk",
+        Some(_) => "cert: own.pem, key: own.key, ca: ca.pem",
+    };
+    let (ours, theirs) = (identity(1), identity(2));
+    format!(
+        "{top}workers: {{ cores: [0], control_core: 0, idle: adaptive }}\n\
+         ports:\n\
+         \x20 wan: {{ driver: af_packet, device: wan0, addresses: [198.51.100.1/24, '2001:db8:1::1/64'] }}\n\
+         \x20 lan: {{ driver: af_packet, device: lan0, addresses: [10.1.0.1/16, 'fd00:1::1/64'] }}\n\
+         routes: [ {{ to: 0.0.0.0/0, via: 198.51.100.254 }}, {{ to: '::/0', via: '2001:db8:1::fe' }} ]\n\
+         connections:\n\
+         \x20 {CONNECTION}:\n\
+         \x20   local: {{ address: '{local}', id: {ours} }}\n\
+         \x20   remote: {{ address: '{remote}', id: {theirs} }}\n\
+         \x20   auth: {{ {auth} }}\n\
+         \x20   ike: {{ {ike} }}\n\
+         \x20   children: {{ lan: {{ {child} }} }}\n"
+    )
+}
