@@ -88,6 +88,8 @@ pub struct FloodLimits {
     pub half_open_per_address: usize,
     /// A half-open IKE SA is forgotten after this time.
     pub half_open_timeout: Duration,
+    /// No more EAP exchanges are under way than this: one takes tens of kilobytes.
+    pub eap: usize,
     /// A cookie secret is replaced after this time; the one before it stays valid as long again.
     pub cookie_lifetime: Duration,
 }
@@ -100,6 +102,7 @@ impl Default for FloodLimits {
             half_open: 50_000,
             half_open_per_address: 4_096,
             half_open_timeout: Duration::from_secs(30),
+            eap: 4_096,
             cookie_lifetime: Duration::from_secs(60),
         }
     }
@@ -132,6 +135,11 @@ pub struct Connection {
     pub rekey: Option<Duration>,
     /// Rekeying starts earlier by a random part of this time, so that both ends seldom do it at once.
     pub rekey_jitter: Duration,
+    /// Authenticate anew after this time, with new IKE SA and new children before the old ones go; `None` never. A
+    /// peer that authenticates by EAP is told to do it (RFC 4478).
+    pub reauth: Option<Duration>,
+    /// Offer and accept to move to other addresses (RFC 4555).
+    pub mobike: bool,
     /// Ask whether the peer is alive when nothing was heard for this time (RFC 7296 s2.4).
     pub dpd: Option<Duration>,
     /// What happens when the peer is dead, or deletes what we want up.
@@ -183,6 +191,46 @@ pub struct PoolConfig {
 }
 
 impl Connection {
+    /// A connection without children that is rekeyed every four hours, asks a silent peer every 30 seconds, and has
+    /// what is usual otherwise.
+    pub fn new(
+        name: Arc<str>,
+        (local_id, local_auth): (Identity, LocalProof),
+        (remote_id, remote_auth): (IdPattern, RemoteProof),
+        proposals: Vec<Proposal>,
+    ) -> Self {
+        Self {
+            name,
+            local_addresses: Vec::new(),
+            remote: RemoteAddress::Any,
+            local_id,
+            remote_id,
+            local_auth,
+            remote_auth,
+            allow_sha1: false,
+            ppk: None,
+            proposals,
+            rekey: Some(Duration::from_secs(4 * 3600)),
+            rekey_jitter: Duration::from_secs(20 * 60),
+            reauth: None,
+            mobike: true,
+            dpd: Some(Duration::from_secs(30)),
+            on_down: OnDown::Clear,
+            fragmentation: true,
+            fragment_size: 1280,
+            force_encapsulation: false,
+            start_on_4500: false,
+            nat_keepalive: Duration::from_secs(20),
+            childless: false,
+            unique: true,
+            pools: Vec::new(),
+            dns: Vec::new(),
+            subnets: Vec::new(),
+            request_addresses: Vec::new(),
+            children: Vec::new(),
+        }
+    }
+
     /// The child of this name.
     pub fn child(&self, name: &str) -> Option<&Arc<ChildConfig>> {
         self.children.iter().find(|child| &*child.name == name)

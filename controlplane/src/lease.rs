@@ -1,6 +1,7 @@
 //! Inner addresses that are handed out to peers (RFC 7296 s2.19).
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -30,7 +31,9 @@ struct Pool {
     /// The lowest address that was never used.
     fresh: u128,
     returned: BTreeSet<u128>,
-    used: BTreeSet<u128>,
+    /// By whom, and how often: once more while the same peer authenticates anew.
+    used: BTreeMap<u128, (u64, u32)>,
+    hasher: RandomState,
     /// Whom an address was last given to.
     remembered: HashMap<String, u128>,
 }
@@ -65,8 +68,13 @@ impl Pools {
     pub fn give_back(&mut self, lease: &Lease) {
         if let Some(pool) = self.0.get_mut(&lease.pool) {
             let bits = bits(lease.address);
-            if pool.used.remove(&bits) {
-                pool.returned.insert(bits);
+            match pool.used.get_mut(&bits) {
+                Some((_, count @ 2..)) => *count -= 1,
+                Some(_) => {
+                    pool.used.remove(&bits);
+                    pool.returned.insert(bits);
+                }
+                None => {}
             }
         }
     }
@@ -86,26 +94,34 @@ impl Pool {
         let (first, last) = (bits(prefix.network()), bits(prefix.broadcast()));
         let (first, last) = if last - first > 1 { (first + 1, last - 1) } else { (first, last) };
         let is_ipv4 = prefix.addr().is_ipv4();
-        let (returned, used, remembered) = Default::default();
-        Self { is_ipv4, first, last, fresh: first, returned, used, remembered }
+        let (returned, used, remembered, hasher) = Default::default();
+        Self { is_ipv4, first, last, fresh: first, returned, used, remembered, hasher }
     }
 
     fn take(&mut self, wanted: IpAddr, peer: &str) -> Option<IpAddr> {
         let asked = Some(bits(wanted)).filter(|bits| (self.first..=self.last).contains(bits));
-        let free = |bits: &u128| !self.used.contains(bits);
+        let who = self.hasher.hash_one(peer);
+        // A peer that authenticates anew asks for what it has.
+        if let Some((bits, (_, count))) =
+            asked.and_then(|bits| Some((bits, self.used.get_mut(&bits).filter(|(user, _)| *user == who)?)))
+        {
+            *count += 1;
+            return Some(self.address(bits));
+        }
+        let free = |bits: &u128| !self.used.contains_key(bits);
         let before = self.remembered.get(peer).copied();
         let bits = asked.filter(free).or(before.filter(free)).or_else(|| self.lowest_free())?;
         self.returned.remove(&bits);
-        self.used.insert(bits);
+        self.used.insert(bits, (who, 1));
         if self.remembered.len() >= REMEMBERED {
             self.remembered.clear();
         }
         self.remembered.insert(peer.into(), bits);
-        Some(if self.is_ipv4 {
-            Ipv4Addr::from_bits(bits as u32).into()
-        } else {
-            Ipv6Addr::from_bits(bits).into()
-        })
+        Some(self.address(bits))
+    }
+
+    fn address(&self, bits: u128) -> IpAddr {
+        if self.is_ipv4 { Ipv4Addr::from_bits(bits as u32).into() } else { Ipv6Addr::from_bits(bits).into() }
     }
 
     /// An address that nobody had before, or else the lowest that was given back.
@@ -113,7 +129,7 @@ impl Pool {
         while self.fresh <= self.last {
             let bits = self.fresh;
             self.fresh += 1;
-            if !self.used.contains(&bits) && !self.returned.contains(&bits) {
+            if !self.used.contains_key(&bits) && !self.returned.contains(&bits) {
                 return Some(bits);
             }
         }
@@ -176,6 +192,20 @@ mod tests {
         let address = "2001:db8::77".parse().unwrap();
         pools.give_back(&Lease { pool: "v6".into(), address });
         assert_eq!(take(&mut pools, &names, "::", "a"), Ok(Some("2001:db8::77".into())));
+    }
+
+    #[test]
+    fn a_peer_that_authenticates_anew_keeps_its_address() {
+        let (mut pools, names) = pools(&[("v4", "10.9.0.0/24")]);
+        assert_eq!(take(&mut pools, &names, "0.0.0.0", "a"), Ok(Some("10.9.0.1".into())));
+        assert_eq!(take(&mut pools, &names, "10.9.0.1", "a"), Ok(Some("10.9.0.1".into())));
+        assert_eq!(take(&mut pools, &names, "10.9.0.1", "b"), Ok(Some("10.9.0.2".into())));
+        assert_eq!(take(&mut pools, &names, "0.0.0.0", "a"), Ok(Some("10.9.0.3".into())), "a second device");
+        let lease = Lease { pool: "v4".into(), address: "10.9.0.1".parse().unwrap() };
+        pools.give_back(&lease);
+        assert_eq!(pools.in_use(), 3);
+        pools.give_back(&lease);
+        assert_eq!(pools.in_use(), 2);
     }
 
     #[test]

@@ -18,15 +18,33 @@
 //! - **Downgrade**, of a proposal, of IKE_INTERMEDIATE or of a PPK: AUTH covers both messages of IKE_SA_INIT and every
 //!   IKE_INTERMEDIATE message and their number. Whoever insists on ML-KEM or a PPK refuses to go on without.
 //! - **Identity probing**: a wrong identity, a wrong key and a wrong certificate all get AUTHENTICATION_FAILED; the
-//!   reason is in our log alone.
+//!   reason is in our log alone. With EAP an unknown user gets the same messages as a wrong password.
+//! - **EAP without server authentication** (RFC 7296 s2.16): an initiator says nothing in EAP before the responder has
+//!   proved itself by a certificate or a raw key. Without one only EAP-TLS will do, and only where the configuration
+//!   says so (RFC 5998).
+//! - **EAP carried into another IKE SA**: both ends end EAP with an AUTH payload by its key, which covers this
+//!   IKE_SA_INIT and both identities.
+//! - **An AUTH payload that is cut short**: values are compared whole, in constant time; no length but the full one
+//!   verifies.
 //! - **Amplification**: an answer to a stranger is about as long as the request, and error answers are limited in
 //!   number.
 //! - **A NAT mapping that is stolen**: the peer's address follows only a new authentic message, and only when the
-//!   peer is behind a NAT.
+//!   peer is behind a NAT. With MOBIKE no IKE message moves anything but the one that says so, and tunnels follow to
+//!   another address only after a return routability check, so that no peer can have us flood somebody else.
 //! - **Malformed messages**: parsers return errors that name payload and offset; an authentic but malformed request
 //!   ends the IKE SA as RFC 7296 s2.21.3 says, and an unauthentic one changes nothing.
 //!
-//! `sim/hostile.rs`, `sim/auth.rs` and `wire/payload/tests.rs` try each of them.
+//! | attack | tried by |
+//! |---|---|
+//! | floods, replayed first request, amplification | `sim/hostile.rs`: `a_flood_of_spoofed_requests_…`, `a_repeated_first_request_…`, `garbage_…` |
+//! | replay, reflection | `sim/hostile.rs`: `replays_and_reflections_change_nothing` |
+//! | downgrade, also through IKE_INTERMEDIATE | `sim/auth.rs`: `a_downgrade_of_the_offer_…`, `who_insists_on_ml_kem_…` |
+//! | identity probing | `sim/basic.rs`: `wrong_psk_and_unknown_identity_…`, `sim/eap.rs`: `wrong_password_and_unknown_user_…` |
+//! | EAP without server authentication | `sim/eap.rs`: `eap_without_server_authentication_is_refused` |
+//! | EAP of another IKE SA | `sim/eap.rs`: `the_key_of_eap_ties_it_…`, `a_success_that_the_method_did_not_reach_…` |
+//! | AUTH cut short | `sim/eap.rs`: `an_auth_payload_that_is_cut_short_…`, `auth/proof.rs`: every length of every method |
+//! | stolen path | `sim/mobike.rs`: `a_peer_that_is_not_where_it_says_…`, `a_wrong_cookie_…` |
+//! | malformed messages | `sim/hostile.rs`: `bent_…`, `wire/payload/tests.rs` |
 #![forbid(unsafe_code)]
 
 pub mod auth;

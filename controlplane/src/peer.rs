@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::auth::Identity;
 use crate::auth::identity::MatchQuality;
+use crate::auth::{Identity, RemoteProof, Roles};
 use crate::config::{Connection, RemoteAddress};
 use crate::wire::Id;
 
@@ -46,25 +46,28 @@ impl Directory {
         self.by_name.get(name).and_then(|&index| self.connections.get(index))
     }
 
-    /// The connections whose addresses fit, in the order of the configuration.
+    /// The connections that we may answer on and whose addresses fit, in the order of the configuration.
     pub fn candidates(&self, local: IpAddr, remote: IpAddr) -> Vec<Arc<Connection>> {
         let there = self.by_remote.get(&remote).into_iter().flatten();
         let mut indices: Vec<usize> = there.chain(&self.anywhere).copied().collect();
         indices.sort_unstable();
         let found = indices.into_iter().filter_map(|index| self.connections.get(index));
         let ours = |connection: &&Arc<Connection>| {
-            connection.local_addresses.is_empty() || connection.local_addresses.contains(&local)
+            let roles = Roles::of(&connection.local_auth, &connection.remote_auth);
+            (connection.local_addresses.is_empty() || connection.local_addresses.contains(&local))
+                && roles.is_ok_and(Roles::may_respond)
         };
         found.filter(ours).cloned().collect()
     }
 }
 
 /// The connection that expects this identity, best match first; `wanted` is whom the peer wants to talk to
-/// (RFC 7296 s3.5, IDr). The error says what was expected and what came.
+/// (RFC 7296 s3.5, IDr). `eap`: the peer wants to authenticate by EAP. The error says what was expected and what came.
 pub(crate) fn identify(
     candidates: &[Arc<Connection>],
     id: &Id<'_>,
     wanted: Option<&Id<'_>>,
+    eap: bool,
 ) -> Result<(Arc<Connection>, Identity), String> {
     let identity =
         Identity::from_payload(id.kind.0, &id.data).map_err(|error| format!("IDi {id}: {error}"))?;
@@ -74,8 +77,14 @@ pub(crate) fn identify(
         };
         wanted.is_none_or(matches)
     };
+    let by_eap = |connection: &Connection| matches!(connection.remote_auth, RemoteProof::Eap(_));
     let mut best: Option<(MatchQuality, &Arc<Connection>)> = None;
+    let mut other_way = false;
     for connection in candidates.iter().filter(|connection| ours(connection)) {
+        if by_eap(connection) != eap {
+            other_way |= connection.remote_id.matches(&identity).is_some();
+            continue;
+        }
         let Some(quality) = connection.remote_id.matches(&identity) else { continue };
         if best.is_none_or(|(before, _)| quality > before) {
             best = Some((quality, connection));
@@ -85,7 +94,12 @@ pub(crate) fn identify(
         let expected = candidates.iter().map(|one| format!("{} <- {}", one.local_id, one.remote_id));
         let expected = expected.collect::<Vec<_>>().join(", ");
         let wanted = wanted.map_or("anybody".into(), ToString::to_string);
-        return Err(format!("no connection for {identity} to {wanted}; expected {expected}"));
+        let why = match (other_way, eap) {
+            (true, true) => " that authenticates by EAP",
+            (true, false) => " that authenticates without EAP",
+            (false, _) => "",
+        };
+        return Err(format!("no connection for {identity} to {wanted}{why}; expected {expected}"));
     };
     Ok((connection.clone(), identity))
 }

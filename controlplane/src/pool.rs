@@ -1,7 +1,9 @@
 //! Pools of numbers that must be unique: inbound SPIs and tunnels.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::Arc;
+use std::time::Instant;
 
 use dataplane::sa::{Spi, TunnelId};
 
@@ -43,13 +45,42 @@ impl SpiPool {
 }
 
 /// Tunnels in use. They are indexes of the data plane's outbound slots, so the lowest free one is taken.
+///
+/// A tunnel stays the same across rekeys and reauthentication. In the latter two IKE SAs have Child SAs of it for a
+/// while: the holder, whose Child SA the tunnel sends on, and the heir, which takes over when it is known to be up at
+/// the peer, or when the holder goes.
 #[derive(Debug, Default)]
 pub(crate) struct TunnelPool {
     /// Tunnels below this are not ours.
     first: u32,
     free: BTreeSet<u32>,
-    /// The IKE SA of each tunnel from the first to the highest in use.
-    owners: Vec<u64>,
+    /// Up to the highest in use.
+    owners: Vec<Owner>,
+    by_key: HashMap<u64, usize>,
+    hasher: RandomState,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Owner {
+    /// Our SPI of the IKE SA that sends on it.
+    holder: u64,
+    /// Our SPI of the IKE SA that takes over; 0 for none.
+    heir: u64,
+    key: u64,
+    since: Instant,
+    /// We began the IKE SA that it came up on.
+    began: bool,
+}
+
+/// What became of a tunnel that an IKE SA has no Child SA of any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Released {
+    /// It is down.
+    Gone,
+    /// This IKE SA has it now.
+    Inherited(u64),
+    /// It was another's all the time.
+    Kept,
 }
 
 impl TunnelPool {
@@ -57,36 +88,109 @@ impl TunnelPool {
         Self { first, ..Self::default() }
     }
 
-    pub fn allocate(&mut self) -> TunnelId {
-        let index = self.free.pop_first().unwrap_or_else(|| {
-            self.owners.push(0);
-            // 2^32 tunnels do not fit into memory.
-            (self.owners.len() - 1) as u32
-        });
+    /// The key of a tunnel: what is the same when its peer authenticates anew.
+    pub fn key(&self, parts: impl Hash) -> u64 {
+        self.hasher.hash_one(parts)
+    }
+
+    /// A new tunnel of the IKE SA `ike`.
+    pub fn allocate(&mut self, ike: u64, key: u64, now: Instant, began: bool) -> TunnelId {
+        let owner = Owner { holder: ike, heir: 0, key, since: now, began };
+        let index = match self.free.pop_first() {
+            Some(index) => {
+                if let Some(slot) = self.owners.get_mut(index as usize) {
+                    *slot = owner;
+                }
+                index
+            }
+            None => {
+                self.owners.push(owner);
+                // 2^32 tunnels do not fit into memory.
+                (self.owners.len() - 1) as u32
+            }
+        };
+        self.by_key.insert(key, index as usize);
         TunnelId(self.first + index)
-    }
-
-    /// The IKE SA (our SPI) that has the tunnel's Child SAs.
-    pub fn set_owner(&mut self, tunnel: TunnelId, ike: u64) {
-        if let Some(owner) = self.index(tunnel).and_then(|index| self.owners.get_mut(index)) {
-            *owner = ike;
-        }
-    }
-
-    pub fn owner(&self, tunnel: TunnelId) -> Option<u64> {
-        self.index(tunnel).and_then(|index| self.owners.get(index)).copied()
     }
 
     fn index(&self, tunnel: TunnelId) -> Option<usize> {
         tunnel.0.checked_sub(self.first).map(|index| index as usize)
     }
 
-    pub fn release(&mut self, tunnel: TunnelId) {
-        let Some(index) = tunnel.0.checked_sub(self.first) else { return };
-        self.free.insert(index);
+    fn get(&self, tunnel: TunnelId) -> Option<&Owner> {
+        self.owners.get(self.index(tunnel)?)
+    }
+
+    fn get_mut(&mut self, tunnel: TunnelId) -> Option<&mut Owner> {
+        let index = self.index(tunnel)?;
+        self.owners.get_mut(index)
+    }
+
+    /// The tunnel of this key that another IKE SA has had since before a moment, and that this end began, if it
+    /// matters: `ike` becomes its heir.
+    pub fn share(&mut self, ike: u64, key: u64, before: Instant, began: Option<bool>) -> Option<TunnelId> {
+        let &index = self.by_key.get(&key)?;
+        let owner = self.owners.get_mut(index)?;
+        let fits = owner.since < before && began.is_none_or(|began| began == owner.began);
+        if owner.holder == ike || owner.heir != 0 || !fits {
+            return None;
+        }
+        owner.heir = ike;
+        // It came from `allocate`, so it fits.
+        Some(TunnelId(self.first + index as u32))
+    }
+
+    /// The heir takes over. `false` when it is none.
+    pub fn take(&mut self, tunnel: TunnelId, ike: u64) -> bool {
+        match self.get_mut(tunnel) {
+            Some(owner) if owner.heir == ike => {
+                (owner.holder, owner.heir) = (ike, 0);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The Child SAs of one IKE SA go over to another.
+    pub fn hand_over(&mut self, tunnel: TunnelId, from: u64, to: u64) {
+        if let Some(Owner { holder, heir, .. }) = self.get_mut(tunnel) {
+            [holder, heir].into_iter().filter(|ike| **ike == from).for_each(|ike| *ike = to);
+        }
+    }
+
+    /// The IKE SA (our SPI) that the tunnel sends by.
+    pub fn owner(&self, tunnel: TunnelId) -> Option<u64> {
+        self.get(tunnel).map(|owner| owner.holder)
+    }
+
+    /// Another IKE SA has the tunnel, or will have it.
+    pub fn outlives(&self, tunnel: TunnelId, ike: u64) -> bool {
+        self.get(tunnel).is_some_and(|owner| owner.holder != ike || owner.heir != 0)
+    }
+
+    /// An IKE SA has no Child SA of it any more.
+    pub fn release(&mut self, tunnel: TunnelId, ike: u64) -> Released {
+        let Some(index) = self.index(tunnel) else { return Released::Kept };
+        let Some(owner) = self.owners.get_mut(index) else { return Released::Kept };
+        if owner.holder != ike {
+            if owner.heir == ike {
+                owner.heir = 0;
+            }
+            return Released::Kept;
+        }
+        if owner.heir != 0 {
+            owner.holder = std::mem::take(&mut owner.heir);
+            return Released::Inherited(owner.holder);
+        }
+        if self.by_key.get(&owner.key) == Some(&index) {
+            self.by_key.remove(&owner.key);
+        }
+        (owner.holder, owner.key) = (0, 0);
+        self.free.insert(index as u32);
         while self.owners.len().checked_sub(1).is_some_and(|last| self.free.remove(&(last as u32))) {
             self.owners.pop();
         }
+        Released::Gone
     }
 
     pub fn in_use(&self) -> usize {
@@ -167,26 +271,55 @@ mod tests {
     #[test]
     fn tunnels_start_above_those_of_others() {
         let mut pool = TunnelPool::starting_at(7);
-        let (a, b) = (pool.allocate(), pool.allocate());
+        let now = Instant::now();
+        let (a, b) = (pool.allocate(41, 1, now, true), pool.allocate(42, 2, now, true));
         assert_eq!((a, b), (TunnelId(7), TunnelId(8)));
-        pool.set_owner(b, 42);
-        assert_eq!([6, 7, 8, 9].map(|id| pool.owner(TunnelId(id))), [None, Some(0), Some(42), None]);
-        pool.release(TunnelId(3));
+        assert_eq!([6, 7, 8, 9].map(|id| pool.owner(TunnelId(id))), [None, Some(41), Some(42), None]);
+        assert_eq!(pool.share(43, 2, now + std::time::Duration::from_secs(1), None), Some(b));
+        assert_eq!(pool.release(b, 43), Released::Kept);
+        assert_eq!(pool.release(TunnelId(3), 41), Released::Kept);
         assert_eq!(pool.in_use(), 2);
     }
 
     #[test]
     fn tunnels_are_reused_from_the_bottom() {
-        let mut pool = TunnelPool::default();
-        let [a, b, c] = [pool.allocate(), pool.allocate(), pool.allocate()];
-        pool.release(a);
-        pool.release(b);
+        let (mut pool, now) = (TunnelPool::default(), Instant::now());
+        let [a, b, c] = [1, 2, 3].map(|key| pool.allocate(7, key, now, true));
+        assert_eq!(pool.release(a, 7), Released::Gone);
+        assert_eq!(pool.release(b, 7), Released::Gone);
         assert_eq!(pool.in_use(), 1);
-        assert_eq!(pool.allocate(), a);
-        pool.release(c);
-        assert_eq!(pool.allocate(), b);
-        pool.release(a);
-        pool.release(b);
-        assert_eq!((pool.in_use(), pool.owners.len()), (0, 0));
+        assert_eq!(pool.allocate(7, 4, now, true), a);
+        pool.release(c, 7);
+        assert_eq!(pool.allocate(7, 5, now, true), b);
+        pool.release(a, 7);
+        pool.release(b, 7);
+        assert_eq!((pool.in_use(), pool.owners.len(), pool.by_key.len()), (0, 0, 0));
+    }
+
+    #[test]
+    fn an_heir_takes_over_when_it_is_time_or_when_the_holder_goes() {
+        let (mut pool, start) = (TunnelPool::default(), Instant::now());
+        let now = start + std::time::Duration::from_secs(1);
+        let tunnel = pool.allocate(1, 9, start, true);
+        assert_eq!(pool.share(2, 9, start, Some(true)), None, "both began at once");
+        assert_eq!(pool.share(2, 9, now, Some(false)), None, "each end began one");
+        assert_eq!(pool.share(1, 9, now, Some(true)), None, "the holder itself");
+        assert_eq!(pool.share(2, 8, now, Some(true)), None, "another key");
+        assert_eq!(pool.share(2, 9, now, Some(true)), Some(tunnel));
+        assert_eq!(pool.share(3, 9, now, Some(true)), None, "one heir at a time");
+        assert_eq!(pool.owner(tunnel), Some(1));
+        assert!(pool.outlives(tunnel, 1) && pool.outlives(tunnel, 2));
+        // The heir is rekeyed and gives up, and another one comes.
+        pool.hand_over(tunnel, 2, 4);
+        assert_eq!(pool.release(tunnel, 2), Released::Kept);
+        assert_eq!(pool.release(tunnel, 4), Released::Kept);
+        assert_eq!(pool.share(3, 9, now, Some(true)), Some(tunnel));
+        assert_eq!(pool.release(tunnel, 1), Released::Inherited(3));
+        assert_eq!(pool.owner(tunnel), Some(3));
+        assert_eq!(pool.share(5, 9, now, Some(true)), Some(tunnel));
+        assert!(!pool.take(tunnel, 6) && pool.take(tunnel, 5));
+        assert_eq!(pool.release(tunnel, 3), Released::Kept);
+        assert_eq!(pool.release(tunnel, 5), Released::Gone);
+        assert_eq!((pool.in_use(), pool.by_key.len()), (0, 0));
     }
 }

@@ -57,6 +57,10 @@ rejections! {
     Identity = "identity";
     /// The AUTH payload is wrong or missing.
     Authentication = "authentication";
+    /// EAP failed: a wrong password, certificate or method.
+    Eap = "eap";
+    /// Too many EAP exchanges are under way.
+    EapLimit = "eap-limit";
     /// No common traffic selectors.
     Selectors = "selectors";
     /// A critical payload that we do not know.
@@ -69,6 +73,8 @@ rejections! {
     ChildNotFound = "child-not-found";
     /// A response to no request of ours.
     Unsolicited = "unsolicited-response";
+    /// Addresses that a peer may not move to (RFC 4555).
+    Addresses = "unacceptable-addresses";
     /// No address left, or none for this peer.
     Configuration = "configuration";
 }

@@ -128,7 +128,7 @@ pub enum Event {
         /// What it assigned.
         assigned: Assigned,
     },
-    /// An IKE SA was replaced by a new one in a rekey.
+    /// An IKE SA was replaced by a new one, in a rekey or because it was authenticated anew.
     IkeRekeyed {
         /// The connection.
         connection: Arc<str>,

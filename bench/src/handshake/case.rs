@@ -135,6 +135,8 @@ impl Plan {
             proposals: vec![self.proposal.clone()],
             rekey: Some(Duration::from_secs(4 * 3600)),
             rekey_jitter: Duration::from_secs(600),
+            reauth: None,
+            mobike: false,
             dpd: Some(Duration::from_secs(30)),
             on_down: OnDown::Clear,
             fragmentation: true,

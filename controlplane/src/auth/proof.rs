@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::eap::{PeerConfig, ServerConfig};
 use super::x509::{
     Certificate, CertificateDer, CertificateError, TrustStore, UnixTime, Usage, verify_pinned,
 };
@@ -46,6 +47,10 @@ pub enum LocalProof {
     },
     /// Not at all (RFC 7619). Only when the configuration names it.
     Null,
+    /// As an initiator: by EAP, which the responder asks for (RFC 7296 s2.16).
+    Eap(Arc<PeerConfig>),
+    /// As a responder: by the EAP method alone that the peer proves itself with (RFC 5998).
+    EapOnly,
 }
 
 /// How the peer has to prove who it is.
@@ -61,6 +66,10 @@ pub enum RemoteProof {
     RawKey(Arc<[PublicKey]>),
     /// Not at all (RFC 7619). Only when the configuration names it.
     Null,
+    /// An initiator: by EAP (RFC 7296 s2.16).
+    Eap(Arc<ServerConfig>),
+    /// A responder: by the EAP method alone that we prove ourselves with (RFC 5998).
+    EapOnly,
 }
 
 /// What both sides know at this point of an IKE SA.
@@ -139,6 +148,15 @@ pub enum AuthError {
         /// The kind of key.
         key: String,
     },
+    /// Proofs that EAP must not be combined with, or a proof that belongs into EAP.
+    #[error("{0}")]
+    Eap(&'static str),
+    /// The MSKs of the two ends differ: somebody sits in the middle of EAP (RFC 7296 s2.16).
+    #[error("the AUTH payload of {peer} was not made with the key of its EAP exchange")]
+    WrongMsk {
+        /// The identity that the peer proved in EAP, or claims.
+        peer: String,
+    },
     /// Our key has no method that the peer knows.
     #[error("an Ed25519 key needs RFC 7427, which the peer does not announce")]
     NoMethod,
@@ -168,6 +186,9 @@ impl LocalProof {
         match self {
             Self::Psk(secret) => shared(SHARED_KEY, secret),
             Self::Null => shared(NULL, context.sk_p),
+            Self::Eap(_) | Self::EapOnly => {
+                Err(AuthError::Eap("EAP makes no AUTH payload before it is done"))
+            }
             Self::Certificate { key, rsa, .. } | Self::RawKey { key, rsa } => match peer_hashes {
                 Some(hashes) => {
                     let scheme = key.choose(hashes, *rsa)?;
@@ -192,8 +213,13 @@ impl LocalProof {
             Self::RawKey { key, .. } => {
                 vec![CertPayload { encoding: RAW_PUBLIC_KEY, data: key.public().spki() }]
             }
-            Self::Psk(_) | Self::Null => Vec::new(),
+            Self::Psk(_) | Self::Null | Self::Eap(_) | Self::EapOnly => Vec::new(),
         }
+    }
+
+    /// A signature by a key: what a responder has to prove itself by before EAP (RFC 7296 s2.16).
+    pub const fn is_signature(&self) -> bool {
+        matches!(self, Self::Certificate { .. } | Self::RawKey { .. })
     }
 }
 
@@ -233,6 +259,7 @@ impl RemoteProof {
                     false => Err(AuthError::WrongPsk { peer: peer() }),
                 }
             }
+            Self::Eap(_) | Self::EapOnly => Err(wrong_method()),
             _ if !is_signature(auth.method) => Err(wrong_method()),
             Self::Certificate(trust) => {
                 let certificate = trust.verify(&x509_chain(certificates), claimed, Usage::Ike, now)?;
@@ -258,12 +285,19 @@ impl RemoteProof {
         }
     }
 
+    /// A signature by a key: what a responder has to prove itself by before EAP (RFC 7296 s2.16).
+    pub const fn is_signature(&self) -> bool {
+        matches!(self, Self::Certificate(_) | Self::Pinned(_) | Self::RawKey(_))
+    }
+
     const fn method_name(&self) -> &'static str {
         match self {
             Self::Psk(_) => "a preshared key",
             Self::Certificate(_) | Self::Pinned(_) => "a certificate",
             Self::RawKey(_) => "a raw public key",
             Self::Null => "NULL",
+            Self::Eap(_) => "EAP",
+            Self::EapOnly => "EAP alone",
         }
     }
 }
@@ -275,6 +309,8 @@ impl fmt::Debug for LocalProof {
             Self::Certificate { key, .. } => write!(f, "a certificate with {}", key.public().kind()),
             Self::RawKey { key, .. } => write!(f, "the raw public key of {}", key.public().kind()),
             Self::Null => f.write_str("NULL"),
+            Self::Eap(_) => f.write_str("EAP"),
+            Self::EapOnly => f.write_str("EAP alone"),
         }
     }
 }
@@ -282,6 +318,29 @@ impl fmt::Debug for LocalProof {
 impl fmt::Debug for RemoteProof {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.method_name())
+    }
+}
+
+/// Our AUTH payload at the end of EAP, by its MSK (RFC 7296 s2.16).
+pub fn prove_msk(context: &ProofContext<'_>, msk: &Secret) -> Result<AuthPayload, AuthError> {
+    let value = psk::auth_value(context.prf, msk, context.octets)?;
+    Ok(AuthPayload { method: SHARED_KEY, data: value.expose().to_vec() })
+}
+
+/// Checks the peer's AUTH payload at the end of EAP.
+pub fn verify_msk(
+    context: &ProofContext<'_>,
+    msk: &Secret,
+    peer: &dyn fmt::Display,
+    auth: &AuthPayload,
+) -> Result<(), AuthError> {
+    if auth.method != SHARED_KEY {
+        let (found, expected) = (method_name(auth.method), "the key of its EAP exchange");
+        return Err(AuthError::Method { peer: peer.to_string(), found, expected });
+    }
+    match psk::verify(context.prf, msk, context.octets, &auth.data)? {
+        true => Ok(()),
+        false => Err(AuthError::WrongMsk { peer: peer.to_string() }),
     }
 }
 

@@ -3,11 +3,19 @@
 use std::time::Instant;
 
 use super::Endpoint;
-use crate::auth::Identity;
-use crate::config::Connection;
+use crate::auth::{Identity, Roles};
+use crate::config::{Connection, RemoteAddress};
 use crate::crypto::Random;
-use crate::sa::{Command, Estate, Retire, State, Task};
+use crate::sa::{Command, Estate, Renewal, Retire, Sent, State, Task};
 use crate::update::{DownReason, Event};
+
+/// An IKE SA whose place another one takes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Renewed {
+    pub old: u64,
+    /// The other one has everything: this one goes as soon as no rekey of it is under way.
+    pub done: bool,
+}
 
 impl Endpoint {
     /// Carries out what the step of the IKE SA `spi` asked for.
@@ -33,11 +41,38 @@ impl Endpoint {
                 Command::Replace { connection, peer, except, before } => {
                     self.replace(now, rng, (&connection, &peer), except, before);
                 }
+                Command::Succeeded { from, to } => {
+                    self.rename_renewals(from, to);
+                    self.finish_renewal(now, rng, to);
+                }
+                Command::TakeTunnel { ike, tunnel } => self.serve(now, rng, ike, |sa, ctx| {
+                    if let State::Established(established) = &mut sa.state {
+                        established.children.inherit_tunnel(ctx, tunnel);
+                    }
+                }),
+                Command::Renew(renewal) => self.renew(now, rng, *renewal),
+                Command::Renewed(new) => {
+                    if let Some(renewed) = self.renewals.get_mut(&new) {
+                        renewed.done = true;
+                        let old = renewed.old;
+                        self.finish_renewal(now, rng, old);
+                    }
+                }
+                Command::NotRenewed(new) => {
+                    if let Some(Renewed { old, .. }) = self.renewals.remove(&new) {
+                        self.serve(now, rng, old, |sa, ctx| {
+                            if let State::Established(established) = &mut sa.state {
+                                established.renew_later(ctx);
+                            }
+                        });
+                    }
+                }
                 Command::Restart { connection, child, after } => {
                     self.restarts.push((now + after, connection, child));
                 }
             }
         }
+        self.finish_renewal(now, rng, spi);
     }
 
     /// The peer uses the new IKE SA `to` before it has deleted the old one `from`: the children come over.
@@ -47,7 +82,7 @@ impl Endpoint {
             if let State::Established(established) = &mut sa.state
                 && established.is_succeeded_by(to)
             {
-                estate = Some(established.estate());
+                estate = Some(established.estate(&sa.core));
             }
         });
         match estate {
@@ -60,7 +95,65 @@ impl Endpoint {
         }
     }
 
+    /// Authenticates anew: sets up another IKE SA beside the old one, on the same path.
+    fn renew(&mut self, now: Instant, rng: &mut dyn Random, renewal: Renewal) {
+        let Renewal { old, connection, children, path, inner } = renewal;
+        let roles = Roles::of(&connection.local_auth, &connection.remote_auth);
+        if !roles.is_ok_and(Roles::may_initiate) || connection.remote == RemoteAddress::Any {
+            return self.serve(now, rng, old, |sa, ctx| {
+                if let State::Established(established) = &mut sa.state {
+                    let why = "the peer did not authenticate anew in time (RFC 4478)";
+                    established.leave(ctx, DownReason::Failed(why.into()));
+                    established.advance(&mut sa.core, ctx);
+                }
+            });
+        }
+        match Sent::start(&mut self.context(now, rng, 0), connection, children, path) {
+            Ok(mut sa) => {
+                sa.core.renews = true;
+                sa.core.inner.local = inner;
+                self.renewals.insert(sa.core.spi, Renewed { old, done: false });
+                self.put_back(now, sa);
+            }
+            Err(_) => self.serve(now, rng, old, |sa, ctx| {
+                if let State::Established(established) = &mut sa.state {
+                    established.renew_later(ctx);
+                }
+            }),
+        }
+    }
+
+    /// Another IKE SA has everything that this one had: it goes, once no rekey of it is under way, or else what the
+    /// rekey makes.
+    fn finish_renewal(&mut self, now: Instant, rng: &mut dyn Random, old: u64) {
+        let mut done = self.renewals.iter().filter(|(_, renewed)| renewed.done && renewed.old == old);
+        let Some(new) = done.next().map(|(&new, _)| new) else { return };
+        let Some(State::Established(established)) = self.sas.get(&old).map(|sa| &sa.state) else { return };
+        if !established.is_settled() {
+            return;
+        }
+        self.renewals.remove(&new);
+        let connection = established.connection.name.clone();
+        self.serve(now, rng, old, |sa, ctx| {
+            if let State::Established(established) = &mut sa.state {
+                established.quiet = true;
+                established.leave(ctx, DownReason::Terminated);
+                established.advance(&mut sa.core, ctx);
+            }
+        });
+        self.out.events.push_back(Event::IkeRekeyed { connection, old, new });
+    }
+
+    /// A renewal of an IKE SA, or by it, goes on after a rekey.
+    fn rename_renewals(&mut self, from: u64, to: u64) {
+        self.renewals.values_mut().filter(|one| one.old == from).for_each(|one| one.old = to);
+        if let Some(renewed) = self.renewals.remove(&from) {
+            self.renewals.insert(to, renewed);
+        }
+    }
+
     fn hand_over(&mut self, now: Instant, rng: &mut dyn Random, from: u64, to: u64, estate: Estate) {
+        self.rename_renewals(from, to);
         let mut estate = Some(estate);
         let mut connection = None;
         self.serve(now, rng, to, |sa, ctx| {
@@ -68,7 +161,7 @@ impl Endpoint {
                 && let Some(estate) = estate.take()
             {
                 connection = Some(established.connection.name.clone());
-                established.inherit(estate);
+                established.inherit(&sa.core, ctx, estate);
                 established.advance(&mut sa.core, ctx);
             }
         });
@@ -76,14 +169,14 @@ impl Endpoint {
             self.out.events.push_back(Event::IkeRekeyed { connection, old: from, new: to });
         }
         // The successor is gone: so are the children.
-        if let Some(Estate { connection, mut children, tasks, leases }) = estate {
+        if let Some(Estate { connection, mut children, tasks, leases, .. }) = estate {
             for (_, task) in tasks {
                 if let Task::DeleteUnwanted { spi, .. } = task {
                     self.spis.release(spi);
                 }
             }
             leases.iter().for_each(|lease| self.pools.give_back(lease));
-            children.clear(&mut self.context(now, rng), &connection, &DownReason::IkeDown);
+            children.clear(&mut self.context(now, rng, from), &connection, &DownReason::IkeDown);
             self.carry_out(now, rng, from);
         }
     }

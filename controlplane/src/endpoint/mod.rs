@@ -24,7 +24,7 @@ mod operator;
 mod reply;
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -63,6 +63,12 @@ pub struct Endpoint {
     connections: ByConnection,
     timers: Timers<u64>,
     half_open: HalfOpen,
+    /// IKE SAs that renew others, and those others.
+    renewals: HashMap<u64, command::Renewed>,
+    /// The addresses that we have; `None` when nobody said.
+    addresses: Option<Vec<IpAddr>>,
+    /// EAP exchanges that we serve.
+    eap: usize,
     cookies: Cookies,
     replies: Replies,
     /// Old inbound SAs and when they are removed.
@@ -113,6 +119,9 @@ impl Endpoint {
             connections: ByConnection::default(),
             timers: Timers::default(),
             half_open: HalfOpen::default(),
+            renewals: HashMap::new(),
+            addresses: None,
+            eap: 0,
             replies: Replies::default(),
             retiring: BTreeMap::new(),
             restarts: Vec::new(),
@@ -219,6 +228,7 @@ impl Endpoint {
         self.sas.is_empty()
             && self.retiring.is_empty()
             && self.spis.len() == self.config.reserved_spis.len()
+            && self.renewals.is_empty()
             && self.tunnels.in_use() == 0
             && self.pools.in_use() == 0
     }
@@ -228,16 +238,28 @@ impl Endpoint {
         self.sas.values().all(|sa| matches!(sa.state, State::Closed(_)))
     }
 
+    /// Makes it break the rules.
+    #[cfg(test)]
+    pub(crate) fn bend(&mut self, bend: Option<crate::sa::Bend>) {
+        self.out.bend = bend;
+    }
+
     /// A request to start an IKE SA.
     fn begin(&mut self, now: Instant, header: &Header, datagram: Datagram, rng: &mut dyn Random) {
         let Datagram { local, remote, payload: request } = datagram;
         if let Some(spi) = self.half_open.find(remote, header.spi_i)
-            && let Some(IkeSa { core, state: State::Answered(answered) }) = self.sas.get_mut(&spi)
-            && answered.is_repetition(&request)
+            && let Some(sa) = self.sas.get(&spi)
         {
-            let again = core.responses.last().iter();
-            self.out.transmit.extend(again.map(|packet| Datagram { local, remote, payload: packet.clone() }));
-            return;
+            match &sa.state {
+                State::Answered(answered) if answered.is_repetition(&request) => {
+                    let again = sa.core.responses.last().iter();
+                    let again = again.map(|packet| Datagram { local, remote, payload: packet.clone() });
+                    return self.out.transmit.extend(again);
+                }
+                // It is late: the peer has long had the answer.
+                State::EapServing(serving) if serving.is_repetition(&request) => return,
+                _ => {}
+            }
         }
         let candidates = self.directory.candidates(local.ip(), remote.ip());
         if candidates.is_empty() {
@@ -266,7 +288,7 @@ impl Endpoint {
         if !self.admit(now, header, local, remote, &payloads, rng) {
             return;
         }
-        let mut ctx = self.context(now, rng);
+        let mut ctx = self.context(now, rng, 0);
         match Answered::answer(&mut ctx, header, &request, &payloads, Path { local, remote }, &candidates) {
             Ok(sa) => {
                 let spi = sa.core.spi;
@@ -338,12 +360,15 @@ impl Endpoint {
         step: impl FnOnce(&mut IkeSa, &mut Context<'_>),
     ) {
         let Some(mut sa) = self.sas.remove(&spi) else { return };
+        let serves_eap = |sa: &IkeSa| usize::from(matches!(sa.state, State::EapServing(_)));
+        self.eap -= serves_eap(&sa);
         let initiating = matches!(sa.state, State::InitSent(_));
         let first_contact =
             initiating && !sa.connection().is_some_and(|connection| self.is_up(&connection.name));
-        let mut ctx = self.context(now, rng);
+        let mut ctx = self.context(now, rng, spi);
         ctx.first_contact = first_contact;
         step(&mut sa, &mut ctx);
+        self.eap += serves_eap(&sa);
         self.put_back(now, sa);
         self.carry_out(now, rng, spi);
     }
@@ -354,7 +379,7 @@ impl Endpoint {
         sas.any(|sa| matches!(sa.state, State::Established(_)))
     }
 
-    fn context<'a>(&'a mut self, now: Instant, rng: &'a mut dyn Random) -> Context<'a> {
+    fn context<'a>(&'a mut self, now: Instant, rng: &'a mut dyn Random, ike: u64) -> Context<'a> {
         Context {
             now,
             rng,
@@ -364,6 +389,9 @@ impl Endpoint {
             tunnels: &mut self.tunnels,
             pools: &mut self.pools,
             first_contact: false,
+            ike,
+            addresses: self.addresses.as_deref(),
+            eap_full: self.eap >= self.config.limits.eap,
             unix: self.clock.at(now),
         }
     }
@@ -377,10 +405,8 @@ impl Endpoint {
         if sa.is_over(now) {
             self.timers.set(spi, None);
             self.half_open.remove(spi);
+            self.renewals.retain(|_, renewed| renewed.old != spi);
             return;
-        }
-        if let State::Established(established) = &sa.state {
-            established.children.iter().for_each(|child| self.tunnels.set_owner(child.tunnel, spi));
         }
         self.timers.set(spi, sa.deadline());
         self.sas.insert(spi, sa);

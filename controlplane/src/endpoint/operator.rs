@@ -1,6 +1,6 @@
 //! What an operator, the data plane or the configuration asks for.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -29,8 +29,8 @@ pub enum OperatorError {
     /// The connection does not say where the peer is.
     #[error("connection `{0}` has no remote address: it only responds")]
     NoRemote(String),
-    /// The connection does not say where we are.
-    #[error("connection `{0}` has no local address")]
+    /// No address of ours that the connection may use, of the family of the peer's.
+    #[error("connection `{0}` has no local address to begin from")]
     NoLocal(String),
     /// There is nothing to do it to.
     #[error("connection `{0}` is not up")]
@@ -102,11 +102,11 @@ impl Endpoint {
                 vec![connection.child(child).ok_or_else(missing)?.clone()]
             }
         };
-        if connection.local_addresses.is_empty() {
-            return Err(OperatorError::NoLocal(name()));
-        }
         if connection.remote == RemoteAddress::Any {
             return Err(OperatorError::NoRemote(name()));
+        }
+        if self.way(&connection).is_none() {
+            return Err(OperatorError::NoLocal(name()));
         }
         self.bring_up(now, rng, &connection, &children);
         Ok(())
@@ -229,6 +229,21 @@ impl Endpoint {
         self.serve(now, rng, owner, |sa, ctx| sa.peer_moved(ctx, seen));
     }
 
+    /// The addresses that this gateway has now. Connections begin from one of them that they may use; those with
+    /// MOBIKE move when theirs is gone, and tell their peers of the others (RFC 4555). Before the first call all
+    /// configured addresses count as present.
+    pub fn set_local_addresses(&mut self, now: Instant, rng: &mut dyn Random, addresses: Vec<IpAddr>) {
+        if self.addresses.as_ref() == Some(&addresses) {
+            return;
+        }
+        self.addresses = Some(addresses);
+        let mut spis: Vec<_> = self.sas.keys().copied().collect();
+        spis.sort_unstable();
+        for spi in spis {
+            self.serve(now, rng, spi, |sa, ctx| sa.addresses_changed(ctx));
+        }
+    }
+
     /// All IKE SAs.
     pub fn status(&self) -> impl Iterator<Item = IkeStatus> {
         self.sas.values().map(|sa| {
@@ -270,15 +285,10 @@ impl Endpoint {
         if let Some(spi) = existing {
             return self.serve(now, rng, spi, |sa, ctx| sa.add_children(ctx, children));
         }
-        let (Some(&local), RemoteAddress::Addresses(remote)) =
-            (connection.local_addresses.first(), &connection.remote)
-        else {
-            return;
-        };
-        let Some(&remote) = remote.first() else { return };
+        let Some((local, remote)) = self.way(connection) else { return };
         let port = if connection.start_on_4500 { crate::sa::NAT_PORT } else { IKE_PORT };
         let path = Path { local: SocketAddr::new(local, port), remote: SocketAddr::new(remote, port) };
-        match Sent::start(&mut self.context(now, rng), connection.clone(), children.to_vec(), path) {
+        match Sent::start(&mut self.context(now, rng, 0), connection.clone(), children.to_vec(), path) {
             Ok(sa) => {
                 let (connection, ike) = (connection.name.clone(), sa.core.spi);
                 self.out.events.push_back(Event::Connecting { connection, ike, remote: path.remote });
@@ -289,6 +299,14 @@ impl Endpoint {
                 self.out.events.push_back(Event::IkeDown { connection, ike: 0, reason });
             }
         }
+    }
+
+    /// The addresses to begin a connection with: the first pair of one family.
+    fn way(&self, connection: &Connection) -> Option<(IpAddr, IpAddr)> {
+        let RemoteAddress::Addresses(theirs) = &connection.remote else { return None };
+        let ours = crate::sa::usable(connection, self.addresses.as_deref());
+        let pairs = theirs.iter().flat_map(|&remote| ours.iter().map(move |&local| (local, remote)));
+        pairs.into_iter().find(|(local, remote)| local.is_ipv4() == remote.is_ipv4())
     }
 
     fn find(&self, name: &str) -> Result<Arc<Connection>, OperatorError> {

@@ -15,10 +15,12 @@ use crate::rejection::Rejection;
 use crate::update::Assigned;
 use crate::wire::{CfgAttribute, CfgAttributeType, CfgType, Configuration, NotifyType, Payload};
 
-/// What we ask for as a client.
-pub(super) fn request(connection: &Connection) -> Option<Payload<'static>> {
+/// What we ask for as a client: `present` is what we have, when we authenticate anew.
+pub(super) fn request(connection: &Connection, present: &[IpAddr]) -> Option<Payload<'static>> {
     let mut attributes = Vec::new();
     for address in &connection.request_addresses {
+        let kept = present.iter().find(|one| address.is_unspecified() && one.is_ipv4() == address.is_ipv4());
+        let address = kept.unwrap_or(address);
         match address {
             IpAddr::V4(v4) => {
                 let wanted = if v4.is_unspecified() { Vec::new() } else { v4.octets().to_vec() };
@@ -121,9 +123,6 @@ pub(super) fn accept(connection: &Connection, payloads: &[Payload<'_>]) -> Resul
 /// Addresses that stand for our side in dynamic selectors: what was assigned to us; while that is still being asked
 /// for, anything of the family, which the gateway narrows (RFC 7296 s2.19).
 pub(super) fn local_hosts(core: &Core, connection: &Connection) -> Vec<(IpAddr, IpAddr)> {
-    if !core.inner.local.is_empty() {
-        return single(&core.inner.local);
-    }
     if core.inner.asking && !connection.request_addresses.is_empty() {
         let any = connection.request_addresses.iter().map(|address| match address {
             IpAddr::V4(_) => (Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::BROADCAST.into()),
@@ -131,7 +130,7 @@ pub(super) fn local_hosts(core: &Core, connection: &Connection) -> Vec<(IpAddr, 
         });
         return any.collect();
     }
-    single(&[core.path.local.ip()])
+    if core.inner.local.is_empty() { single(&[core.path.local.ip()]) } else { single(&core.inner.local) }
 }
 
 /// Addresses that stand for the peer's side in dynamic selectors: what we assigned, or else its outer address.

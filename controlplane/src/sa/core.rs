@@ -9,6 +9,7 @@ use tracing::{debug, warn};
 
 use super::Context;
 use super::fragment::{Fragment, Reassembly};
+use super::mobike::Mobike;
 use super::window::{Requests, Responses, Timeout};
 use crate::crypto::{CryptoError, IkeKeys, IkeSuite, Random, Secret, SkOpener, SkSealer};
 use crate::keylog::IkeKeyLog;
@@ -37,6 +38,22 @@ pub(crate) struct Core {
     pub path: Path,
     /// NATs in between.
     pub nat: Nat,
+    /// Where the request that is being served came from; its response goes there (RFC 7296 s2.11).
+    pub reply: Path,
+    /// The path of the tunnels, while another one for them is being agreed on or checked (RFC 4555).
+    pub carried: Option<(Path, Nat)>,
+    /// Both ends do MOBIKE.
+    pub mobike: Option<Mobike>,
+    /// We began the first IKE SA of the series, not the peer.
+    pub began: bool,
+    /// When the first IKE SA of the series began.
+    pub since: Instant,
+    /// It takes the place of another one, which goes when all children are here (RFC 7296 s2.8.3).
+    pub renews: bool,
+    /// Hash of whom the peer has proved to be.
+    pub peer_key: u64,
+    /// The peer is authenticated: what it sends moves the path only by rule.
+    pub settled: bool,
     /// Keys of the SK payload and of what follows; `None` before IKE_SA_INIT is done.
     pub protection: Option<Protection>,
     /// Our requests.
@@ -150,6 +167,14 @@ impl Core {
             initiator,
             path,
             nat: Nat::default(),
+            reply: path,
+            carried: None,
+            mobike: None,
+            began: initiator,
+            since: now,
+            renews: false,
+            peer_key: 0,
+            settled: false,
             protection: None,
             requests: Requests::default(),
             responses: Responses::default(),
@@ -179,11 +204,9 @@ impl Core {
 
     /// Outer addresses of the Child SAs.
     pub fn endpoints(&self) -> Endpoints {
-        let udp = self
-            .nat
-            .encapsulate()
-            .then(|| UdpPorts { local: self.path.local.port(), remote: self.path.remote.port() });
-        Endpoints { local: self.path.local.ip(), remote: self.path.remote.ip(), udp }
+        let (Path { local, remote }, nat) = self.carried.unwrap_or((self.path, self.nat));
+        let ports = UdpPorts { local: local.port(), remote: remote.port() };
+        Endpoints { local: local.ip(), remote: remote.ip(), udp: nat.encapsulate().then_some(ports) }
     }
 
     /// Goes over to other keys. What was answered before can still be asked again.
@@ -251,7 +274,7 @@ impl Core {
         let id = self.responses.expected();
         match self.seal(ctx, exchange, true, id, payloads) {
             Ok(packets) => {
-                self.transmit(ctx, &packets);
+                self.transmit_by(ctx, self.reply, &packets);
                 self.responses.answered(packets);
             }
             Err(error) => warn!(ike = self.spi, %exchange, %error, "cannot build a response"),
@@ -260,9 +283,13 @@ impl Core {
 
     /// Queues packets to the peer.
     pub fn transmit(&mut self, ctx: &mut Context<'_>, packets: &[Vec<u8>]) {
+        self.transmit_by(ctx, self.path, packets);
+    }
+
+    fn transmit_by(&mut self, ctx: &mut Context<'_>, path: Path, packets: &[Vec<u8>]) {
         self.last_sent = ctx.now;
         for packet in packets {
-            let Path { local, remote } = self.path;
+            let Path { local, remote } = path;
             ctx.out.transmit.push_back(Datagram { local, remote, payload: packet.clone() });
         }
     }
@@ -329,7 +356,7 @@ impl Core {
             // RFC 7383 s2.6.1: of a fragmented request only the first fragment brings the response back.
             if !matches!(encrypted, Encrypted::Skf { number: 2.., .. }) {
                 let packets = self.responses.last().to_vec();
-                self.transmit(ctx, &packets);
+                self.transmit_by(ctx, Path { local: datagram.local, remote: datagram.remote }, &packets);
             }
             return Opening::Repeated;
         }
@@ -338,7 +365,7 @@ impl Core {
             self.before = None;
         }
         self.last_heard = ctx.now;
-        self.follow(ctx, datagram.local, datagram.remote);
+        self.follow(ctx, Path { local: datagram.local, remote: datagram.remote }, header.response);
         let Encrypted::Skf { number, total, .. } = encrypted else {
             self.reassembly.clear();
             return Opening::Whole(Opened { first, plain });
@@ -352,13 +379,18 @@ impl Core {
         }
     }
 
-    /// Takes the path of an authenticated message as the peer's when the peer is behind a NAT.
-    fn follow(&mut self, ctx: &mut Context<'_>, local: SocketAddr, remote: SocketAddr) {
-        let path = Path { local, remote };
-        if self.path == path || !self.nat.remote {
+    /// Takes the path of an authenticated message as the peer's when the peer is behind a NAT. Before the peer is
+    /// authenticated the path is that of its requests: it goes over to port 4500 (RFC 7296 s2.23). With MOBIKE the
+    /// peer says so when it moves (RFC 4555 s3.8).
+    fn follow(&mut self, ctx: &mut Context<'_>, path: Path, response: bool) {
+        if !response {
+            self.reply = path;
+        }
+        let follows = if self.settled { self.nat.remote && self.mobike.is_none() } else { !response };
+        if self.path == path || !follows {
             return;
         }
-        debug!(ike = self.spi, from = %self.path.remote, to = %remote, "peer moved");
+        debug!(ike = self.spi, from = %self.path.remote, to = %path.remote, "peer moved");
         self.path = path;
         ctx.out.moved = true;
     }
@@ -378,6 +410,14 @@ impl Core {
         id: u32,
         payloads: &[Payload<'_>],
     ) -> Result<Vec<Vec<u8>>, SealError> {
+        #[cfg(test)]
+        let bent = ctx.out.bend.as_mut().map(|bend| {
+            let mut bent = payloads.to_vec();
+            bend(exchange, response, &mut bent);
+            bent
+        });
+        #[cfg(test)]
+        let payloads = bent.as_deref().unwrap_or(payloads);
         let mut plain = Vec::new();
         let first = emit_chain(payloads, &mut plain)?;
         let header = |next| self.header(exchange, response, id, next);

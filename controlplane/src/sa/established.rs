@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use dataplane::sa::Endpoints;
 use tracing::{debug, info, warn};
 
 use super::child::{Children, Request, Settled, Stage};
-use super::core::{Core, Opened};
+use super::core::{Core, Opened, Path};
 use super::{Command, Context, State, informational, rekey};
 use crate::auth::Identity;
 use crate::config::{ChildConfig, Connection};
@@ -35,6 +36,10 @@ pub(crate) struct Established {
     /// Our exchange in progress.
     pub active: Option<Active>,
     pub rekey_at: Option<Instant>,
+    /// When it is authenticated anew.
+    pub reauth_at: Option<Instant>,
+    /// It has Child SAs of tunnels that another IKE SA still carries.
+    pub inherits: Inherits,
     /// Made by the peer's rekey of this IKE SA, which still has the children.
     pub heir_of: Option<u64>,
     /// Redundant or replaced: its end is no news.
@@ -54,6 +59,17 @@ pub(crate) enum Phase {
     Redundant { deadline: Instant },
     /// Our delete is queued or sent.
     Leaving(DownReason),
+}
+
+/// When the peer has for certain the Child SAs of tunnels that another IKE SA still carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Inherits {
+    /// There are none.
+    Nothing,
+    /// When it shows that it has this IKE SA: they came with it.
+    UntilKnown,
+    /// When it asks something else: they came in a response that may be lost.
+    UntilAsked,
 }
 
 /// Something to do in an exchange of our own.
@@ -83,6 +99,12 @@ pub(crate) enum Task {
     DeleteIke,
     /// Is the peer alive?
     Probe,
+    /// MOBIKE: asks the responder to follow to our path.
+    UpdateAddresses,
+    /// MOBIKE: checks that the peer is where it says.
+    VerifyPath,
+    /// MOBIKE: tells our other addresses.
+    TellAddresses,
 }
 
 /// Our exchange in progress.
@@ -94,6 +116,9 @@ pub(crate) enum Active {
     RekeyIke(Box<rekey::Request>),
     DeleteIke,
     Probe,
+    UpdateAddresses { path: Path },
+    VerifyPath { cookie: [u8; 16], path: Path },
+    TellAddresses,
 }
 
 /// What the peer made in an exchange that crossed ours (RFC 7296 s2.8.1): our inbound SPI of it, and the lower
@@ -116,6 +141,10 @@ pub(crate) struct Estate {
     pub children: Children,
     pub tasks: Vec<(Instant, Task)>,
     pub leases: Vec<Lease>,
+    /// The IKE SA that had them.
+    pub from: u64,
+    /// Outer addresses of the tunnels.
+    pub endpoints: Endpoints,
 }
 
 impl Phase {
@@ -142,13 +171,17 @@ impl Established {
             leases: Vec::new(),
             active: None,
             rekey_at,
+            reauth_at: None,
+            inherits: Inherits::Nothing,
             heir_of: None,
             quiet: false,
         }
     }
 
     /// Tells that it is up.
-    pub fn announce(&self, core: &Core, ctx: &mut Context<'_>) {
+    pub fn announce(&self, core: &mut Core, ctx: &mut Context<'_>) {
+        core.settled = true;
+        core.peer_key = ctx.tunnels.key(self.peer.to_payload());
         let (connection, peer) = (self.connection.name.clone(), self.peer.clone());
         info!(%connection, %peer, ike = core.spi, remote = %core.path.remote, "IKE SA established");
         ctx.out.events.push_back(Event::IkeUp { connection, ike: core.spi, peer });
@@ -184,6 +217,8 @@ impl Established {
                 return self.step(core, ctx, next);
             }
         };
+        // With a window of 1 the peer has our last response.
+        self.take_tunnels(ctx);
         let next = match exchange {
             ExchangeType::CREATE_CHILD_SA => self.create_child_request(core, ctx, &payloads),
             ExchangeType::INFORMATIONAL => self.informational_request(core, ctx, &payloads),
@@ -214,6 +249,9 @@ impl Established {
         if let Some(error) = super::init::notifies(&payloads).find(|notify| fatal.contains(&notify.kind)) {
             return self.step(core, ctx, Next::Close(DownReason::Rejected(error.kind)));
         }
+        if self.inherits == Inherits::UntilKnown {
+            self.take_tunnels(ctx);
+        }
         let next = match self.active.take() {
             Some(Active::CreateChild(request)) => self.child_response(core, ctx, *request, &payloads),
             Some(Active::RekeyChild { old, request, rival }) => {
@@ -230,13 +268,29 @@ impl Established {
                 Next::Stay
             }
             Some(Active::DeleteIke) => Next::Close(self.leaving_reason()),
-            Some(Active::Probe) | None => Next::Stay,
+            Some(Active::Probe) => {
+                self.probe_response(core, ctx, &payloads);
+                Next::Stay
+            }
+            Some(Active::UpdateAddresses { path }) => {
+                self.update_response(core, ctx, path, &payloads);
+                Next::Stay
+            }
+            Some(Active::VerifyPath { cookie, path }) => {
+                self.verify_response(core, ctx, &cookie, path, &payloads);
+                Next::Stay
+            }
+            Some(Active::TellAddresses) | None => Next::Stay,
         };
+        self.check_path(core, ctx);
         self.step(core, ctx, next)
     }
 
     /// Does what is due.
     pub fn timeout(mut self: Box<Self>, core: &mut Core, ctx: &mut Context<'_>) -> State {
+        if core.requests.deadline().is_some_and(|at| at <= ctx.now) {
+            self.try_another_way(core, ctx);
+        }
         if !core.retransmit(ctx) {
             let reason = match &self.phase {
                 Phase::Leaving(reason) => reason.clone(),
@@ -262,11 +316,12 @@ impl Established {
         let tasks = self.tasks.iter().filter(|(_, task)| idle && self.may(task)).map(|&(at, _)| at).min();
         let up = self.phase == Phase::Up;
         let rekey = self.rekey_at.filter(|_| up);
+        let reauth = self.reauth_at.filter(|_| up && self.heir_of.is_none());
         let children = self.children.iter().filter_map(|child| child.deadline()).filter(|_| up).min();
         let idle_up = idle && up && self.heir_of.is_none();
         let probe = informational::probe_at(&self.connection, core).filter(|_| idle_up);
         let keepalive = informational::keepalive_at(&self.connection, core);
-        [core.requests.deadline(), replaced, tasks, rekey, children, probe, keepalive]
+        [core.requests.deadline(), replaced, tasks, rekey, reauth, children, probe, keepalive]
             .into_iter()
             .flatten()
             .min()
@@ -280,6 +335,9 @@ impl Established {
         if self.rekey_at.is_some_and(|at| at <= ctx.now) {
             self.rekey_at = None;
             self.tasks.push((ctx.now, Task::RekeyIke { group: None }));
+        }
+        if self.heir_of.is_none() && self.reauth_at.is_some_and(|at| at <= ctx.now) {
+            self.renew(core, ctx);
         }
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= ctx.now);
         for child in self.children.iter_mut() {
@@ -315,10 +373,11 @@ impl Established {
         while core.requests.is_idle() && self.active.is_none() {
             let due =
                 self.tasks.iter().enumerate().filter(|(_, (at, task))| *at <= ctx.now && self.may(task));
-            let Some(index) = due.min_by_key(|(_, (at, _))| *at).map(|(index, _)| index) else { return };
+            let Some(index) = due.min_by_key(|(_, (at, _))| *at).map(|(index, _)| index) else { break };
             let (_, task) = self.tasks.remove(index);
             self.start(core, ctx, task);
         }
+        self.finish_renewal(core, ctx);
     }
 
     /// The task can be started in this phase. Nothing is started on an IKE SA whose children are still on the one
@@ -326,7 +385,11 @@ impl Established {
     fn may(&self, task: &Task) -> bool {
         match self.phase {
             Phase::Up => self.heir_of.is_none(),
-            Phase::Answered { .. } | Phase::Redundant { .. } => false,
+            // Our answer is lost when the peer does not know where we went.
+            Phase::Answered { .. } => {
+                matches!(task, Task::UpdateAddresses | Task::VerifyPath | Task::TellAddresses)
+            }
+            Phase::Redundant { .. } => false,
             Phase::Leaving(_) => matches!(task, Task::DeleteIke),
         }
     }
@@ -367,9 +430,12 @@ impl Established {
                 self.active = Some(Active::DeleteIke);
             }
             Task::Probe => {
-                core.request(ctx, ExchangeType::INFORMATIONAL, &[]);
+                core.request(ctx, ExchangeType::INFORMATIONAL, &self.probe_payloads(core));
                 self.active = Some(Active::Probe);
             }
+            Task::UpdateAddresses => self.start_update(core, ctx),
+            Task::VerifyPath => self.start_verifying(core, ctx),
+            Task::TellAddresses => self.start_telling(core, ctx),
         }
     }
 
@@ -394,7 +460,7 @@ impl Established {
             if let Some(waiting) = &mut child.waiting {
                 waiting.endpoints = endpoints;
             }
-            if child.active {
+            if child.active && ctx.tunnels.owner(child.tunnel) == Some(core.spi) {
                 ctx.out.updates.push_back(ChildUpdate::MovePeer(child.tunnel, endpoints));
             }
         }
@@ -413,7 +479,7 @@ impl Established {
     }
 
     /// All that goes over to a successor.
-    pub fn estate(&mut self) -> Estate {
+    pub fn estate(&mut self, core: &Core) -> Estate {
         let keep = |task: &Task| !matches!(task, Task::DeleteIke | Task::RekeyIke { .. } | Task::Probe);
         let tasks = std::mem::take(&mut self.tasks).into_iter().filter(|(_, task)| keep(task)).collect();
         Estate {
@@ -421,15 +487,24 @@ impl Established {
             children: std::mem::take(&mut self.children),
             tasks,
             leases: std::mem::take(&mut self.leases),
+            from: core.spi,
+            endpoints: core.endpoints(),
         }
     }
 
     /// Takes over.
-    pub fn inherit(&mut self, mut estate: Estate) {
+    pub fn inherit(&mut self, core: &Core, ctx: &mut Context<'_>, mut estate: Estate) {
+        for child in estate.children.iter() {
+            ctx.tunnels.hand_over(child.tunnel, estate.from, core.spi);
+        }
         self.children.append(&mut estate.children);
         self.tasks.append(&mut estate.tasks);
         self.leases.append(&mut estate.leases);
         self.heir_of = None;
+        // The peer moved meanwhile.
+        if estate.endpoints != core.endpoints() {
+            self.move_children(core, ctx);
+        }
     }
 
     /// The IKE SA is gone: so are its children.
@@ -467,11 +542,14 @@ impl Established {
             return State::Established(self);
         };
         if let Phase::Answered { successor, .. } = self.phase {
-            let estate = self.estate();
+            let estate = self.estate(core);
             ctx.out.commands.push(Command::Handover { from: core.spi, to: successor, estate });
             self.quiet = true;
         }
         self.drop_children(ctx, &reason);
+        if core.renews {
+            ctx.out.commands.push(Command::NotRenewed(core.spi));
+        }
         core.requests.abandon();
         if !self.quiet {
             let connection = self.connection.name.clone();

@@ -39,6 +39,9 @@ impl Established {
                 info!(connection = %self.connection.name, notify = %notify.kind, "peer reports an error");
             }
         }
+        if core.began {
+            self.hear_lifetime(ctx, payloads);
+        }
         if is_ike_delete(payloads) {
             core.respond(ctx, ExchangeType::INFORMATIONAL, &[]);
             return Next::Close(match &self.phase {
@@ -47,6 +50,7 @@ impl Established {
                 _ => DownReason::PeerDeleted,
             });
         }
+        let mobike = self.mobike_request(core, ctx, payloads);
         let mut deleted: BTreeMap<u8, Vec<u32>> = BTreeMap::new();
         for payload in payloads {
             if let Payload::Delete(Delete::Child { protocol, spis }) = payload {
@@ -57,9 +61,11 @@ impl Established {
                 }
             }
         }
-        let answer: Vec<_> = deleted
+        let answer: Vec<_> = mobike
             .into_iter()
-            .map(|(protocol, spis)| Payload::Delete(Delete::Child { protocol: ProtocolId(protocol), spis }))
+            .chain(deleted.into_iter().map(|(protocol, spis)| {
+                Payload::Delete(Delete::Child { protocol: ProtocolId(protocol), spis })
+            }))
             .collect();
         core.respond(ctx, ExchangeType::INFORMATIONAL, &answer);
         Next::Stay

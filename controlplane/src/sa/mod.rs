@@ -6,6 +6,8 @@
 //! | [`State::Answered`] | the peer's IKE_AUTH | `auth/` |
 //! | [`State::IntermediateSent`] | the response to our IKE_INTERMEDIATE | `intermediate.rs` |
 //! | [`State::AuthSent`] | the response to our IKE_AUTH | `auth/` |
+//! | [`State::EapSent`] | the response to our IKE_AUTH, while we authenticate by EAP | `auth/eap/` |
+//! | [`State::EapServing`] | the peer's next IKE_AUTH, while it authenticates by EAP | `auth/eap/` |
 //! | [`State::Established`] | anything | `established.rs`, `child/`, `rekey.rs`, `informational.rs` |
 //! | [`State::Closed`] | repetitions of the last request, which get the last response again | here |
 
@@ -18,7 +20,9 @@ mod fragment;
 mod informational;
 mod init;
 mod intermediate;
+mod mobike;
 mod ppk;
+mod reauth;
 mod rekey;
 mod window;
 
@@ -46,6 +50,7 @@ use crate::wire::{ExchangeType, Header};
 pub(crate) use self::core::{Core, NAT_PORT, Path};
 pub(crate) use self::established::{Established, Estate, Phase, Task};
 pub(crate) use self::init::{Answered, Refusal, Sent, find_notify};
+pub(crate) use self::mobike::usable;
 
 /// What a step of a state machine may use and where it puts its results.
 pub(crate) struct Context<'a> {
@@ -58,6 +63,12 @@ pub(crate) struct Context<'a> {
     pub pools: &'a mut Pools,
     /// No other IKE SA of the connection is established.
     pub first_contact: bool,
+    /// The IKE SA that is being served, by our SPI.
+    pub ike: u64,
+    /// The addresses that this gateway has; `None` when nobody said.
+    pub addresses: Option<&'a [std::net::IpAddr]>,
+    /// As many EAP exchanges are under way as may be.
+    pub eap_full: bool,
     /// The wall clock.
     pub unix: UnixTime,
 }
@@ -104,7 +115,14 @@ pub(crate) struct Output {
     pub retire: Vec<Retire>,
     /// The path of the IKE SA that was just served changed.
     pub moved: bool,
+    /// Makes a peer that does not keep to the rules, for tests: it changes payloads before they are sealed.
+    #[cfg(test)]
+    pub bend: Option<Bend>,
 }
+
+/// Changes the payloads of a request or response (`true`).
+#[cfg(test)]
+pub(crate) type Bend = Box<dyn FnMut(ExchangeType, bool, &mut Vec<crate::wire::Payload<'_>>)>;
 
 /// An old inbound SA and the time of its removal.
 pub(crate) struct Retire {
@@ -117,6 +135,8 @@ pub(crate) struct Retire {
 pub(crate) enum Command {
     /// A rekey made a new IKE SA.
     Adopt(Box<IkeSa>),
+    /// The children and tasks of one IKE SA went over to another.
+    Succeeded { from: u64, to: u64 },
     /// The children and tasks of one IKE SA go over to another.
     Handover { from: u64, to: u64, estate: Estate },
     /// The peer made this IKE SA in a rekey that crossed ours and lost: the peer deletes it.
@@ -126,8 +146,26 @@ pub(crate) enum Command {
     Replace { connection: Arc<Connection>, peer: crate::auth::Identity, except: u64, before: Instant },
     /// A half-open IKE SA is established, or closed.
     NoLongerHalfOpen,
+    /// The tunnel goes over to this IKE SA, whose Child SA for it waits.
+    TakeTunnel { ike: u64, tunnel: dataplane::sa::TunnelId },
+    /// Authenticate anew: another IKE SA with these children is to take the place of this one.
+    Renew(Box<Renewal>),
+    /// The new IKE SA has all children: the one that it renews goes.
+    Renewed(u64),
+    /// It has come to nothing: the old one stays.
+    NotRenewed(u64),
     /// Set a child up again.
     Restart { connection: Arc<Connection>, child: Option<Arc<ChildConfig>>, after: Duration },
+}
+
+/// An IKE SA that is to be authenticated anew.
+pub(crate) struct Renewal {
+    pub old: u64,
+    pub connection: Arc<Connection>,
+    pub children: Vec<Arc<ChildConfig>>,
+    pub path: Path,
+    /// Addresses that were assigned to us.
+    pub inner: Vec<std::net::IpAddr>,
 }
 
 /// One IKE SA, or the attempt at one.
@@ -148,6 +186,8 @@ pub(crate) enum State {
     Answered(Box<Answered>),
     IntermediateSent(Box<intermediate::Sent>),
     AuthSent(Box<auth::Sent>),
+    EapSent(Box<auth::Peering>),
+    EapServing(Box<auth::Serving>),
     Established(Box<Established>),
     Closed(Closed),
 }
@@ -161,8 +201,10 @@ impl State {
     /// In a word.
     pub fn name(&self) -> &'static str {
         match self {
-            Self::InitSent(_) | Self::IntermediateSent(_) | Self::AuthSent(_) => "connecting",
-            Self::Answered(_) => "half-open",
+            Self::InitSent(_) | Self::IntermediateSent(_) | Self::AuthSent(_) | Self::EapSent(_) => {
+                "connecting"
+            }
+            Self::Answered(_) | Self::EapServing(_) => "half-open",
             Self::Established(established) => match established.phase {
                 Phase::Up => "established",
                 Phase::Answered { .. } => "rekeyed",
@@ -252,7 +294,9 @@ impl IkeSa {
         }
         let state = mem::replace(&mut self.state, State::gone(ctx));
         self.state = match (state, header.response) {
-            (State::Answered(answered), false) => answered.request(&mut self.core, ctx, header, &opened),
+            (State::Answered(answered), false) => answered.request(&mut self.core, ctx, header, opened),
+            (State::EapServing(serving), false) => serving.request(&mut self.core, ctx, header, &opened),
+            (State::EapSent(sent), true) => sent.response(&mut self.core, ctx, &opened),
             (State::IntermediateSent(sent), true) => sent.response(&mut self.core, ctx, header, &opened),
             (State::AuthSent(sent), true) => sent.response(&mut self.core, ctx, &opened),
             (State::Established(established), false) => {
@@ -280,6 +324,8 @@ impl IkeSa {
             State::Answered(answered) => answered.timeout(&mut self.core, ctx),
             State::IntermediateSent(sent) => sent.timeout(&mut self.core, ctx),
             State::AuthSent(sent) => sent.timeout(&mut self.core, ctx),
+            State::EapSent(sent) => sent.timeout(&mut self.core, ctx),
+            State::EapServing(serving) => serving.timeout(&self.core, ctx),
             State::Established(established) => established.timeout(&mut self.core, ctx),
             closed @ State::Closed(_) => closed,
         };
@@ -290,7 +336,10 @@ impl IkeSa {
         match &self.state {
             State::InitSent(sent) => sent.deadline(&self.core),
             State::Answered(answered) => Some(answered.expires),
-            State::IntermediateSent(_) | State::AuthSent(_) => self.core.requests.deadline(),
+            State::IntermediateSent(_) | State::AuthSent(_) | State::EapSent(_) => {
+                self.core.requests.deadline()
+            }
+            State::EapServing(serving) => Some(serving.expires),
             State::Established(established) => established.deadline(&self.core),
             State::Closed(closed) => Some(closed.until),
         }
@@ -306,7 +355,9 @@ impl IkeSa {
         match &self.state {
             State::InitSent(sent) => Some(&sent.connection),
             State::IntermediateSent(sent) => Some(&sent.opening.connection),
-            State::AuthSent(sent) => Some(&sent.connection),
+            State::AuthSent(sent) => Some(sent.connection()),
+            State::EapSent(sent) => Some(sent.connection()),
+            State::EapServing(serving) => Some(serving.connection()),
             State::Established(established) => Some(&established.connection),
             State::Answered(_) | State::Closed(_) => None,
         }
@@ -315,9 +366,9 @@ impl IkeSa {
     /// Children can be added to it: it is established, or will be.
     pub fn takes_children(&self) -> bool {
         match &self.state {
-            State::InitSent(_) | State::IntermediateSent(_) | State::AuthSent(_) => true,
+            State::InitSent(_) | State::IntermediateSent(_) | State::AuthSent(_) | State::EapSent(_) => true,
             State::Established(established) => established.phase == Phase::Up,
-            State::Answered(_) | State::Closed(_) => false,
+            State::Answered(_) | State::EapServing(_) | State::Closed(_) => false,
         }
     }
 
@@ -326,14 +377,15 @@ impl IkeSa {
         let waiting = match &mut self.state {
             State::InitSent(sent) => &mut sent.children,
             State::IntermediateSent(sent) => &mut sent.opening.children,
-            State::AuthSent(sent) => &mut sent.later,
+            State::AuthSent(sent) => sent.later(),
+            State::EapSent(sent) => sent.later(),
             State::Established(established) => {
                 for config in children {
                     established.add_task(ctx.now, Task::CreateChild { config: config.clone(), group: None });
                 }
                 return established.advance(&mut self.core, ctx);
             }
-            State::Answered(_) | State::Closed(_) => return,
+            State::Answered(_) | State::EapServing(_) | State::Closed(_) => return,
         };
         for child in children {
             if !waiting.iter().any(|one| one.name == child.name) {
@@ -353,6 +405,7 @@ impl IkeSa {
             && self.core.path != path
         {
             self.core.path = path;
+            self.core.carried = None;
             established.move_children(&self.core, ctx);
         }
     }
@@ -362,7 +415,11 @@ impl IkeSa {
         match &mut self.state {
             State::Established(established) => established.drop_children(ctx, &reason),
             State::AuthSent(sent) => sent.withdraw(ctx),
+            State::EapSent(sent) => sent.withdraw(ctx),
             _ => {}
+        }
+        if mem::take(&mut self.core.renews) {
+            ctx.out.commands.push(Command::NotRenewed(self.core.spi));
         }
         let connection = self.connection().map(|connection| connection.name.clone());
         if !matches!(self.state, State::Closed(_)) {

@@ -97,6 +97,7 @@ impl Established {
             successor(core, ctx, spi, peer_spi, false, &chosen, &shared, (essentials.nonce, &nonce))
                 .map_err(|_| syntax())?;
         let mut established = Self::new(ctx, self.connection.clone(), self.peer.clone());
+        established.reauth_at = self.reauth_at;
         established.heir_of = Some(core.spi);
         heir.state = State::Established(Box::new(established));
         debug!(connection = %self.connection.name, old = core.spi, new = spi, "peer rekeys the IKE SA");
@@ -176,6 +177,7 @@ impl Established {
     ) {
         let new_spi = new.core.spi;
         let mut established = Self::new(ctx, self.connection.clone(), self.peer.clone());
+        established.reauth_at = self.reauth_at;
         // The rival counts only as long as the peer has not deleted it.
         let rival = request.rival.filter(
             |rival| matches!(self.phase, Phase::Answered { successor, .. } if successor == rival.spi),
@@ -188,9 +190,10 @@ impl Established {
             ctx.out.commands.push(Command::Adopt(Box::new(new)));
             return;
         }
-        established.inherit(self.estate());
+        established.inherit(&new.core, ctx, self.estate(core));
         new.state = State::Established(Box::new(established));
         ctx.out.commands.push(Command::Adopt(Box::new(new)));
+        ctx.out.commands.push(Command::Succeeded { from: core.spi, to: new_spi });
         if let Some(rival) = rival {
             info!(connection = %self.connection.name, redundant = rival.spi, "simultaneous rekey: our IKE SA stays");
             ctx.out.commands.push(Command::Redundant(rival.spi));
@@ -251,6 +254,10 @@ fn successor(
     let mut core = Core::new(ctx.now, spi, initiator, old.path);
     core.peer_spi = peer_spi;
     core.nat = old.nat;
+    core.carried = old.carried;
+    core.mobike = old.mobike.clone();
+    core.settled = true;
+    (core.began, core.since, core.renews, core.peer_key) = (old.began, old.since, old.renews, old.peer_key);
     core.inner = old.inner.clone();
     core.fragment_size = old.fragment_size;
     let (spi_i, spi_r) = core.spis();

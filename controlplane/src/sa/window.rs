@@ -89,6 +89,11 @@ impl Requests {
         self.outstanding.as_ref().map_or(&[], |request| &request.packets)
     }
 
+    /// How often the outstanding request was repeated.
+    pub fn repeated(&self) -> u32 {
+        self.outstanding.as_ref().map_or(0, |request| request.repeated)
+    }
+
     /// Looks whether the outstanding request is due.
     pub fn timeout(&mut self, now: Instant, retransmit: &Retransmit) -> Timeout<'_> {
         match &mut self.outstanding {

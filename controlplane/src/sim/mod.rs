@@ -15,7 +15,13 @@ mod collisions;
 #[cfg(test)]
 mod configuration;
 #[cfg(test)]
+mod eap;
+#[cfg(test)]
 mod hostile;
+#[cfg(test)]
+mod mobike;
+#[cfg(test)]
+mod reauth;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
@@ -59,6 +65,8 @@ pub(super) fn connection(side: usize) -> Connection {
         proposals: vec![Proposal::ike("aes256gcm16-prfsha384-x25519").expect("a proposal")],
         rekey: None,
         rekey_jitter: Duration::ZERO,
+        reauth: None,
+        mobike: true,
         dpd: None,
         on_down: OnDown::Clear,
         fragmentation: true,

@@ -29,6 +29,29 @@ pub enum EapCode {
 }
 
 impl<'a> Eap<'a> {
+    /// A packet of one of the EAP machines, which make valid ones only.
+    pub fn from_packet(packet: &'a [u8]) -> Option<Self> {
+        let (&[code, identifier, _, _], data) = packet.split_first_chunk::<4>()?;
+        let code = match code {
+            1 => EapCode::Request,
+            2 => EapCode::Response,
+            3 => EapCode::Success,
+            4 => EapCode::Failure,
+            _ => return None,
+        };
+        Some(Self { code, identifier, data: Cow::Borrowed(data) })
+    }
+
+    /// The packet, from the code on.
+    pub fn to_packet(&self) -> Vec<u8> {
+        // A payload has at most 65,531 bytes, so the length fits when it was parsed.
+        let length = u16::try_from(self.data.len() + 4).unwrap_or(u16::MAX);
+        let mut packet = vec![self.code as u8, self.identifier];
+        packet.extend_from_slice(&length.to_be_bytes());
+        packet.extend_from_slice(&self.data);
+        packet
+    }
+
     pub(super) fn parse(reader: &mut Reader<'a>) -> Result<Self, WireError> {
         let start = *reader;
         let code = match reader.u8()? {

@@ -79,6 +79,10 @@ pub struct Ike {
     pub proposals: Vec<Proposal>,
     /// Age at which it is rekeyed.
     pub rekey: Duration,
+    /// Age at which both ends authenticate anew, without a gap; never when `None`.
+    pub reauth: Option<Duration>,
+    /// The peer, or we, may move to other addresses (RFC 4555).
+    pub mobike: bool,
     /// Silence after which the peer is asked whether it is alive (RFC 7296 s2.4); never when `None`.
     pub dpd: Option<Duration>,
 }
@@ -282,6 +286,8 @@ impl Default for Ike {
         Self {
             proposals: defaults(&IKE_PROPOSALS, Purpose::Ike),
             rekey: Duration::from_secs(4 * 3600),
+            reauth: None,
+            mobike: true,
             dpd: Some(Duration::from_secs(30)),
         }
     }
@@ -296,6 +302,12 @@ impl Ike {
         }
         if let Some(rekey) = fields.duration("rekey", 5 * MINUTE, WEEK) {
             ike.rekey = rekey;
+        }
+        if let Some(reauth) = fields.interval("reauth", 5 * MINUTE, WEEK) {
+            ike.reauth = reauth;
+        }
+        if let Some(mobike) = fields.optional("mobike") {
+            ike.mobike = mobike;
         }
         if let Some(dpd) = fields.interval("dpd", Duration::from_secs(1), 60 * MINUTE) {
             ike.dpd = dpd;

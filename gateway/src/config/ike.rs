@@ -66,6 +66,7 @@ fn limits(node: Node<'_>) -> Option<FloodLimits> {
         number("cookie_threshold_per_address", 0, default.cookie_threshold_per_address);
     let half_open = number("half_open", 1, default.half_open);
     let half_open_per_address = number("half_open_per_address", 1, default.half_open_per_address);
+    let eap = number("eap", 0, default.eap);
     let half_open_timeout =
         fields.duration("half_open_timeout", SECOND, HOUR / 12).unwrap_or(default.half_open_timeout);
     let cookie_lifetime = fields.duration("cookie_lifetime", SECOND, HOUR).unwrap_or(default.cookie_lifetime);
@@ -86,6 +87,7 @@ fn limits(node: Node<'_>) -> Option<FloodLimits> {
         half_open,
         half_open_per_address,
         half_open_timeout,
+        eap,
         cookie_lifetime,
     })
 }

@@ -89,6 +89,7 @@ fn a_connection_is_read_with_its_defaults() {
     assert!(matches!(&branch.auth, Auth::Psk(psk) if psk.expose() == b"correct horse battery staple"));
     assert_eq!(branch.ike.rekey, Duration::from_secs(4 * 3600));
     assert_eq!(branch.ike.dpd, Some(Duration::from_secs(30)));
+    assert_eq!((branch.ike.reauth, branch.ike.mobike), (None, true));
     assert_eq!(
         branch.ike.proposals[0].of(TransformType::KeyExchange).map(|a| a.id).collect::<Vec<_>>(),
         [31]

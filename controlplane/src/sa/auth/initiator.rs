@@ -8,10 +8,12 @@ use tracing::{info, warn};
 use super::super::child::{Request, Settled};
 use super::super::core::Opened;
 use super::super::init::{PeerSupport, Transcript, find_notify, notifies};
+use super::super::mobike::{self, Mobike};
 use super::super::ppk::{self, Unmixed};
+use super::super::reauth;
 use super::super::{Command, Context, Core, Established, State, Task, configuration};
-use super::{certificate_requests, certificates, check, claims, id_payload, prove};
-use crate::auth::Identity;
+use super::{Peering, Proofs, certificate_requests, certificates, claims, id_payload};
+use crate::auth::{AuthError, IdPattern, Identity, LocalProof, RemoteProof};
 use crate::config::{ChildConfig, Connection, OnDown};
 use crate::rejection::Rejection;
 use crate::update::{DownReason, Event};
@@ -24,17 +26,26 @@ const RETRY_UNREACHABLE: Duration = Duration::from_secs(5);
 /// The same after the peer, or we, refused: somebody must change something first.
 const RETRY_REFUSED: Duration = Duration::from_secs(30);
 
-/// Our IKE_AUTH is out.
-pub(crate) struct Sent {
+const NO_PPK: &str = "peer does not support PPK (RFC 8784), which the connection needs";
+
+/// What an attempt carries through IKE_AUTH, however many round trips it takes.
+pub(super) struct Pending {
     pub connection: Arc<Connection>,
-    transcript: Transcript,
-    message_id: u32,
-    /// A PPK went into the keys; this is for a responder that does not have it.
-    unmixed: Option<Unmixed>,
+    pub transcript: Transcript,
+    pub support: PeerSupport,
+    /// Message ID of the first IKE_AUTH request.
+    pub message_id: u32,
     /// The Child SA that is negotiated in this exchange.
     child: Option<Request>,
     /// Children to set up afterwards.
     pub later: Vec<Arc<ChildConfig>>,
+}
+
+/// Our IKE_AUTH with AUTH is out; EAP is not used.
+pub(crate) struct Sent {
+    pub(super) pending: Pending,
+    /// A PPK went into the keys; this is for a responder that does not have it.
+    unmixed: Option<Unmixed>,
 }
 
 impl Sent {
@@ -43,105 +54,184 @@ impl Sent {
         core: &mut Core,
         ctx: &mut Context<'_>,
         connection: Arc<Connection>,
-        mut children: Vec<Arc<ChildConfig>>,
+        children: Vec<Arc<ChildConfig>>,
         transcript: Transcript,
         support: PeerSupport,
     ) -> State {
-        let id = id_payload(&connection.local_id);
+        let by_eap = matches!(connection.local_auth, LocalProof::Eap(_));
         let message_id = core.requests.next_id();
+        let mut pending =
+            Pending { connection, transcript, support, message_id, child: None, later: children };
+        let id = id_payload(&pending.connection.local_id);
         let mut notifies = Vec::new();
-        let proved = prove_with_ppk(core, &connection, &transcript, &id, message_id, &support, &mut notifies);
-        let (auth, unmixed) = match proved {
-            Ok(proved) => proved,
-            Err(why) => {
-                initiation_failed(core, ctx, &connection, &children, DownReason::Failed(why));
-                return State::gone(ctx);
+        let (auth, unmixed) = if by_eap {
+            if pending.connection.ppk.as_ref().is_some_and(|ppk| ppk.required && !pending.support.ppk) {
+                return pending.end(core, ctx, DownReason::Failed(NO_PPK.into()));
+            }
+            if matches!(pending.connection.remote_auth, RemoteProof::EapOnly) {
+                notifies.push(Notify::bare(NotifyType::EAP_ONLY_AUTHENTICATION));
+            }
+            (None, None)
+        } else {
+            let hashes = pending.support.hashes.clone();
+            let prove = |proofs: Proofs<'_>| proofs.prove(&id, hashes.as_deref());
+            match pending.prove_with_ppk(core, &mut notifies, prove) {
+                Ok((auth, unmixed)) => (Some(auth), unmixed),
+                Err(why) => return pending.end(core, ctx, DownReason::Failed(why)),
             }
         };
+        let connection = pending.connection.clone();
         let mut payloads = vec![Payload::IdI(id)];
         payloads.extend(certificates(&connection.local_auth));
         payloads.extend(certificate_requests(std::iter::once(&connection.remote_auth)));
-        if let crate::auth::IdPattern::Exact(expected) = &connection.remote_id {
+        if let IdPattern::Exact(expected) = &connection.remote_id {
             payloads.push(Payload::IdR(id_payload(expected)));
         }
-        payloads.push(Payload::Auth(auth));
+        payloads.extend(auth.map(Payload::Auth));
         payloads.extend(notifies.into_iter().map(Payload::Notify));
         if ctx.first_contact && connection.unique {
             payloads.push(Payload::Notify(Notify::bare(NotifyType::INITIAL_CONTACT)));
         }
-        let childless = connection.childless && support.childless || children.is_empty();
-        if childless && !support.childless {
+        let childless = connection.childless && pending.support.childless || pending.later.is_empty();
+        if childless && !pending.support.childless {
             let reason = "connection has no children, and the peer does not support that (RFC 6023)";
-            initiation_failed(core, ctx, &connection, &children, DownReason::Failed(reason.into()));
-            return State::gone(ctx);
+            return pending.end(core, ctx, DownReason::Failed(reason.into()));
         }
         core.inner.asking = true;
-        payloads.extend(configuration::request(&connection));
-        let child = (!childless).then(|| Request::first(ctx, core, &connection, children.remove(0)));
-        if let Some(child) = &child {
+        payloads.extend(configuration::request(&connection, &core.inner.local));
+        if !childless {
+            let child = Request::first(ctx, core, &connection, pending.later.remove(0));
             payloads.extend(child.payloads(None));
+            pending.child = Some(child);
         }
+        payloads.extend(mobike::announcement(&connection, core, ctx));
         core.request(ctx, ExchangeType::IKE_AUTH, &payloads);
         drop(payloads);
-        State::AuthSent(Box::new(Self {
-            connection,
-            transcript,
-            message_id,
-            unmixed,
-            child,
-            later: children,
-        }))
+        if let LocalProof::Eap(config) = &connection.local_auth {
+            return Peering::start(pending, config.clone());
+        }
+        State::AuthSent(Box::new(Self { pending, unmixed }))
     }
 
     /// The response came, and its ICV is good. That alone proves nothing about who sent it.
     pub fn response(mut self: Box<Self>, core: &mut Core, ctx: &mut Context<'_>, opened: &Opened) -> State {
         let payloads = match parse_chain(opened.first, &opened.plain, 0) {
             Ok(payloads) => payloads,
-            Err(error) => return self.fail(core, ctx, Rejection::Malformed, error.to_string()),
+            Err(error) => return self.pending.fail(core, ctx, Rejection::Malformed, error.to_string()),
         };
-        let claims = match claims(&payloads, false) {
-            Some(claims) => claims,
-            None => {
-                let error = notifies(&payloads).find(|notify| notify.kind.is_error());
-                let Some(error) = error else {
-                    return self.fail(
-                        core,
-                        ctx,
-                        Rejection::Authentication,
-                        "response without IDr and AUTH".into(),
-                    );
-                };
-                // The responder has closed the IKE SA with this (RFC 7296 s2.21.2).
-                let reason = DownReason::Rejected(error.kind);
-                return self.end(core, ctx, reason);
-            }
+        let Some(claims) = claims(&payloads, false) else {
+            return self.pending.refused(
+                core,
+                ctx,
+                &payloads,
+                "response without IDr, or with a payload twice",
+            );
         };
-        let id = claims.id;
-        let identity = match Identity::from_payload(id.kind.0, &id.data) {
-            Ok(identity) if self.connection.remote_id.matches(&identity).is_some() => identity,
-            _ => {
-                let why = format!("peer is {id}, expected {}", self.connection.remote_id);
-                return self.fail(core, ctx, Rejection::Identity, why);
-            }
+        let Some(auth) = claims.auth else {
+            return self.pending.refused(core, ctx, &payloads, "response without AUTH");
         };
-        if let Some(unmixed) =
-            self.unmixed.take_if(|_| find_notify(&payloads, NotifyType::PPK_IDENTITY).is_none())
+        let identity = match self.pending.identify(claims.id) {
+            Ok(identity) => identity,
+            Err(why) => return self.pending.fail(core, ctx, Rejection::Identity, why),
+        };
+        if let Err(why) = self.pending.settle_ppk(core, &payloads, &mut self.unmixed) {
+            return self.pending.fail(core, ctx, Rejection::Authentication, why);
+        }
+        if let Err(why) = self.pending.proofs(core).check(&claims, auth, &identity, ctx.unix) {
+            return self.pending.fail(core, ctx, Rejection::Authentication, why.to_string());
+        }
+        self.pending.establish(core, ctx, &payloads, identity)
+    }
+
+    /// Repeats the request, or gives up.
+    pub fn timeout(self: Box<Self>, core: &mut Core, ctx: &mut Context<'_>) -> State {
+        if core.retransmit(ctx) {
+            return State::AuthSent(self);
+        }
+        self.pending.end(core, ctx, DownReason::Unreachable(" in IKE_AUTH".into()))
+    }
+
+    pub fn connection(&self) -> &Arc<Connection> {
+        &self.pending.connection
+    }
+
+    /// Nobody waits for the response any more.
+    pub fn withdraw(&mut self, ctx: &mut Context<'_>) {
+        self.pending.withdraw(ctx);
+    }
+
+    pub fn later(&mut self) -> &mut Vec<Arc<ChildConfig>> {
+        &mut self.pending.later
+    }
+}
+
+impl Pending {
+    pub fn proofs<'a>(&'a self, core: &'a Core) -> Proofs<'a> {
+        let Self { connection, transcript, message_id, .. } = self;
+        Proofs { core, connection, transcript, message_id: *message_id }
+    }
+
+    /// Who the responder claims to be, if that is whom we want.
+    pub fn identify(&self, id: &Id<'_>) -> Result<Identity, String> {
+        match Identity::from_payload(id.kind.0, &id.data) {
+            Ok(identity) if self.connection.remote_id.matches(&identity).is_some() => Ok(identity),
+            _ => Err(format!("peer is {id}, expected {}", self.connection.remote_id)),
+        }
+    }
+
+    /// Our AUTH payload, with a PPK when both ends can (RFC 8784 s3). Adds the notifies that go with it.
+    pub fn prove_with_ppk(
+        &self,
+        core: &mut Core,
+        notifies: &mut Vec<Notify<'static>>,
+        prove: impl Fn(Proofs<'_>) -> Result<Auth<'static>, AuthError>,
+    ) -> Result<(Auth<'static>, Option<Unmixed>), String> {
+        let prove = |core: &Core| prove(self.proofs(core)).map_err(|error| error.to_string());
+        let ppk = match &self.connection.ppk {
+            Some(ppk) if ppk.required && !self.support.ppk => return Err(NO_PPK.into()),
+            Some(ppk) if self.support.ppk => ppk,
+            _ => return Ok((prove(core)?, None)),
+        };
+        notifies.push(ppk::identity(ppk));
+        if !ppk.required {
+            notifies.push(Notify::new(NotifyType::NO_PPK_AUTH, prove(core)?.data));
+        }
+        let unmixed = ppk::mix(core, ppk).map_err(|error| error.to_string())?;
+        Ok((prove(core)?, Some(unmixed)))
+    }
+
+    /// Takes the PPK out of the keys again when the responder does not have it.
+    pub fn settle_ppk(
+        &self,
+        core: &mut Core,
+        payloads: &[Payload<'_>],
+        unmixed: &mut Option<Unmixed>,
+    ) -> Result<(), String> {
+        if let Some(unmixed) = unmixed.take_if(|_| find_notify(payloads, NotifyType::PPK_IDENTITY).is_none())
         {
             if self.connection.ppk.as_ref().is_some_and(|ppk| ppk.required) {
-                let why = "peer does not have the PPK, which the connection needs";
-                return self.fail(core, ctx, Rejection::Authentication, why.into());
+                return Err("peer does not have the PPK, which the connection needs".into());
             }
             ppk::restore(core, unmixed);
         }
-        let checked =
-            check(core, ctx, &self.connection, &self.transcript, &claims, &identity, self.message_id);
-        if let Err(why) = checked {
-            return self.fail(core, ctx, Rejection::Authentication, why.to_string());
-        }
+        Ok(())
+    }
+
+    /// The responder has proved itself: what it agreed to comes up. `payloads` is its last response.
+    pub fn establish(
+        self,
+        core: &mut Core,
+        ctx: &mut Context<'_>,
+        payloads: &[Payload<'_>],
+        identity: Identity,
+    ) -> State {
         let mut established = Established::new(ctx, self.connection.clone(), identity);
         established.announce(core, ctx);
         core.inner.asking = false;
-        match configuration::accept(&self.connection, &payloads) {
+        core.mobike = Mobike::of(&self.connection, core, payloads);
+        established.reauth_at = reauth::initiator_deadline(&self.connection, ctx);
+        established.hear_lifetime(ctx, payloads);
+        match configuration::accept(&self.connection, payloads) {
             Ok(None) => {}
             Ok(Some(assigned)) => {
                 core.inner.local = assigned.addresses.clone();
@@ -153,9 +243,9 @@ impl Sent {
                 established.leave(ctx, DownReason::Failed(why));
             }
         }
-        if let Some(child) = self.child.take() {
+        if let Some(child) = self.child {
             let nonces = Some((self.transcript.ni.as_slice(), self.transcript.nr.as_slice()));
-            match child.settle(ctx, core, &self.connection, &payloads, nonces) {
+            match child.settle(ctx, core, &self.connection, payloads, nonces) {
                 Settled::Made(pair, _) => {
                     let spi = established.children.accept(ctx, *pair);
                     established.children.send_on(ctx, spi);
@@ -177,23 +267,24 @@ impl Sent {
         }
     }
 
-    /// Repeats the request, or gives up.
-    pub fn timeout(self: Box<Self>, core: &mut Core, ctx: &mut Context<'_>) -> State {
-        if core.retransmit(ctx) {
-            return State::AuthSent(self);
+    /// A response without what proves the responder: it says why, or it is none.
+    pub fn refused(
+        self,
+        core: &mut Core,
+        ctx: &mut Context<'_>,
+        payloads: &[Payload<'_>],
+        otherwise: &str,
+    ) -> State {
+        // The responder has closed the IKE SA with this (RFC 7296 s2.21.2).
+        match notifies(payloads).find(|notify| notify.kind.is_error()) {
+            Some(error) => self.end(core, ctx, DownReason::Rejected(error.kind)),
+            None => self.fail(core, ctx, Rejection::Authentication, otherwise.into()),
         }
-        self.end(core, ctx, DownReason::Unreachable(" in IKE_AUTH".into()))
     }
 
     /// We do not accept the peer: it is told in an exchange of its own (RFC 7296 s2.21.2), without waiting for
     /// an answer from somebody who could not prove anything.
-    fn fail(
-        self: Box<Self>,
-        core: &mut Core,
-        ctx: &mut Context<'_>,
-        rejection: Rejection,
-        why: String,
-    ) -> State {
+    pub fn fail(self, core: &mut Core, ctx: &mut Context<'_>, rejection: Rejection, why: String) -> State {
         warn!(connection = %self.connection.name, remote = %core.path.remote, %why, "peer not accepted");
         ctx.reject(rejection);
         let notify = Payload::Notify(Notify::bare(NotifyType::AUTHENTICATION_FAILED));
@@ -201,8 +292,8 @@ impl Sent {
         self.end(core, ctx, DownReason::Failed(why))
     }
 
-    fn end(self: Box<Self>, core: &mut Core, ctx: &mut Context<'_>, reason: DownReason) -> State {
-        let Self { connection, child, later: mut children, .. } = *self;
+    pub fn end(self, core: &mut Core, ctx: &mut Context<'_>, reason: DownReason) -> State {
+        let Self { connection, child, later: mut children, .. } = self;
         if let Some(child) = child {
             children.insert(0, child.config.clone());
             child.discard(ctx);
@@ -210,35 +301,6 @@ impl Sent {
         initiation_failed(core, ctx, &connection, &children, reason);
         State::closed(ctx)
     }
-}
-
-/// Our AUTH payload as the initiator, with a PPK when both ends can (RFC 8784 s3). Adds the notifies that go with it.
-fn prove_with_ppk(
-    core: &mut Core,
-    connection: &Connection,
-    transcript: &Transcript,
-    id: &Id<'_>,
-    message_id: u32,
-    support: &PeerSupport,
-    notifies: &mut Vec<Notify<'static>>,
-) -> Result<(Auth<'static>, Option<Unmixed>), String> {
-    let hashes = support.hashes.as_deref();
-    let prove = |core: &Core| {
-        prove(core, connection, transcript, id, message_id, hashes).map_err(|error| error.to_string())
-    };
-    let ppk = match &connection.ppk {
-        Some(ppk) if ppk.required && !support.ppk => {
-            return Err("peer does not support PPK (RFC 8784)".into());
-        }
-        Some(ppk) if support.ppk => ppk,
-        _ => return Ok((prove(core)?, None)),
-    };
-    notifies.push(ppk::identity(ppk));
-    if !ppk.required {
-        notifies.push(Notify::new(NotifyType::NO_PPK_AUTH, prove(core)?.data));
-    }
-    let unmixed = ppk::mix(core, ppk).map_err(|error| error.to_string())?;
-    Ok((prove(core)?, Some(unmixed)))
 }
 
 /// Tells that our attempt failed, and makes another one later when the connection is to be kept up.
@@ -250,6 +312,9 @@ pub(in crate::sa) fn initiation_failed(
     reason: DownReason,
 ) {
     info!(connection = %connection.name, ike = core.spi, remote = %core.path.remote, %reason, "initiation failed");
+    if core.renews {
+        return ctx.out.commands.push(Command::NotRenewed(core.spi));
+    }
     if connection.on_down == OnDown::Restart {
         let wait =
             if matches!(reason, DownReason::Unreachable(_)) { RETRY_UNREACHABLE } else { RETRY_REFUSED };

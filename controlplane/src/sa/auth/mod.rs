@@ -1,21 +1,27 @@
 //! IKE_AUTH: who both ends are, and the first Child SA (RFC 7296 s1.2, s2.15; childless: RFC 6023).
+//!
+//! With EAP it takes several round trips (`eap/`), in which one thing is the same as without: what stands at the
+//! end is made by `initiator::Pending::establish` and `responder::Accepted::establish` alone.
 
+mod eap;
 mod initiator;
 mod responder;
 
 use std::borrow::Cow;
 
+use super::Core;
 use super::core::Protection;
 use super::init::Transcript;
-use super::{Context, Core};
-use crate::auth::proof::X509_SIGNATURE;
+use crate::auth::proof::{X509_SIGNATURE, prove_msk, verify_msk};
+use crate::auth::x509::UnixTime;
 use crate::auth::{
     AuthError, AuthPayload, CertPayload, Identity, LocalProof, ProofContext, RemoteProof, signed_octets,
 };
 use crate::config::Connection;
-use crate::crypto::{CryptoError, Hash};
+use crate::crypto::{CryptoError, Hash, Secret};
 use crate::wire::{Auth, AuthMethod, Cert, CertEncoding, CertReq, Id, IdType, Payload};
 
+pub(crate) use eap::{Peering, Serving};
 pub(crate) use initiator::Sent;
 pub(super) use initiator::initiation_failed;
 pub(super) use responder::respond;
@@ -23,11 +29,12 @@ pub(super) use responder::respond;
 /// What the sender says about itself.
 struct Claims<'p, 'a> {
     pub id: &'p Id<'a>,
-    pub auth: &'p Auth<'a>,
+    /// Missing when EAP is to take its place.
+    pub auth: Option<&'p Auth<'a>>,
     pub certificates: Vec<CertPayload<'p>>,
 }
 
-/// ID and AUTH of the sender, each there once, and its certificates.
+/// ID and AUTH of the sender, neither there twice, and its certificates.
 fn claims<'p, 'a>(payloads: &'p [Payload<'a>], initiator: bool) -> Option<Claims<'p, 'a>> {
     let (mut id, mut auth, mut certificates) = (None, None, Vec::new());
     for payload in payloads {
@@ -45,7 +52,7 @@ fn claims<'p, 'a>(payloads: &'p [Payload<'a>], initiator: bool) -> Option<Claims
             return None;
         }
     }
-    Some(Claims { id: id?, auth: auth?, certificates })
+    Some(Claims { id: id?, auth, certificates })
 }
 
 fn id_payload(identity: &Identity) -> Id<'static> {
@@ -71,39 +78,78 @@ fn octets(
     }
 }
 
-/// Our AUTH payload. `message_id` is that of IKE_AUTH.
-fn prove(
-    core: &Core,
-    connection: &Connection,
-    transcript: &Transcript,
-    id: &Id<'_>,
+/// What AUTH payloads are made and checked with.
+struct Proofs<'a> {
+    core: &'a Core,
+    connection: &'a Connection,
+    transcript: &'a Transcript,
+    /// Message ID of the first IKE_AUTH request.
     message_id: u32,
-    hashes: Option<&[Hash]>,
-) -> Result<Auth<'static>, AuthError> {
-    let protection = core.protection.as_ref().ok_or(CryptoError::Library)?;
-    let octets = octets(protection, transcript, id, core.initiator, message_id)?;
-    let sk_p = if core.initiator { &protection.pi } else { &protection.pr };
-    let context = ProofContext { prf: protection.suite.prf, sk_p, octets: &octets };
-    let AuthPayload { method, data } = connection.local_auth.prove(&context, hashes)?;
-    Ok(Auth { method: AuthMethod(method), data: Cow::Owned(data) })
 }
-/// Checks the peer's AUTH payload, and the certificates that belong to it.
-fn check(
-    core: &Core,
-    ctx: &Context<'_>,
-    connection: &Connection,
-    transcript: &Transcript,
-    claims: &Claims<'_, '_>,
-    identity: &Identity,
-    message_id: u32,
-) -> Result<(), AuthError> {
-    let protection = core.protection.as_ref().ok_or(CryptoError::Library)?;
-    let octets = octets(protection, transcript, claims.id, !core.initiator, message_id)?;
-    let sk_p = if core.initiator { &protection.pr } else { &protection.pi };
-    let context = ProofContext { prf: protection.suite.prf, sk_p, octets: &octets };
-    let auth = AuthPayload { method: claims.auth.method.0, data: claims.auth.data.to_vec() };
-    let (certificates, allow_sha1) = (&claims.certificates, connection.allow_sha1);
-    connection.remote_auth.verify(&context, identity, &auth, certificates, ctx.unix, allow_sha1).map(|_| ())
+
+impl Proofs<'_> {
+    /// Our AUTH payload, by our own proof.
+    fn prove(&self, id: &Id<'_>, hashes: Option<&[Hash]>) -> Result<Auth<'static>, AuthError> {
+        self.ours(id, |context| self.connection.local_auth.prove(context, hashes))
+    }
+
+    /// Our AUTH payload at the end of EAP.
+    fn prove_msk(&self, id: &Id<'_>, msk: &Secret) -> Result<Auth<'static>, AuthError> {
+        self.ours(id, |context| prove_msk(context, msk))
+    }
+
+    fn ours(
+        &self,
+        id: &Id<'_>,
+        make: impl FnOnce(&ProofContext<'_>) -> Result<AuthPayload, AuthError>,
+    ) -> Result<Auth<'static>, AuthError> {
+        let protection = self.core.protection.as_ref().ok_or(CryptoError::Library)?;
+        let ours = self.core.initiator;
+        let octets = octets(protection, self.transcript, id, ours, self.message_id)?;
+        let sk_p = if ours { &protection.pi } else { &protection.pr };
+        let AuthPayload { method, data } =
+            make(&ProofContext { prf: protection.suite.prf, sk_p, octets: &octets })?;
+        Ok(Auth { method: AuthMethod(method), data: Cow::Owned(data) })
+    }
+
+    /// Checks the peer's AUTH payload, and the certificates that belong to it.
+    fn check(
+        &self,
+        claims: &Claims<'_, '_>,
+        auth: &Auth<'_>,
+        identity: &Identity,
+        now: UnixTime,
+    ) -> Result<(), AuthError> {
+        let Connection { remote_auth, allow_sha1, .. } = self.connection;
+        self.theirs(claims.id, auth, |context, auth| {
+            remote_auth.verify(context, identity, auth, &claims.certificates, now, *allow_sha1).map(|_| ())
+        })
+    }
+
+    /// Checks the peer's AUTH payload at the end of EAP.
+    fn check_msk(
+        &self,
+        id: &Id<'_>,
+        auth: &Auth<'_>,
+        msk: &Secret,
+        identity: &Identity,
+    ) -> Result<(), AuthError> {
+        self.theirs(id, auth, |context, auth| verify_msk(context, msk, identity, auth))
+    }
+
+    fn theirs(
+        &self,
+        id: &Id<'_>,
+        auth: &Auth<'_>,
+        verify: impl FnOnce(&ProofContext<'_>, &AuthPayload) -> Result<(), AuthError>,
+    ) -> Result<(), AuthError> {
+        let protection = self.core.protection.as_ref().ok_or(CryptoError::Library)?;
+        let theirs = !self.core.initiator;
+        let octets = octets(protection, self.transcript, id, theirs, self.message_id)?;
+        let sk_p = if theirs { &protection.pi } else { &protection.pr };
+        let auth = AuthPayload { method: auth.method.0, data: auth.data.to_vec() };
+        verify(&ProofContext { prf: protection.suite.prf, sk_p, octets: &octets }, &auth)
+    }
 }
 
 /// Our CERT payloads.

@@ -4,7 +4,9 @@ use tracing::{debug, info};
 
 use super::super::Context;
 use super::super::core::Core;
-use super::super::established::{Active, Established, Next, Phase, RETRY_LATER, RETRY_SOON, Rival, Task};
+use super::super::established::{
+    Active, Established, Inherits, Next, Phase, RETRY_LATER, RETRY_SOON, Rival, Task,
+};
 use super::super::init::find_notify;
 use super::{Denied, Request, Settled, Stage, respond};
 use crate::rejection::Rejection;
@@ -61,7 +63,9 @@ impl Established {
                 return Err(busy());
             }
             let spi = self.children.accept(ctx, made.pair);
-            self.children.send_on(ctx, spi);
+            if !self.children.offer(ctx, spi) {
+                self.inherits = Inherits::UntilAsked;
+            }
             return Ok(made.payloads);
         };
         let spi_out =

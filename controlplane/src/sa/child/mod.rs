@@ -20,6 +20,7 @@ use super::core::Core;
 use super::{Command, Context, Retire};
 use crate::config::{ChildConfig, Connection, OnDown};
 use crate::crypto::{ChildKeys, CryptoError, Secret, keys};
+use crate::pool::Released;
 use crate::proposal::{self, Chosen};
 use crate::selector;
 use crate::update::{ChildInstall, ChildSuite, ChildUpdate, DirectionKeys, DownReason, Event};
@@ -49,6 +50,18 @@ pub(crate) struct Child {
     /// Negotiated selectors, which a rekey proposes again.
     pub local: Vec<TrafficSelector>,
     pub remote: Vec<TrafficSelector>,
+}
+
+/// What a tunnel is known by when the peer authenticates anew: connection, child, peer and selectors.
+fn tunnel_key(
+    ctx: &Context<'_>,
+    core: &Core,
+    connection: &Connection,
+    child: &str,
+    (local, remote): (&[TrafficSelector], &[TrafficSelector]),
+) -> u64 {
+    let selectors = (selector::display(local), selector::display(remote));
+    ctx.tunnels.key((&*connection.name, child, core.peer_key, selectors))
 }
 
 /// Where a Child SA stands.
@@ -212,15 +225,50 @@ impl Children {
         spi
     }
 
-    /// Starts to send on a Child SA, instead of on the one before.
+    /// Starts to send on a Child SA, instead of on the one before. The peer has it.
     pub fn send_on(&mut self, ctx: &mut Context<'_>, spi_in: u32) {
         let Some(tunnel) = self.by_inbound(spi_in).map(|child| child.tunnel) else { return };
-        let first = !self.0.iter().any(|child| child.tunnel == tunnel && child.active);
+        let taken = ctx.tunnels.take(tunnel, ctx.ike);
+        let first = !taken && !self.0.iter().any(|child| child.tunnel == tunnel && child.active);
         self.switch(ctx, spi_in, first);
+    }
+
+    /// Starts to send on a Child SA that the peer may not have yet, unless the tunnel is still another IKE SA's, which
+    /// goes on carrying it. `false` in that case.
+    pub fn offer(&mut self, ctx: &mut Context<'_>, spi_in: u32) -> bool {
+        let Some(tunnel) = self.by_inbound(spi_in).map(|child| child.tunnel) else { return true };
+        let ours = ctx.tunnels.owner(tunnel) == Some(ctx.ike);
+        if ours {
+            self.send_on(ctx, spi_in);
+        }
+        ours
+    }
+
+    /// Starts to send on all Child SAs that wait for the peer to know this IKE SA.
+    pub fn take_tunnels(&mut self, ctx: &mut Context<'_>) {
+        // The oldest one of a tunnel: of a later one, from a rekey, the peer may not know yet.
+        let waiting = self.0.iter().filter(|child| child.stage != Stage::Leaving && child.waiting.is_some());
+        for (spi, tunnel) in waiting.map(|child| (child.spi_in, child.tunnel)).collect::<Vec<_>>() {
+            if ctx.tunnels.take(tunnel, ctx.ike) {
+                self.switch(ctx, spi, false);
+            }
+        }
+    }
+
+    /// The tunnel's holder is gone, and it is ours now.
+    pub fn inherit_tunnel(&mut self, ctx: &mut Context<'_>, tunnel: TunnelId) {
+        let fits = |child: &&Child| child.stage != Stage::Leaving && child.waiting.is_some();
+        let child = self.0.iter().filter(|child| child.tunnel == tunnel).find(fits);
+        if let Some(spi) = child.map(|child| child.spi_in) {
+            self.switch(ctx, spi, false);
+        }
     }
 
     fn switch(&mut self, ctx: &mut Context<'_>, spi_in: u32, first: bool) {
         let Some(child) = self.by_inbound(spi_in) else { return };
+        if ctx.tunnels.owner(child.tunnel) != Some(ctx.ike) {
+            return;
+        }
         let Some(outbound) = child.waiting.take() else { return };
         let tunnel = child.tunnel;
         self.0
@@ -259,10 +307,12 @@ impl Children {
         Some(child)
     }
 
-    /// Removes everything at once, without grace: the IKE SA is gone.
+    /// Removes everything at once: the IKE SA is gone. Grace is for tunnels that another IKE SA goes on with.
     pub fn clear(&mut self, ctx: &mut Context<'_>, connection: &Arc<Connection>, reason: &DownReason) {
         while let Some(child) = self.0.pop() {
-            ctx.out.retire.push(Retire { at: ctx.now, tunnel: child.tunnel, spi: child.spi_in });
+            let goes_on = ctx.tunnels.outlives(child.tunnel, ctx.ike);
+            let at = if goes_on { ctx.now + child.config.grace } else { ctx.now };
+            ctx.out.retire.push(Retire { at, tunnel: child.tunnel, spi: child.spi_in });
             if !self.0.iter().any(|other| other.tunnel == child.tunnel) {
                 self.tunnel_down(ctx, connection, &child, reason);
             }
@@ -281,8 +331,14 @@ impl Children {
         child: &Child,
         reason: &DownReason,
     ) {
+        match ctx.tunnels.release(child.tunnel, ctx.ike) {
+            Released::Gone => {}
+            Released::Kept => return,
+            Released::Inherited(ike) => {
+                return ctx.out.commands.push(Command::TakeTunnel { ike, tunnel: child.tunnel });
+            }
+        }
         ctx.out.updates.push_back(ChildUpdate::RemoveOutbound(child.tunnel));
-        ctx.tunnels.release(child.tunnel);
         ctx.out.events.push_back(Event::ChildDown {
             connection: connection.name.clone(),
             child: child.config.name.clone(),

@@ -10,7 +10,7 @@ use super::super::Context;
 use super::super::configuration::{local_hosts, remote_hosts};
 use super::super::core::Core;
 use super::super::init::{NONCE_LEN, find_notify, notifies};
-use super::{Child, Pair, Terms};
+use super::{Child, Pair, Terms, tunnel_key};
 use crate::config::{ChildConfig, Connection};
 use crate::crypto::{Group, KeyExchange};
 use crate::proposal::{self, Proposal};
@@ -189,7 +189,12 @@ impl Request {
                 ctx,
             );
         }
-        let tunnel = self.tunnel.unwrap_or_else(|| ctx.tunnels.allocate());
+        let tunnel = self.tunnel.unwrap_or_else(|| {
+            let selectors = (response.local, response.remote);
+            let key = tunnel_key(ctx, core, connection, &self.config.name, selectors);
+            let shared = core.renews.then(|| ctx.tunnels.share(core.spi, key, ctx.now, None)).flatten();
+            shared.unwrap_or_else(|| ctx.tunnels.allocate(core.spi, key, ctx.now, core.began))
+        });
         let terms = Terms {
             connection,
             config: &self.config,
@@ -209,7 +214,7 @@ impl Request {
             Ok(pair) => Settled::Made(Box::new(pair), nr.to_vec()),
             Err(why) => {
                 if self.tunnel.is_none() {
-                    ctx.tunnels.release(tunnel);
+                    ctx.tunnels.release(tunnel, core.spi);
                 }
                 unacceptable(Rejection::Selectors, why, ctx)
             }

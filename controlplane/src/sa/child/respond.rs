@@ -10,7 +10,7 @@ use super::super::Context;
 use super::super::configuration::{local_hosts, remote_hosts};
 use super::super::core::Core;
 use super::super::init::{NONCE_LEN, find_notify};
-use super::{Child, Pair, Terms};
+use super::{Child, Pair, Terms, tunnel_key};
 use crate::config::{ChildConfig, Connection};
 use crate::crypto::{Group, Secret, kex};
 use crate::proposal::{self, Chosen, Proposal};
@@ -97,7 +97,15 @@ pub(crate) fn respond(
         config.mode == Mode::Transport && find_notify(payloads, NotifyType::USE_TRANSPORT_MODE).is_some();
     let mode = if transport { Mode::Transport } else { Mode::Tunnel };
     let spi_in = ctx.spis.allocate(ctx.rng);
-    let tunnel = rekeyed.map_or_else(|| ctx.tunnels.allocate(), |old| old.tunnel);
+    let tunnel = match rekeyed {
+        Some(old) => old.tunnel,
+        None => {
+            let key = tunnel_key(ctx, core, connection, &config.name, (&local, &remote));
+            // When each end begins an IKE SA, neither of the two takes the place of the other.
+            let older = ctx.tunnels.share(core.spi, key, core.since, Some(core.began));
+            older.unwrap_or_else(|| ctx.tunnels.allocate(core.spi, key, ctx.now, core.began))
+        }
+    };
     let mut answer = vec![Payload::Sa(vec![chosen.answer(ProposalSpi::Child(spi_in))])];
     if !in_auth {
         answer.push(Payload::Nonce(Cow::Owned(nonce.clone())));
@@ -139,7 +147,7 @@ pub(crate) fn respond(
 fn give_back(ctx: &mut Context<'_>, spi: u32, tunnel: Option<TunnelId>) {
     ctx.spis.release(spi);
     if let Some(tunnel) = tunnel {
-        ctx.tunnels.release(tunnel);
+        ctx.tunnels.release(tunnel, ctx.ike);
     }
 }
 

@@ -15,7 +15,7 @@ use super::{
     Essentials, NONCE_LEN, PeerSupport, Transcript, detect_nat, find_notify, hash_notify, ike_suite,
     nat_notifies, notifies, protect,
 };
-use crate::auth::IntAuth;
+use crate::auth::{IntAuth, Roles};
 use crate::config::{ChildConfig, Connection};
 use crate::crypto::{CryptoError, Group, KeyExchange};
 use crate::proposal::{self, Chosen};
@@ -69,6 +69,12 @@ impl Sent {
         children: Vec<Arc<ChildConfig>>,
         path: Path,
     ) -> Result<IkeSa, DownReason> {
+        let roles = Roles::of(&connection.local_auth, &connection.remote_auth);
+        let roles = roles.map_err(|why| DownReason::Failed(why.into()))?;
+        if !roles.may_initiate() {
+            let why = "the peer authenticates by EAP, so only it can begin (RFC 7296 s2.16)";
+            return Err(DownReason::Failed(why.into()));
+        }
         let spi = ctx.ike_spi();
         let mut core = Core::new(ctx.now, spi, true, path);
         let method = connection.proposals.iter().flat_map(proposal::Proposal::key_exchanges).next();
@@ -106,7 +112,7 @@ impl Sent {
             data: self.key_exchange.public().to_vec().into(),
         }));
         payloads.push(Payload::Nonce(self.nonce.clone().into()));
-        payloads.extend(nat_notifies(core, (core.spi, 0), connection.force_encapsulation));
+        payloads.extend(nat_notifies(&core.path, (core.spi, 0), connection.force_encapsulation));
         if connection.fragmentation {
             payloads.push(Payload::Notify(Notify::bare(NotifyType::IKEV2_FRAGMENTATION_SUPPORTED)));
         }
@@ -268,10 +274,11 @@ impl Sent {
         core.requests.answered();
         let body = datagram.payload.get(HEADER_LEN..).unwrap_or_default();
         let payloads = parse_chain(header.next_payload, body, HEADER_LEN).unwrap_or_default();
-        core.nat = detect_nat(core, core.spis(), &payloads, self.connection.force_encapsulation);
+        core.nat = detect_nat(&core.path, core.spis(), &payloads, self.connection.force_encapsulation);
         drop(payloads);
-        // RFC 7296 s2.23: with a NAT in between, the initiator moves to port 4500.
-        if core.nat.encapsulate() {
+        // RFC 7296 s2.23: with a NAT in between, the initiator moves to port 4500. With MOBIKE always, since it may
+        // come behind a NAT later (RFC 4555 s3.3).
+        if core.nat.encapsulate() || self.connection.mobike && support.nat_traversal {
             core.path.local.set_port(NAT_PORT);
             core.path.remote.set_port(NAT_PORT);
         }

@@ -7,8 +7,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 
-use super::Core;
 use super::core::{Nat, Protection};
+use super::{Core, Path};
 use crate::auth::IntAuth;
 use crate::crypto::{CryptoError, Encr, Exchange, Hash, IkeKeys, IkeSuite, Integ, Prf, Secret, keys};
 use crate::proposal::Chosen;
@@ -45,6 +45,8 @@ pub(crate) struct PeerSupport {
     pub fragmentation: bool,
     /// RFC 6023.
     pub childless: bool,
+    /// NAT traversal (RFC 7296 s2.23).
+    pub nat_traversal: bool,
 }
 
 impl PeerSupport {
@@ -59,6 +61,7 @@ impl PeerSupport {
             intermediate: find_notify(payloads, NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED).is_some(),
             fragmentation: find_notify(payloads, NotifyType::IKEV2_FRAGMENTATION_SUPPORTED).is_some(),
             childless: find_notify(payloads, NotifyType::CHILDLESS_IKEV2_SUPPORTED).is_some(),
+            nat_traversal: find_notify(payloads, NotifyType::NAT_DETECTION_SOURCE_IP).is_some(),
         }
     }
 }
@@ -125,12 +128,12 @@ pub(crate) fn nat_detection((spi_i, spi_r): (u64, u64), end: SocketAddr) -> Vec<
 
 /// The two NAT detection notifies of a message from us. A false source hash makes the peer believe in a NAT,
 /// so that it encapsulates.
-pub(super) fn nat_notifies(core: &Core, spis: (u64, u64), forced: bool) -> [Payload<'static>; 2] {
-    let mut source = nat_detection(spis, core.path.local);
+pub(super) fn nat_notifies(path: &Path, spis: (u64, u64), forced: bool) -> [Payload<'static>; 2] {
+    let mut source = nat_detection(spis, path.local);
     if forced {
         source.iter_mut().for_each(|byte| *byte = !*byte);
     }
-    let destination = nat_detection(spis, core.path.remote);
+    let destination = nat_detection(spis, path.remote);
     [
         Payload::Notify(Notify::new(NotifyType::NAT_DETECTION_SOURCE_IP, source)),
         Payload::Notify(Notify::new(NotifyType::NAT_DETECTION_DESTINATION_IP, destination)),
@@ -138,15 +141,15 @@ pub(super) fn nat_notifies(core: &Core, spis: (u64, u64), forced: bool) -> [Payl
 }
 
 /// Compares the peer's hashes with the path that its message took. A peer that sends none has no NAT traversal.
-pub(super) fn detect_nat(core: &Core, spis: (u64, u64), payloads: &[Payload<'_>], forced: bool) -> Nat {
+pub(super) fn detect_nat(path: &Path, spis: (u64, u64), payloads: &[Payload<'_>], forced: bool) -> Nat {
     let mismatch = |kind, end| {
         let mut hashes = notifies(payloads).filter(|notify| notify.kind == kind).peekable();
         let expected = nat_detection(spis, end);
         hashes.peek().is_some() && !hashes.any(|notify| *notify.data == *expected)
     };
     Nat {
-        remote: mismatch(NotifyType::NAT_DETECTION_SOURCE_IP, core.path.remote),
-        local: mismatch(NotifyType::NAT_DETECTION_DESTINATION_IP, core.path.local),
+        remote: mismatch(NotifyType::NAT_DETECTION_SOURCE_IP, path.remote),
+        local: mismatch(NotifyType::NAT_DETECTION_DESTINATION_IP, path.local),
         forced,
     }
 }

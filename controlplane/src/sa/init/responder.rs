@@ -111,7 +111,7 @@ impl Answered {
         let spis = core.spis();
         let forced = candidates.iter().any(|connection| connection.force_encapsulation);
         // The request was made when our SPI was not known yet.
-        core.nat = detect_nat(&core, (header.spi_i, 0), payloads, forced);
+        core.nat = detect_nat(&path, (header.spi_i, 0), payloads, forced);
         let nonce = ctx.random::<NONCE_LEN>().to_vec();
         let ni = essentials.nonce.to_vec();
         let public = agree(&mut core, &chosen, ke, &ni, &nonce).map_err(|error| {
@@ -124,7 +124,7 @@ impl Answered {
             Payload::Ke(KeyExchange { method, data: public.into() }),
             Payload::Nonce(nonce.clone().into()),
         ];
-        answer.extend(nat_notifies(&core, spis, forced));
+        answer.extend(nat_notifies(&path, spis, forced));
         if let Some(connection) = candidates.iter().find(|one| one.fragmentation)
             && support.fragmentation
         {
@@ -163,18 +163,22 @@ impl Answered {
         core: &mut Core,
         ctx: &mut Context<'_>,
         header: &Header,
-        opened: &Opened,
+        opened: Opened,
     ) -> State {
         if header.exchange == ExchangeType::IKE_INTERMEDIATE && !self.additional.is_empty() {
-            return intermediate::respond(self, core, ctx, header, opened);
+            return intermediate::respond(self, core, ctx, header, &opened);
         }
         // RFC 9370 s2.2.2: all key exchanges come before IKE_AUTH, or none of them counts.
         if header.exchange != ExchangeType::IKE_AUTH || !self.additional.is_empty() {
             ctx.reject(Rejection::UnexpectedExchange);
             return State::Answered(self);
         }
-        ctx.out.commands.push(Command::NoLongerHalfOpen);
-        auth::respond(*self, core, ctx, opened)
+        let state = auth::respond(self, core, ctx, opened);
+        // With EAP nobody has proved anything yet.
+        if !matches!(state, State::Answered(_) | State::EapServing(_)) {
+            ctx.out.commands.push(Command::NoLongerHalfOpen);
+        }
+        state
     }
 
     /// Nobody came.

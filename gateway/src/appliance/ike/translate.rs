@@ -71,6 +71,8 @@ fn connection(name: &str, connection: &Connection) -> Result<core::Connection> {
         proposals: proposals(&connection.ike.proposals, Proposal::ike)?,
         rekey: Some(connection.ike.rekey),
         rekey_jitter: connection.ike.rekey / JITTER,
+        reauth: connection.ike.reauth,
+        mobike: connection.ike.mobike,
         dpd: connection.ike.dpd,
         on_down: match connection.on_down {
             OnDown::Restart => core::OnDown::Restart,
