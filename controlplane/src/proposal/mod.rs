@@ -6,6 +6,7 @@
 
 mod explain;
 mod keyword;
+mod words;
 
 use std::fmt;
 
@@ -13,6 +14,7 @@ use crate::wire::{self, EncrId, IntegId, KeId, PrfId, ProposalSpi, ProtocolId, T
 
 pub use explain::NoMatch;
 pub use keyword::ProposalError;
+pub use words::Weak;
 
 /// The transform types that are negotiated, in the order of the wire.
 const TYPES: [TransformType; 12] = [
@@ -38,6 +40,14 @@ pub struct Proposal {
 }
 
 impl Proposal {
+    /// Parses strongSwan's keywords for a protocol: see [`Proposal::ike`] and its siblings.
+    ///
+    /// # Errors
+    /// A message that names the word, what is wrong with it, and what would be accepted.
+    pub fn parse(keywords: &str, protocol: ProtocolId) -> Result<Self, ProposalError> {
+        keyword::parse(keywords, protocol)
+    }
+
     /// Parses strongSwan's keywords for an IKE SA, for example `aes256gcm16-prfsha384-x25519-ke1_mlkem768`.
     pub fn ike(keywords: &str) -> Result<Self, ProposalError> {
         keyword::parse(keywords, ProtocolId::IKE)
@@ -59,9 +69,9 @@ impl Proposal {
         self.protocol
     }
 
-    /// What is weak in it and allowed only because it is named: a line for the log at start-up.
-    pub fn warnings(&self) -> Vec<&'static str> {
-        keyword::warnings(&self.transforms)
+    /// What is weak in it, to be accepted only when the configuration allows it by name.
+    pub fn weak(&self) -> impl Iterator<Item = Weak> {
+        self.transforms.iter().filter_map(Weak::of)
     }
 
     /// The transforms of a type, in order of preference.

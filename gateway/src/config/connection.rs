@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use controlplane::auth::{IdPattern, Identity, IdentityError};
+use controlplane::proposal::{Proposal, Weak};
+use controlplane::wire::{EsnId, ProtocolId, TransformType};
 use dataplane::policy::Selector;
 use dataplane::sa::{Lifetime, Limits, Mode, Protocol};
 use indexmap::IndexMap;
@@ -14,7 +16,6 @@ use super::keyfile::{self, Psk, read_psk};
 use super::node::{Fields, FromNode, Keyword, Named, Node};
 use super::options::{LimitsEntry, SaOptions, check_weak, soft_beyond_hard};
 use super::port::is_unicast;
-use super::proposal::{Proposal, Purpose, TransformType, Weak};
 use super::selector::read_selectors;
 
 /// A peer, or a group of them that is told apart by address or identity.
@@ -284,7 +285,7 @@ fn existing_file(fields: &mut Fields<'_>, key: &'static str, secret: bool) -> Op
 impl Default for Ike {
     fn default() -> Self {
         Self {
-            proposals: defaults(&IKE_PROPOSALS, Purpose::Ike),
+            proposals: defaults(&IKE_PROPOSALS, ProtocolId::IKE),
             rekey: Duration::from_secs(4 * 3600),
             reauth: None,
             mobike: true,
@@ -297,7 +298,7 @@ impl Ike {
     fn read(node: Node<'_>, allow_weak: &[Weak]) -> Option<Self> {
         let mut ike = Self::default();
         let mut fields = node.fields()?;
-        if let Some(proposals) = read_proposals(&mut fields, Purpose::Ike, allow_weak) {
+        if let Some(proposals) = read_proposals(&mut fields, ProtocolId::IKE, allow_weak) {
             ike.proposals = proposals;
         }
         if let Some(rekey) = fields.duration("rekey", 5 * MINUTE, WEEK) {
@@ -325,18 +326,16 @@ impl FromNode for Child {
     fn from_node(node: Node<'_>) -> Option<Self> {
         let mut fields = node.fields()?;
         let options = SaOptions::read(&mut fields)?;
-        let purpose = Purpose::Child(options.protocol);
-        let proposals = read_proposals(&mut fields, purpose, &options.allow_weak).unwrap_or_else(|| {
-            let words: &[&str] = match options.protocol {
-                Protocol::Esp => &ESP_PROPOSALS,
-                Protocol::Ah => &AH_PROPOSALS,
-            };
-            defaults(words, purpose)
-        });
+        let (protocol, words): (_, &[&str]) = match options.protocol {
+            Protocol::Esp => (ProtocolId::ESP, &ESP_PROPOSALS),
+            Protocol::Ah => (ProtocolId::AH, &AH_PROPOSALS),
+        };
+        let proposals = read_proposals(&mut fields, protocol, &options.allow_weak)
+            .unwrap_or_else(|| defaults(words, protocol));
         // What was not negotiated is `noesn`; a proposal without either offers no ESN (RFC 7296 s3.3.2).
         let may_use_esn = proposals
             .iter()
-            .any(|proposal| proposal.of(TransformType::Esn).any(|algorithm| algorithm.id == 1));
+            .any(|proposal| proposal.of(TransformType::ESN).any(|transform| transform.id == EsnId::ESN.0));
         if options.replay_window.is_none() && may_use_esn {
             fields.error::<()>(
                 "replay_window",
@@ -375,16 +374,20 @@ fn read_lifetime(fields: &mut Fields<'_>) -> Option<Lifetime> {
 }
 
 /// Reads `proposals`; `None` when they are left out. Weak algorithms in them need to be allowed.
-fn read_proposals(fields: &mut Fields<'_>, purpose: Purpose, allow_weak: &[Weak]) -> Option<Vec<Proposal>> {
+fn read_proposals(
+    fields: &mut Fields<'_>,
+    protocol: ProtocolId,
+    allow_weak: &[Weak],
+) -> Option<Vec<Proposal>> {
     fields.read("proposals", |node| {
         let proposals = node.each(|node| {
             let text = String::from_node(node)?;
-            match Proposal::parse(&text, purpose) {
+            match Proposal::parse(&text, protocol) {
                 Ok(proposal) => {
-                    check_weak(node, proposal.algorithms().iter().filter_map(|a| a.weak), allow_weak);
+                    check_weak(node, proposal.weak(), allow_weak);
                     Some(proposal)
                 }
-                Err(message) => node.error(format!("in \"{text}\": {message}")),
+                Err(error) => node.error(format!("in \"{text}\": {error}")),
             }
         })?;
         if proposals.is_empty() {
@@ -394,8 +397,8 @@ fn read_proposals(fields: &mut Fields<'_>, purpose: Purpose, allow_weak: &[Weak]
     })?
 }
 
-fn defaults(proposals: &[&str], purpose: Purpose) -> Vec<Proposal> {
-    proposals.iter().filter_map(|text| Proposal::parse(text, purpose).ok()).collect()
+fn defaults(proposals: &[&str], protocol: ProtocolId) -> Vec<Proposal> {
+    proposals.iter().filter_map(|text| Proposal::parse(text, protocol).ok()).collect()
 }
 
 #[cfg(test)]
@@ -404,9 +407,8 @@ mod tests {
 
     #[test]
     fn the_default_proposals_are_valid() {
-        let esp = Purpose::Child(Protocol::Esp);
-        let ah = Purpose::Child(Protocol::Ah);
-        assert_eq!(defaults(&IKE_PROPOSALS, Purpose::Ike).len(), IKE_PROPOSALS.len());
+        let (esp, ah) = (ProtocolId::ESP, ProtocolId::AH);
+        assert_eq!(defaults(&IKE_PROPOSALS, ProtocolId::IKE).len(), IKE_PROPOSALS.len());
         assert_eq!(defaults(&ESP_PROPOSALS, esp).len(), ESP_PROPOSALS.len());
         assert_eq!(defaults(&AH_PROPOSALS, ah).len(), AH_PROPOSALS.len());
     }

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
+use controlplane::proposal::Weak;
 use dataplane::crypto::suite::{Encryption, Integrity};
 use dataplane::crypto::{KeyMaterial, Suite, SuiteError};
 use dataplane::policy::Selector;
@@ -16,7 +17,6 @@ use super::keyfile::read_key;
 use super::node::{Fields, FromNode, Node};
 use super::options::{SaOptions, SoftHard};
 use super::port::is_unicast;
-use super::proposal::Weak;
 use super::selector::{Narrow, Selectors, read_protocol};
 
 /// A tunnel that is keyed by hand.

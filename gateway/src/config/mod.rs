@@ -21,7 +21,6 @@ mod node;
 mod options;
 mod path;
 mod port;
-mod proposal;
 mod route;
 mod selector;
 mod units;
@@ -41,7 +40,6 @@ pub use manual::{ManualSa, SaKey};
 pub use options::SaOptions;
 pub use path::{FieldPath, Step};
 pub use port::{Driver, Port, Rpf, XdpMode};
-pub use proposal::{Algorithm, Proposal, Purpose, TransformType, Weak};
 pub use route::{ClearAction, ClearPolicy};
 
 /// A valid configuration.

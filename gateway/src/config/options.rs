@@ -3,12 +3,12 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
+use controlplane::proposal::Weak;
 use dataplane::sa::{
     DfPolicy, DscpPolicy, Fragmentation, Lifetime, Limits, Mode, MssClamp, OutboundOptions, Protocol,
 };
 
 use super::node::{Fields, FromNode, Keyword, Node};
-use super::proposal::Weak;
 use super::units::Bytes;
 
 /// How an SA treats packets, whoever keys it.

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use crate::files::{Files, GOOD, hex};
 use controlplane::auth::Identity;
+use controlplane::wire::KeId;
 use dataplane::crypto::EngineChoice;
 use dataplane::message::Route;
 use dataplane::policy::Selector;
 use dataplane::sa::{DfPolicy, DscpPolicy, Fragmentation, Limits, Mode, MssClamp, Protocol, UdpPorts};
 use gateway::config::{
-    Auth, ClearAction, Config, Dpdk, Driver, HugePages, Idle, OnDown, Rpf, Start, TransformType, XdpMode,
+    Auth, ClearAction, Config, Dpdk, Driver, HugePages, Idle, OnDown, Rpf, Start, XdpMode,
 };
 
 const REFERENCE: &str = include_str!("../../../deploy/gateway.yaml");
@@ -90,10 +91,7 @@ fn a_connection_is_read_with_its_defaults() {
     assert_eq!(branch.ike.rekey, Duration::from_secs(4 * 3600));
     assert_eq!(branch.ike.dpd, Some(Duration::from_secs(30)));
     assert_eq!((branch.ike.reauth, branch.ike.mobike), (None, true));
-    assert_eq!(
-        branch.ike.proposals[0].of(TransformType::KeyExchange).map(|a| a.id).collect::<Vec<_>>(),
-        [31]
-    );
+    assert_eq!(branch.ike.proposals[0].key_exchanges().collect::<Vec<_>>(), [KeId::CURVE25519]);
 
     let lan = &branch.children["lan"];
     assert_eq!(lan.start, Start::Boot);

@@ -11,7 +11,6 @@ use controlplane::auth::x509::{Revocation, read_pem};
 use controlplane::auth::{LocalProof, RemoteProof, TrustStore};
 use controlplane::config as core;
 use controlplane::crypto::{RsaPadding, Secret, SigningKey};
-use controlplane::proposal::Proposal;
 use controlplane::selector::SelectorSpec;
 use controlplane::wire::{ProtocolId, TrafficSelector};
 use dataplane::policy::Selector;
@@ -19,7 +18,7 @@ use dataplane::sa::Protocol;
 use ipnet::IpNet;
 use zeroize::Zeroizing;
 
-use crate::config::{self, Auth, Child, Config, Connection, OnDown, Start};
+use crate::config::{Auth, Child, Config, Connection, OnDown, Start};
 
 /// Rekeying starts earlier by up to this part of the time that is configured.
 const JITTER: u32 = 10;
@@ -51,10 +50,7 @@ pub(super) fn config(config: &Config, first_tunnel: u32) -> Result<core::Config>
 
 fn connection(name: &str, connection: &Connection) -> Result<core::Connection> {
     let (local_auth, remote_auth) = proofs(&connection.auth).context("auth")?;
-    let children = connection
-        .children
-        .iter()
-        .map(|(name, one)| child(name, one).map(Arc::new).with_context(|| format!("children.{name}")));
+    let children = connection.children.iter().map(|(name, one)| Arc::new(child(name, one)));
     Ok(core::Connection {
         name: name.into(),
         local_addresses: connection.local.address.into_iter().collect(),
@@ -68,7 +64,7 @@ fn connection(name: &str, connection: &Connection) -> Result<core::Connection> {
         remote_auth,
         allow_sha1: false,
         ppk: None,
-        proposals: proposals(&connection.ike.proposals, Proposal::ike)?,
+        proposals: connection.ike.proposals.clone(),
         rekey: Some(connection.ike.rekey),
         rekey_jitter: connection.ike.rekey / JITTER,
         reauth: connection.ike.reauth,
@@ -89,23 +85,23 @@ fn connection(name: &str, connection: &Connection) -> Result<core::Connection> {
         dns: Vec::new(),
         subnets: Vec::new(),
         request_addresses: Vec::new(),
-        children: children.collect::<Result<_>>()?,
+        children: children.collect(),
     })
 }
 
-fn child(name: &str, child: &Child) -> Result<core::ChildConfig> {
-    let (protocol, parse): (_, fn(&str) -> _) = match child.options.protocol {
-        Protocol::Esp => (ProtocolId::ESP, Proposal::esp),
-        Protocol::Ah => (ProtocolId::AH, Proposal::ah),
+fn child(name: &str, child: &Child) -> core::ChildConfig {
+    let protocol = match child.options.protocol {
+        Protocol::Esp => ProtocolId::ESP,
+        Protocol::Ah => ProtocolId::AH,
     };
     let rekey = child.lifetime.soft.time;
-    Ok(core::ChildConfig {
+    core::ChildConfig {
         name: name.into(),
         protocol,
         mode: child.options.mode,
         local: side(&child.selectors, |one| (one.local, &one.local_ports, one.protocol)),
         remote: side(&child.selectors, |one| (one.remote, &one.remote_ports, one.protocol)),
-        proposals: proposals(&child.proposals, parse)?,
+        proposals: child.proposals.clone(),
         rekey,
         rekey_jitter: rekey.unwrap_or_default() / JITTER,
         lifetime: child.lifetime,
@@ -115,7 +111,7 @@ fn child(name: &str, child: &Child) -> Result<core::ChildConfig> {
             Start::Traffic => core::Start::Traffic,
             Start::Wait => core::Start::Wait,
         },
-    })
+    }
 }
 
 type Side<'a> = (IpNet, &'a std::ops::RangeInclusive<u16>, Option<u8>);
@@ -132,14 +128,6 @@ fn side(pairs: &[Selector], part: for<'a> fn(&'a Selector) -> Side<'a>) -> Vec<S
         }
     }
     if side.is_empty() { vec![SelectorSpec::DYNAMIC] } else { side }
-}
-
-fn proposals<E: std::error::Error + Send + Sync + 'static>(
-    proposals: &[config::Proposal],
-    parse: impl Fn(&str) -> Result<Proposal, E>,
-) -> Result<Vec<Proposal>> {
-    let parse = |one: &config::Proposal| parse(&one.to_string()).context("proposals");
-    proposals.iter().map(parse).collect()
 }
 
 fn proofs(auth: &Auth) -> Result<(LocalProof, RemoteProof)> {
