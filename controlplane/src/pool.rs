@@ -70,6 +70,9 @@ struct Owner {
     since: Instant,
     /// We began the IKE SA that it came up on.
     began: bool,
+    /// Inbound SAs that the data plane accepts packets on, those too that are about to be removed. While there is one
+    /// the number is not given to another tunnel.
+    inbound: u32,
 }
 
 /// What became of a tunnel that an IKE SA has no Child SA of any more.
@@ -95,7 +98,7 @@ impl TunnelPool {
 
     /// A new tunnel of the IKE SA `ike`.
     pub fn allocate(&mut self, ike: u64, key: u64, now: Instant, began: bool) -> TunnelId {
-        let owner = Owner { holder: ike, heir: 0, key, since: now, began };
+        let owner = Owner { holder: ike, heir: 0, key, since: now, began, inbound: 0 };
         let index = match self.free.pop_first() {
             Some(index) => {
                 if let Some(slot) = self.owners.get_mut(index as usize) {
@@ -186,11 +189,34 @@ impl TunnelPool {
             self.by_key.remove(&owner.key);
         }
         (owner.holder, owner.key) = (0, 0);
+        if owner.inbound == 0 {
+            self.give_back(index);
+        }
+        Released::Gone
+    }
+
+    /// The tunnel has one more inbound SA.
+    pub fn hold(&mut self, tunnel: TunnelId) {
+        if let Some(owner) = self.get_mut(tunnel) {
+            owner.inbound += 1;
+        }
+    }
+
+    /// An inbound SA of the tunnel is gone; with the last one of a tunnel that is down its number is free.
+    pub fn let_go(&mut self, tunnel: TunnelId) {
+        let Some(index) = self.index(tunnel) else { return };
+        let Some(owner) = self.owners.get_mut(index) else { return };
+        owner.inbound = owner.inbound.saturating_sub(1);
+        if owner.inbound == 0 && owner.holder == 0 {
+            self.give_back(index);
+        }
+    }
+
+    fn give_back(&mut self, index: usize) {
         self.free.insert(index as u32);
         while self.owners.len().checked_sub(1).is_some_and(|last| self.free.remove(&(last as u32))) {
             self.owners.pop();
         }
-        Released::Gone
     }
 
     pub fn in_use(&self) -> usize {
@@ -294,6 +320,23 @@ mod tests {
         pool.release(a, 7);
         pool.release(b, 7);
         assert_eq!((pool.in_use(), pool.owners.len(), pool.by_key.len()), (0, 0, 0));
+    }
+
+    #[test]
+    fn a_number_is_free_when_the_last_inbound_sa_of_its_tunnel_is_gone() {
+        let (mut pool, now) = (TunnelPool::default(), Instant::now());
+        let tunnel = pool.allocate(1, 1, now, true);
+        pool.hold(tunnel);
+        pool.hold(tunnel);
+        assert_eq!(pool.release(tunnel, 1), Released::Gone);
+        pool.let_go(tunnel);
+        let other = pool.allocate(1, 2, now, true);
+        assert_ne!(other, tunnel);
+        pool.let_go(tunnel);
+        assert_eq!(pool.allocate(1, 3, now, true), tunnel);
+        pool.hold(other);
+        pool.let_go(other);
+        assert_eq!(pool.owner(other), Some(1), "it is up still");
     }
 
     #[test]

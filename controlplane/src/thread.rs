@@ -23,6 +23,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -43,6 +44,8 @@ use crate::waiters::{Answer, Command, Verb, Waiters};
 /// Datagrams that wait for the thread. At 20,000 handshakes a second they wait for a tenth of a second at most, less
 /// than it takes a peer to repeat one.
 const DATAGRAMS: usize = 2048;
+/// What the datagrams are counted as that did not even wait.
+const QUEUE_FULL: &str = "queue-full";
 /// How often the wall clock is looked at.
 const CLOCK_EVERY: Duration = Duration::from_secs(60);
 /// How long IKE SAs have to say goodbye when the gateway stops.
@@ -134,6 +137,7 @@ impl Asker {
 pub struct ControlThread {
     inputs: Sender<Input>,
     datagrams: Sender<Datagram>,
+    dropped: Arc<AtomicU64>,
     thread: JoinHandle<()>,
 }
 
@@ -146,18 +150,24 @@ impl ControlThread {
     pub fn start(config: Arc<Config>, orders: Sender<Vec<Order>>) -> io::Result<Self> {
         let (inputs, told) = unbounded();
         let (datagrams, received) = bounded(DATAGRAMS);
+        let dropped = Arc::new(AtomicU64::new(0));
+        let overflow = Arc::clone(&dropped);
         let thread = std::thread::Builder::new().name("ike".into()).spawn(move || {
             let ledger = Ledger::new(&config);
             let endpoint = Endpoint::new(config, wall_clock(Instant::now()));
             let (gate, waiters) = Default::default();
-            Driver { endpoint, ledger, waiters, gate, barriers: 0, orders }.run(&told, &received);
+            Driver { endpoint, ledger, waiters, gate, barriers: 0, overflow, orders }.run(&told, &received);
         })?;
-        Ok(Self { inputs, datagrams, thread })
+        Ok(Self { inputs, datagrams, dropped, thread })
     }
 
     /// Hands over a datagram of a peer. `false` when too many are waiting: it is dropped.
     pub fn receive(&self, datagram: Datagram) -> bool {
-        self.datagrams.try_send(datagram).is_ok()
+        let taken = self.datagrams.try_send(datagram).is_ok();
+        if !taken {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+        taken
     }
 
     /// Tells it something.
@@ -185,6 +195,8 @@ struct Driver {
     gate: Gate,
     /// The last barrier.
     barriers: u64,
+    /// Datagrams that were dropped because too many were waiting.
+    overflow: Arc<AtomicU64>,
     orders: Sender<Vec<Order>>,
 }
 
@@ -287,9 +299,10 @@ impl Driver {
     }
 
     fn report(&self) -> Report {
+        let overflow = self.overflow.load(Ordering::Relaxed);
         Report {
             connections: self.ledger.report(self.endpoint.status()),
-            rejections: self.endpoint.counters().iter().collect(),
+            rejections: self.endpoint.counters().iter().chain([(QUEUE_FULL, overflow)]).collect(),
             half_open: self.endpoint.half_open(),
         }
     }

@@ -179,6 +179,7 @@ impl Endpoint {
             let ((_, spi), tunnel) = entry.remove_entry();
             self.out.updates.push_back(ChildUpdate::RemoveInbound { tunnel, spi });
             self.spis.release(spi);
+            self.tunnels.let_go(tunnel);
         }
         let due: Vec<_> = self.restarts.extract_if(.., |(at, ..)| *at <= now).collect();
         for (_, connection, child) in due {

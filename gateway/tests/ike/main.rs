@@ -12,8 +12,10 @@ mod establish;
 #[path = "../interop/gateway.rs"]
 mod gateway;
 mod harness;
+mod keylog;
 mod lab;
 mod load;
+mod nat;
 #[path = "../../../dataplane/tests/netns/mod.rs"]
 mod netns;
 mod operate;

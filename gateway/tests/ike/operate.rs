@@ -73,6 +73,25 @@ fn rekeys_by_command_lose_no_ping_and_keep_the_counters() {
 }
 
 #[test]
+fn an_sa_that_carried_its_packets_is_replaced() {
+    privileged(&[], || {
+        let _alone = serial();
+        let left = Connection {
+            child: "start: boot, rekey: { packets: 200 }, expire: { packets: 100000 }",
+            ..Connection::default()
+        };
+        let sites = Sites::new(&left, &Connection::default());
+        sites.wait_until_up();
+        let before = sites.left.spis();
+        let mut pinger = Pinger::new(&sites.left.host, host_address(Family::V4, 2), Fragments::Allowed);
+        assert_eq!(pinger.ping_all((0..199).map(|_| 100)), 0, "{}", sites.drops());
+        wait_for("other SAs", || sites.left.spis().iter().all(|spi| !before.contains(spi)).then_some(()));
+        assert_eq!(pinger.ping_all((0..50).map(|_| 100)), 0, "{}", sites.drops());
+        assert!(count(&sites.left.tunnel()["outbound"]["packets"]) >= 249, "counters outlive SAs");
+    });
+}
+
+#[test]
 fn a_connection_is_terminated_and_initiated_by_command() {
     privileged(&[], || {
         let _alone = serial();

@@ -85,9 +85,14 @@ impl Sites {
         let insides = [Namespace::new(), Namespace::new()];
         let [one, two] = &insides;
         one.join("wan0", two, "wan0", 2, 1500);
-        let [one, two] = insides;
-        let right = Site::start(2, two, &yaml(2, right), &files);
-        let left = Site::start(1, one, &yaml(1, left), &files);
+        Self::between(insides, [yaml(1, left), yaml(2, right)], files)
+    }
+
+    /// The same, in namespaces whose `wan0` are joined in some way.
+    pub fn between(insides: [Namespace; 2], yamls: [String; 2], files: impl Fn(&Files)) -> Self {
+        let ([one, two], [left, right]) = (insides, yamls);
+        let right = Site::start(2, two, &right, &files);
+        let left = Site::start(1, one, &left, &files);
         Self { left, right }
     }
 
@@ -177,6 +182,18 @@ pub fn outer_address(family: Family, side: u8) -> String {
 /// The identity of a side.
 pub fn identity(side: u8) -> &'static str {
     if side == 1 { "left.example.net" } else { "right.example.net" }
+}
+
+/// The configuration of a side, when the left one is behind a NAT that the right one sees as 203.0.113.254.
+pub fn yaml_behind_nat(side: u8, connection: &Connection) -> String {
+    let yaml = yaml(side, connection);
+    let (yaml, gateway) = if side == 1 {
+        (yaml.replace("'198.51.100.2'", "203.0.113.1"), "198.51.100.254")
+    } else {
+        let yaml = yaml.replace("198.51.100.2/24", "203.0.113.1/24").replace("'198.51.100.2'", "203.0.113.1");
+        (yaml.replace("remote: { address: '198.51.100.1'", "remote: { address: any"), "203.0.113.254")
+    };
+    format!("{yaml}routes: [ {{ to: 0.0.0.0/0, via: {gateway} }} ]\n")
 }
 
 /// The configuration of a side.

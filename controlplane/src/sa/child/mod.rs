@@ -220,6 +220,7 @@ impl Children {
     pub fn accept(&mut self, ctx: &mut Context<'_>, pair: Pair) -> u32 {
         let (child, inbound) = Child::new(ctx, pair);
         let spi = child.spi_in;
+        ctx.tunnels.hold(inbound.tunnel);
         ctx.out.updates.push_back(ChildUpdate::AddInbound(inbound));
         self.0.push(child);
         spi
