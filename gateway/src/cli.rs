@@ -117,6 +117,7 @@ fn check(file: &ConfigFile) -> Result<()> {
     if !problems.is_empty() {
         bail!("{}: good, but DPDK does not start here: {}", file.config.display(), problems.join("; "));
     }
+    appliance::check(&config).with_context(|| file.config.display().to_string())?;
     print(&format!("{}: good\n{}", file.config.display(), Summary(&config)))
 }
 

@@ -66,6 +66,14 @@ const FAREWELL: Duration = Duration::from_secs(3);
 /// UDP port of encapsulated ESP (RFC 3948 s2).
 const NAT_PORT: u16 = 4500;
 
+/// Says what a configuration that reads well cannot be run with: certificates and keys that are of no use.
+///
+/// # Errors
+/// The first of them.
+pub fn check(config: &Config) -> Result<()> {
+    ike::check(config)
+}
+
 /// Runs the gateway until SIGTERM or SIGINT, or until all of its ports came to their end.
 ///
 /// # Errors

@@ -3,7 +3,7 @@
 //! A tunnel of the configuration, a manual SA or a child of a connection, is a row: it is there from start to end,
 //! up or down, and so are its counters. Behind it come and go SAs, under the data plane's tunnel ids.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -70,6 +70,8 @@ pub(super) struct Tunnels {
     accounts: HashMap<Key, Account>,
     /// Outbound SAs by the peer's address and SPI, as ICMP errors quote them.
     outbound: HashMap<(IpAddr, Spi), TunnelId>,
+    /// Tunnels that send to each peer.
+    peers: HashMap<IpAddr, BTreeSet<TunnelId>>,
 }
 
 impl Tunnels {
@@ -81,6 +83,7 @@ impl Tunnels {
             live: HashMap::new(),
             accounts: HashMap::new(),
             outbound: HashMap::new(),
+            peers: HashMap::new(),
         }
     }
 
@@ -129,12 +132,13 @@ impl Tunnels {
         let tunnel = sa.params.tunnel;
         self.open_account((Side::Outbound, tunnel, sa.spi), row);
         let live = self.live.entry(tunnel).or_insert_with(|| Live::new(row, endpoints));
-        if let Some(before) = live.outbound.take() {
-            self.outbound.remove(&(live.endpoints.remote, before.sa.spi));
-        }
+        let before = live.outbound.take().map(|before| (live.endpoints.remote, before.sa.spi));
         live.endpoints = endpoints;
         live.outbound = Some(Installed { sa: Arc::clone(sa), since: clock::now() });
-        self.outbound.insert((endpoints.remote, sa.spi), tunnel);
+        if let Some((remote, spi)) = before {
+            self.unlink(remote, spi, tunnel);
+        }
+        self.link(endpoints.remote, sa.spi, tunnel);
     }
 
     /// An inbound SA is about to be taken from the workers.
@@ -150,7 +154,8 @@ impl Tunnels {
         if let Some(live) = self.live.get_mut(&tunnel)
             && let Some(before) = live.outbound.take()
         {
-            self.outbound.remove(&(live.endpoints.remote, before.sa.spi));
+            let remote = live.endpoints.remote;
+            self.unlink(remote, before.sa.spi, tunnel);
             self.forget_if_empty(tunnel);
         }
     }
@@ -158,11 +163,11 @@ impl Tunnels {
     /// A tunnel's peer is somewhere else.
     pub(super) fn move_peer(&mut self, tunnel: TunnelId, to: Endpoints) {
         let Some(live) = self.live.get_mut(&tunnel) else { return };
-        if let Some(installed) = &live.outbound {
-            self.outbound.remove(&(live.endpoints.remote, installed.sa.spi));
-            self.outbound.insert((to.remote, installed.sa.spi), tunnel);
+        let from = std::mem::replace(&mut live.endpoints, to);
+        if let Some(spi) = live.outbound.as_ref().map(|installed| installed.sa.spi) {
+            self.unlink(from.remote, spi, tunnel);
+            self.link(to.remote, spi, tunnel);
         }
-        live.endpoints = to;
     }
 
     /// The tunnel that sends to this peer with this SPI.
@@ -172,9 +177,8 @@ impl Tunnels {
 
     /// The only tunnel to a peer, for errors that do not quote an SPI.
     pub(super) fn only_one_to(&self, remote: IpAddr) -> Option<TunnelId> {
-        let mut found = self.live.iter().filter(|(_, live)| live.endpoints.remote == remote);
-        let (&first, _) = found.next()?;
-        found.next().is_none().then_some(first)
+        let tunnels = self.peers.get(&remote)?;
+        tunnels.first().copied().filter(|_| tunnels.len() == 1)
     }
 
     /// Keeps what an SA carried that a worker has let go.
@@ -201,6 +205,21 @@ impl Tunnels {
     fn open_account(&mut self, key: Key, row: RowId) {
         let workers = self.workers;
         self.accounts.entry(key).or_insert(Account { row, workers: 0 }).workers += workers;
+    }
+
+    fn link(&mut self, remote: IpAddr, spi: Spi, tunnel: TunnelId) {
+        self.outbound.insert((remote, spi), tunnel);
+        self.peers.entry(remote).or_default().insert(tunnel);
+    }
+
+    fn unlink(&mut self, remote: IpAddr, spi: Spi, tunnel: TunnelId) {
+        self.outbound.remove(&(remote, spi));
+        if let Some(tunnels) = self.peers.get_mut(&remote) {
+            tunnels.remove(&tunnel);
+            if tunnels.is_empty() {
+                self.peers.remove(&remote);
+            }
+        }
     }
 
     fn forget_if_empty(&mut self, tunnel: TunnelId) {

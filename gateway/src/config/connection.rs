@@ -11,9 +11,10 @@ use controlplane::wire::{EsnId, ProtocolId, TransformType};
 use dataplane::policy::Selector;
 use dataplane::sa::{Lifetime, Limits, Mode, Protocol};
 use indexmap::IndexMap;
+use ipnet::IpNet;
 
 use super::keyfile::{self, Psk, read_psk};
-use super::node::{Fields, FromNode, Keyword, Named, Node};
+use super::node::{Fields, FromNode, Keyword, Named, Node, OneOrMany};
 use super::options::{LimitsEntry, SaOptions, check_weak, soft_beyond_hard};
 use super::port::is_unicast;
 use super::selector::read_selectors;
@@ -29,6 +30,14 @@ pub struct Connection {
     pub auth: Auth,
     /// The IKE SA.
     pub ike: Ike,
+    /// Names of the pools that a peer that asks gets its inner addresses from.
+    pub pools: Vec<String>,
+    /// Name servers that such a peer is told.
+    pub dns: Vec<IpAddr>,
+    /// Prefixes behind us that such a peer is told, for split tunnelling.
+    pub subnets: Vec<IpNet>,
+    /// A post-quantum preshared key on top (RFC 8784).
+    pub ppk: Option<Ppk>,
     /// What happens when the peer is dead, or takes a child down.
     pub on_down: OnDown,
     /// Its Child SAs by name.
@@ -42,6 +51,17 @@ pub struct End<I> {
     pub address: Option<IpAddr>,
     /// Identity (RFC 7296 s3.5), or what it must be like.
     pub id: I,
+}
+
+/// A post-quantum preshared key (RFC 8784).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ppk {
+    /// Its name, which both ends know it by.
+    pub id: String,
+    /// The key.
+    pub secret: Psk,
+    /// Refuse a peer that does not have it.
+    pub required: bool,
 }
 
 /// What happens when a child goes down without our wish.
@@ -70,6 +90,8 @@ pub enum Auth {
         key: PathBuf,
         /// The authorities that the peer's certificate may come from, PEM.
         ca: PathBuf,
+        /// Their revocation lists, PEM or DER.
+        crl: Option<PathBuf>,
     },
 }
 
@@ -86,6 +108,21 @@ pub struct Ike {
     pub mobike: bool,
     /// Silence after which the peer is asked whether it is alive (RFC 7296 s2.4); never when `None`.
     pub dpd: Option<Duration>,
+    /// When ESP goes in UDP.
+    pub encapsulation: Encapsulation,
+}
+
+/// When ESP goes in UDP (RFC 7296 s2.23).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encapsulation {
+    /// Where there is a NAT.
+    Auto,
+    /// Always, as where a firewall drops ESP.
+    Always,
+}
+
+impl Keyword for Encapsulation {
+    const KEYWORDS: &'static [(&'static str, Self)] = &[("auto", Self::Auto), ("always", Self::Always)];
 }
 
 /// A Child SA of a connection.
@@ -95,8 +132,10 @@ pub struct Child {
     pub options: SaOptions,
     /// In order of preference.
     pub proposals: Vec<Proposal>,
-    /// Traffic that goes through it. Empty only in transport mode: all between the ends.
+    /// Traffic that goes through it. Empty in transport mode, for all between the ends, and with `remote: dynamic`.
     pub selectors: Vec<Selector>,
+    /// With `remote: dynamic`: what is behind us. The peer's side is its inner address, or its outer one.
+    pub behind: Vec<IpNet>,
     /// `rekey` as soft limit, and the hard one.
     pub lifetime: Lifetime,
     /// When it is set up.
@@ -146,6 +185,10 @@ impl FromNode for Connection {
             fields.error::<()>("children", "found no child, expected one at least: it carries the traffic");
         }
         let children = children.map(|children| children.entries);
+        let pools = fields.optional("pools").map(|OneOrMany(names)| names).unwrap_or_default();
+        let dns = fields.optional("dns").map(|OneOrMany(servers)| servers).unwrap_or_default();
+        let subnets = fields.optional("subnets").map(|OneOrMany(prefixes)| prefixes).unwrap_or_default();
+        let ppk = fields.optional::<Ppk>("ppk");
         let starts = children.iter().flatten().any(|(_, child)| child.start == Start::Boot);
         let default = if starts { OnDown::Restart } else { OnDown::Clear };
         let on_down = fields.optional("on_down").unwrap_or(default);
@@ -175,7 +218,18 @@ impl FromNode for Connection {
                 return node.error(format!("both ends have the address {ours}"));
             }
         }
-        Some(Self { local, remote, auth: auth?, ike: ike?, on_down, children: children? })
+        Some(Self {
+            local,
+            remote,
+            auth: auth?,
+            ike: ike?,
+            pools,
+            dns,
+            subnets,
+            ppk,
+            on_down,
+            children: children?,
+        })
     }
 }
 
@@ -234,6 +288,32 @@ fn identity<I>(node: Node<'_>, parsed: Result<I, IdentityError>, expected: &str)
     }
 }
 
+impl FromNode for Ppk {
+    fn expected() -> Cow<'static, str> {
+        "a mapping with `id` and `secret_file`".into()
+    }
+
+    fn from_node(node: Node<'_>) -> Option<Self> {
+        let mut fields = node.fields()?;
+        let id = fields.required::<String>("id");
+        let secret = match fields.read("secret_file", secret_file) {
+            Some(secret) => secret,
+            None => fields.error("secret_file", "missing, expected the path of a file"),
+        };
+        let required = fields.optional("required").unwrap_or(true);
+        fields.finish();
+        Some(Self { id: id?, secret: secret?, required })
+    }
+}
+
+fn secret_file(node: Node<'_>) -> Option<Psk> {
+    let path = node.resolve(&PathBuf::from_node(node)?);
+    match read_psk(&path) {
+        Ok(psk) => Some(psk),
+        Err(error) => node.error(error.to_string()),
+    }
+}
+
 impl FromNode for Auth {
     fn expected() -> Cow<'static, str> {
         "a mapping with `psk_file`, or with `cert`, `key` and `ca`".into()
@@ -246,21 +326,14 @@ impl FromNode for Auth {
         let auth = match (psk, certificate) {
             (false, false) => return node.error(format!("found neither, expected {}", Self::expected())),
             (true, true) => return node.error(format!("found both, expected {}", Self::expected())),
-            (true, false) => fields
-                .read("psk_file", |node| {
-                    let path = node.resolve(&PathBuf::from_node(node)?);
-                    match read_psk(&path) {
-                        Ok(psk) => Some(psk),
-                        Err(error) => node.error(error.to_string()),
-                    }
-                })
-                .flatten()
-                .map(Self::Psk),
+            (true, false) => fields.read("psk_file", secret_file).flatten().map(Self::Psk),
             (false, true) => {
                 let cert = existing_file(&mut fields, "cert", false);
                 let key = existing_file(&mut fields, "key", true);
                 let ca = existing_file(&mut fields, "ca", false);
-                cert.zip(key).zip(ca).map(|((cert, key), ca)| Self::Certificate { cert, key, ca })
+                let crl =
+                    if fields.has("crl") { Some(existing_file(&mut fields, "crl", false)?) } else { None };
+                cert.zip(key).zip(ca).map(|((cert, key), ca)| Self::Certificate { cert, key, ca, crl })
             }
         };
         fields.finish();
@@ -290,6 +363,7 @@ impl Default for Ike {
             reauth: None,
             mobike: true,
             dpd: Some(Duration::from_secs(30)),
+            encapsulation: Encapsulation::Auto,
         }
     }
 }
@@ -312,6 +386,9 @@ impl Ike {
         }
         if let Some(dpd) = fields.interval("dpd", Duration::from_secs(1), 60 * MINUTE) {
             ike.dpd = dpd;
+        }
+        if let Some(encapsulation) = fields.optional("encapsulation") {
+            ike.encapsulation = encapsulation;
         }
         fields.finish();
         Some(ike)
@@ -343,11 +420,19 @@ impl FromNode for Child {
             );
         }
         let ends_only = options.mode == Mode::Transport && !fields.has("local") && !fields.has("remote");
-        let selectors = if ends_only { Some(Vec::new()) } else { read_selectors(&mut fields) };
+        let dynamic = fields.read("remote", |node| node.value.as_str() == Some("dynamic")) == Some(true);
+        let (selectors, behind) = if dynamic {
+            let local = fields.required::<OneOrMany<IpNet>>("local");
+            (Some(Vec::new()), local.map(|OneOrMany(prefixes)| prefixes))
+        } else if ends_only {
+            (Some(Vec::new()), Some(Vec::new()))
+        } else {
+            (read_selectors(&mut fields), Some(Vec::new()))
+        };
         let lifetime = read_lifetime(&mut fields);
         let start = fields.optional("start").unwrap_or(Start::Wait);
         fields.finish();
-        Some(Self { options, proposals, selectors: selectors?, lifetime: lifetime?, start })
+        Some(Self { options, proposals, selectors: selectors?, behind: behind?, lifetime: lifetime?, start })
     }
 }
 

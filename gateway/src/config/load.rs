@@ -15,6 +15,7 @@ use super::locate::Locator;
 use super::manual::ManualSa;
 use super::node::{Context, FromNode, Named, Node};
 use super::path::FieldPath;
+use super::pool::Pool;
 use super::port::Port;
 use super::route::{PolicyEntry, RouteEntry};
 use super::{Config, validate};
@@ -72,6 +73,7 @@ pub(super) struct Sections {
     /// With their places in the file.
     pub(super) routes: Vec<(FieldPath, RouteEntry)>,
     pub(super) ike: IkeSettings,
+    pub(super) pools: Named<Pool>,
     pub(super) connections: Named<Connection>,
     pub(super) manual_sas: Named<ManualSa>,
     /// With their places in the file.
@@ -96,6 +98,7 @@ impl FromNode for Sections {
             ports: fields.required("ports").unwrap_or(Named { complete: false, ..Named::default() }),
             routes: fields.optional("routes").map(skip_wrong).unwrap_or_default(),
             ike: fields.optional("ike").unwrap_or_default(),
+            pools: fields.optional("pools").unwrap_or_default(),
             connections: fields.optional("connections").unwrap_or_default(),
             manual_sas: fields.optional("manual_sas").unwrap_or_default(),
             policies: fields.optional("policies").map(skip_wrong).unwrap_or_default(),

@@ -20,6 +20,7 @@ mod manual;
 mod node;
 mod options;
 mod path;
+mod pool;
 mod port;
 mod route;
 mod selector;
@@ -29,7 +30,7 @@ mod validate;
 use dataplane::message::Route;
 use indexmap::IndexMap;
 
-pub use connection::{Auth, Child, Connection, End, Ike, OnDown, Start};
+pub use connection::{Auth, Child, Connection, Encapsulation, End, Ike, OnDown, Ppk, Start};
 pub use dpdk::{Dpdk, HugePages};
 pub use error::{Diagnostics, LoadError, Position, Problem, Severity};
 pub use gateway::{CONTROL_SOCKET, Gateway, Idle, Log, LogFormat, LogLevel, STATE, Workers};
@@ -39,6 +40,7 @@ pub use load::{Loaded, load, parse};
 pub use manual::{ManualSa, SaKey};
 pub use options::SaOptions;
 pub use path::{FieldPath, Step};
+pub use pool::Pool;
 pub use port::{Driver, Port, Rpf, XdpMode};
 pub use route::{ClearAction, ClearPolicy};
 
@@ -59,6 +61,8 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// What all connections have in common.
     pub ike: IkeSettings,
+    /// Inner addresses for peers, by name.
+    pub pools: IndexMap<String, Pool>,
     /// Peers that IKEv2 keys, by name.
     pub connections: IndexMap<String, Connection>,
     /// Tunnels that are keyed by hand, by name.

@@ -162,6 +162,28 @@ fn limits_and_retransmission_have_defaults_and_can_be_set() {
 }
 
 #[test]
+fn a_gateway_for_roadwarriors_is_read() {
+    let text = GOOD
+        .replace("remote: [10.2.0.0/16]", "remote: dynamic")
+        .replace("start: boot", "start: wait")
+        .replace("address: 203.0.113.7", "address: any")
+        .replace(
+            "    children:",
+            "    pools: [mobile]\n    dns: 10.1.0.53\n    subnets: [10.1.0.0/16]\n    children:",
+        );
+    let config = config(&Files::new(), &format!("{text}pools: {{ mobile: 10.9.0.0/24 }}\n"));
+    assert_eq!(config.pools["mobile"].0, "10.9.0.0/24".parse().unwrap());
+    let branch = &config.connections["branch"];
+    assert_eq!((branch.pools.as_slice(), branch.dns.len()), (["mobile".to_owned()].as_slice(), 1));
+    assert_eq!(branch.subnets, ["10.1.0.0/16".parse().unwrap()]);
+    let lan = &branch.children["lan"];
+    assert_eq!(
+        (lan.selectors.len(), lan.behind.as_slice()),
+        (0, ["10.1.0.0/16".parse().unwrap()].as_slice())
+    );
+}
+
+#[test]
 fn what_happens_when_a_child_goes_down_follows_from_its_start() {
     let files = Files::new();
     let on_down = |text: &str| config(&files, text).connections["branch"].on_down;

@@ -19,6 +19,7 @@ mod nat;
 #[path = "../../../dataplane/tests/netns/mod.rs"]
 mod netns;
 mod operate;
+mod options;
 mod pair;
 mod pki;
 mod site;

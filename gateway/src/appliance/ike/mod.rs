@@ -32,6 +32,14 @@ use crate::config::{Config, SaOptions, Start};
 use keylog::KeyLog;
 pub(super) use report::Desk;
 
+/// Reads the files that connections name, and says what is wrong with them.
+///
+/// # Errors
+/// The first that cannot be used.
+pub(super) fn check(config: &Config) -> Result<()> {
+    translate::config(config, 0).map(drop)
+}
+
 /// What the configuration says of a child.
 struct Plan {
     row: RowId,

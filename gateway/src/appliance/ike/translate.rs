@@ -18,7 +18,7 @@ use dataplane::sa::Protocol;
 use ipnet::IpNet;
 use zeroize::Zeroizing;
 
-use crate::config::{Auth, Child, Config, Connection, OnDown, Start};
+use crate::config::{Auth, Child, Config, Connection, Encapsulation, OnDown, Start};
 
 /// Rekeying starts earlier by up to this part of the time that is configured.
 const JITTER: u32 = 10;
@@ -39,12 +39,16 @@ pub(super) fn config(config: &Config, first_tunnel: u32) -> Result<core::Config>
     });
     Ok(core::Config {
         connections: connections.collect::<Result<_>>()?,
+        pools: config
+            .pools
+            .iter()
+            .map(|(name, pool)| core::PoolConfig { name: name.as_str().into(), prefix: pool.0 })
+            .collect(),
         retransmit: config.ike.retransmit,
         limits: config.ike.limits,
         log_keys: config.log.key_log.is_some(),
         first_tunnel,
         reserved_spis: config.manual_sas.values().map(|sa| sa.inbound.spi).collect(),
-        ..core::Config::default()
     })
 }
 
@@ -63,7 +67,11 @@ fn connection(name: &str, connection: &Connection) -> Result<core::Connection> {
         local_auth,
         remote_auth,
         allow_sha1: false,
-        ppk: None,
+        ppk: connection.ppk.as_ref().map(|ppk| core::Ppk {
+            id: ppk.id.as_bytes().into(),
+            secret: Secret::copy_of(ppk.secret.expose()),
+            required: ppk.required,
+        }),
         proposals: connection.ike.proposals.clone(),
         rekey: Some(connection.ike.rekey),
         rekey_jitter: connection.ike.rekey / JITTER,
@@ -76,14 +84,14 @@ fn connection(name: &str, connection: &Connection) -> Result<core::Connection> {
         },
         fragmentation: true,
         fragment_size: FRAGMENT_SIZE,
-        force_encapsulation: false,
+        force_encapsulation: connection.ike.encapsulation == Encapsulation::Always,
         start_on_4500: false,
         nat_keepalive: NAT_KEEPALIVE,
         childless: false,
         unique: true,
-        pools: Vec::new(),
-        dns: Vec::new(),
-        subnets: Vec::new(),
+        pools: connection.pools.iter().map(|name| name.as_str().into()).collect(),
+        dns: connection.dns.clone(),
+        subnets: connection.subnets.clone(),
         request_addresses: Vec::new(),
         children: children.collect(),
     })
@@ -95,11 +103,16 @@ fn child(name: &str, child: &Child) -> core::ChildConfig {
         Protocol::Ah => ProtocolId::AH,
     };
     let rekey = child.lifetime.soft.time;
+    let local = side(&child.selectors, |one| (one.local, &one.local_ports, one.protocol));
     core::ChildConfig {
         name: name.into(),
         protocol,
         mode: child.options.mode,
-        local: side(&child.selectors, |one| (one.local, &one.local_ports, one.protocol)),
+        local: if child.behind.is_empty() {
+            local
+        } else {
+            child.behind.iter().map(|&net| net.into()).collect()
+        },
         remote: side(&child.selectors, |one| (one.remote, &one.remote_ports, one.protocol)),
         proposals: child.proposals.clone(),
         rekey,
@@ -136,7 +149,7 @@ fn proofs(auth: &Auth) -> Result<(LocalProof, RemoteProof)> {
             let secret = Secret::copy_of(psk.expose());
             Ok((LocalProof::Psk(secret.clone()), RemoteProof::Psk(secret)))
         }
-        Auth::Certificate { cert, key, ca } => {
+        Auth::Certificate { cert, key, ca, crl } => {
             let chain = read_pem(&read(cert)?).with_context(|| cert.display().to_string())?;
             let pem = Zeroizing::new(read(key)?);
             let key_path = key.display();
@@ -146,6 +159,9 @@ fn proofs(auth: &Auth) -> Result<(LocalProof, RemoteProof)> {
             }
             let mut trust = TrustStore::new(Revocation::IfKnown);
             trust.add_authorities_pem(&read(ca)?).with_context(|| ca.display().to_string())?;
+            if let Some(crl) = crl {
+                trust.add_crls(&read(crl)?).with_context(|| crl.display().to_string())?;
+            }
             let local = LocalProof::Certificate {
                 key: Arc::new(key),
                 chain: chain.into(),
@@ -163,7 +179,8 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 /// What a child holds back in the clear while it is not up: its selectors, or in transport mode all traffic
 /// between the ends, where both are known.
 pub(super) fn held(connection: &Connection, child: &Child) -> Vec<Selector> {
-    if !child.selectors.is_empty() {
+    // Where the peer's side is not known yet there is nothing to name; what nothing matches is discarded.
+    if !child.selectors.is_empty() || !child.behind.is_empty() {
         return child.selectors.clone();
     }
     let host = |address: Option<IpAddr>| address.map(IpNet::from);

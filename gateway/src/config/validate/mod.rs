@@ -30,6 +30,7 @@ pub(super) fn validate(sections: Sections, problems: &Problems, host: &Host) -> 
         problems,
     );
     tunnels::connections(&sections.connections, &links, &routes, &mut claims, problems);
+    tunnels::pools(&sections.connections, &sections.pools, problems);
     for (path, policy) in &sections.policies {
         claims.claim_all(&policy.selectors, path, problems);
     }
@@ -44,6 +45,7 @@ pub(super) fn validate(sections: Sections, problems: &Problems, host: &Host) -> 
         ports: sections.ports.entries,
         routes: routes.list,
         ike: sections.ike,
+        pools: sections.pools.entries,
         connections: sections.connections.entries,
         manual_sas: sections.manual_sas.entries,
         policies: policies.collect(),

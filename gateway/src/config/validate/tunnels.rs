@@ -14,8 +14,9 @@ use ipnet::IpNet;
 use super::super::connection::Connection;
 use super::super::error::Problems;
 use super::super::manual::ManualSa;
-use super::super::node::Named;
+use super::super::node::{Named, nearest, quoted};
 use super::super::path::FieldPath;
+use super::super::pool::Pool;
 use super::links::Links;
 use super::routes::Routes;
 
@@ -112,6 +113,23 @@ pub(super) fn connections(
                 let path = path().key("children").key(child_name);
                 claims.claim_all(&child.selectors, &path, problems);
             }
+        }
+    }
+}
+
+/// Checks that connections name pools that there are.
+pub(super) fn pools(connections: &Named<Connection>, pools: &Named<Pool>, problems: &Problems) {
+    for (name, connection) in &connections.entries {
+        for (index, pool) in connection.pools.iter().enumerate() {
+            if !pools.complete || pools.entries.contains_key(pool) {
+                continue;
+            }
+            let path = FieldPath::of(["connections"]).key(name).key("pools").index(index);
+            let advice = match nearest(pool, pools.entries.keys().map(String::as_str)) {
+                Some(near) => format!("; did you mean `{near}`?"),
+                None => String::new(),
+            };
+            problems.error(path, format!("there is no pool {}{advice}", quoted(pool)));
         }
     }
 }
