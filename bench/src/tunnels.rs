@@ -136,9 +136,9 @@ pub fn outbound_sa(
 /// When the key is refused.
 pub fn inbound_sa(crypto: &Crypto, suite: Suite, number: usize, spi: Spi) -> anyhow::Result<Arc<InboundSa>> {
     let material = key_material(suite, number, Direction::Inbound);
-    let (endpoints, selectors) = (endpoints(number), vec![selector(number)]);
+    let (endpoints, selectors) = (endpoints(number), [selector(number)]);
     let params = params(suite, number);
-    InboundSa::new(crypto, params, spi, selectors, endpoints, REPLAY_WINDOW, &material, clock::now())
+    InboundSa::new(crypto, params, spi, &selectors, endpoints, REPLAY_WINDOW, &material, clock::now())
         .with_context(|| format!("a key of {suite}"))
 }
 

@@ -10,6 +10,7 @@ pub mod esp;
 pub mod fleet;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+pub mod heap;
 pub mod host;
 pub mod lpm;
 pub mod message;

@@ -13,9 +13,10 @@
 //! A look-up of an IPv4 prefix of 17 to 24 bits loads the array, one node and the value; of up to 32 bits,
 //! one node more.
 
-use std::net::IpAddr;
-
 use ipnet::IpNet;
+
+use crate::packet::address::Address;
+use crate::packet::ip::Version;
 
 pub(crate) mod tree;
 
@@ -86,20 +87,16 @@ impl<T> Lpm<T> {
 
     /// The value of the longest prefix that holds an address.
     #[inline]
-    pub fn lookup(&self, address: IpAddr) -> Option<&T> {
-        match address {
-            IpAddr::V4(address) => self.lookup_v4(address.to_bits()),
-            IpAddr::V6(address) => self.lookup_v6(address.to_bits()),
-        }
+    pub fn lookup(&self, address: impl Into<Address>) -> Option<&T> {
+        let address = address.into();
+        self.trie(address).longest(address.key())
     }
 
     /// The values of all prefixes that hold an address, longest first.
     #[inline]
-    pub fn matches(&self, address: IpAddr) -> Matches<'_, T> {
-        match address {
-            IpAddr::V4(address) => self.matches_v4(address.to_bits()),
-            IpAddr::V6(address) => self.matches_v6(address.to_bits()),
-        }
+    pub fn matches(&self, address: impl Into<Address>) -> Matches<'_, T> {
+        let address = address.into();
+        self.trie(address).matches(address.key())
     }
 
     /// Prefixes in the table.
@@ -110,6 +107,14 @@ impl<T> Lpm<T> {
     /// Whether there is no prefix.
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    #[inline]
+    fn trie(&self, address: Address) -> &Trie<T> {
+        match address.version() {
+            Version::V4 => &self.v4,
+            Version::V6 => &self.v6,
+        }
     }
 
     fn trie_mut(&mut self, prefix: IpNet) -> (&mut Trie<T>, u128, u8) {
@@ -124,18 +129,9 @@ impl<T> Default for Lpm<T> {
     }
 }
 
-/// An address as a trie knows it: its bits from the left.
-#[inline]
-pub(crate) fn address_key(address: IpAddr) -> u128 {
-    match address {
-        IpAddr::V4(address) => u128::from(address.to_bits()) << 96,
-        IpAddr::V6(address) => address.to_bits(),
-    }
-}
-
 /// A prefix as a trie knows it: its bits from the left, the others 0, and its length.
 pub(crate) fn key(prefix: IpNet) -> (u128, u8) {
-    (address_key(prefix.addr()) & tree::mask(prefix.prefix_len()), prefix.prefix_len())
+    (Address::from(prefix.addr()).key() & tree::mask(prefix.prefix_len()), prefix.prefix_len())
 }
 
 /// One family.
@@ -197,7 +193,7 @@ impl<'a, T> Iterator for Matches<'a, T> {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-    use std::net::{Ipv4Addr, Ipv6Addr};
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
     use proptest::prelude::*;
 
@@ -208,7 +204,7 @@ mod tests {
     }
 
     fn matches(lpm: &Lpm<u32>, address: &str) -> Vec<u32> {
-        lpm.matches(address.parse().unwrap()).copied().collect()
+        lpm.matches(address.parse::<Address>().unwrap()).copied().collect()
     }
 
     #[test]

@@ -76,7 +76,10 @@ impl Cli {
     /// Does what the command line says. 0 is success, 1 a failure that was told on standard error.
     pub fn execute(self) -> ExitCode {
         let done = match self.command {
-            Command::Run(file) => run_gateway(&file),
+            Command::Run(file) => {
+                dataplane::heap::use_huge_pages();
+                run_gateway(&file)
+            }
             Command::Check(file) => check(&file),
             Command::Show(show) => ask(&show),
             Command::Initiate(what) => operate(what, Request::Initiate),

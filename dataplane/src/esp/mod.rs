@@ -103,7 +103,10 @@ mod tests {
                         outer.finish_udp6(packet.data_mut(), 40);
 
                         let info = ip::parse(packet.data()).unwrap();
-                        assert_eq!((info.source, info.destination), (endpoints.local, endpoints.remote));
+                        assert_eq!(
+                            (info.source.to_ip(), info.destination.to_ip()),
+                            (endpoints.local, endpoints.remote)
+                        );
                         assert_eq!((info.tos, usize::from(info.total_len)), (0xb8, packet.len()));
                         let udp = endpoints.udp.map(|ports| (ports.local, ports.remote));
                         assert_eq!(info.ports, udp);
@@ -144,7 +147,7 @@ mod tests {
             assert!(run(&key, &mut packet, at, |jobs| crypto.seal(jobs)));
             let outer_info = ip::parse(packet.data()).unwrap();
             let expected = if endpoints.udp.is_some() { protocol::UDP } else { protocol::ESP };
-            assert_eq!((outer_info.protocol, outer_info.destination), (expected, endpoints.remote));
+            assert_eq!((outer_info.protocol, outer_info.destination.to_ip()), (expected, endpoints.remote));
             assert!(run(&key, &mut packet, at, |jobs| crypto.open(jobs)));
             inbound::unwrap(&mut packet, &key, Mode::Transport, usize::from(outer_info.header_len), at)
                 .unwrap();

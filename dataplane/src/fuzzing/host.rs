@@ -139,7 +139,7 @@ fn neighbour_frame(host: u8, bytes: &[u8]) -> Vec<u8> {
     let mut message = bytes.to_vec();
     message.resize(message.len().max(8), 0);
     message[2..4].fill(0);
-    let sum = ip::pseudo_header(source.into(), target.into(), protocol::ICMPV6, message.len() as u32);
+    let sum = ip::pseudo_header(source, target, protocol::ICMPV6, message.len() as u32);
     let sum = sum.bytes(&message).finish();
     message[icmpv6::CHECKSUM_OFFSET..][..2].copy_from_slice(&sum.to_be_bytes());
     let mut frame = [&OURS[..], &[2, 0, 0, 0, 9, host], &[0x86, 0xdd, 0x60, 0, 0, 0]].concat();
@@ -208,7 +208,7 @@ pub fn icmp_feedback(data: &[u8]) {
             && icmp.echo(&mut packet, &info, 0).is_ok()
         {
             let reply = ip::parse(packet.data()).expect("a reply is a packet");
-            assert_eq!((reply.source, reply.destination), (ours, source));
+            assert_eq!((reply.source.to_ip(), reply.destination.to_ip()), (ours, source));
         }
     });
 }

@@ -200,9 +200,17 @@ fn install(
     let options = OutboundOptions { ttl: 64, ..OutboundOptions::default() };
     let outbound = OutboundSa::new(&crypto(), params.clone(), 0x1000 + id, options, &material, 1)
         .expect("a key of the right length");
-    let inbound =
-        InboundSa::new(&crypto(), params, 0x2000 + id, vec![selector.clone()], endpoints, 64, &material, 1)
-            .expect("a key of the right length");
+    let inbound = InboundSa::new(
+        &crypto(),
+        params,
+        0x2000 + id,
+        std::slice::from_ref(&selector),
+        endpoints,
+        64,
+        &material,
+        1,
+    )
+    .expect("a key of the right length");
     let policy = Policy { id: PolicyId(id), selector, action: Action::Protect(TunnelId(id)) };
     for update in [
         Update::Sa(SaUpdate::AddInbound(Arc::clone(&inbound))),

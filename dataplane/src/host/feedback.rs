@@ -74,7 +74,7 @@ pub fn parse(packet: &[u8], info: &IpInfo) -> Result<Feedback, DropReason> {
     let message = packet
         .get(usize::from(info.header_len)..usize::from(info.total_len))
         .ok_or(DropReason::IcmpMalformed)?;
-    let (quoted, problem) = match (info.source, info.destination, info.protocol) {
+    let (quoted, problem) = match (info.source.to_ip(), info.destination.to_ip(), info.protocol) {
         (IpAddr::V4(_), IpAddr::V4(_), protocol::ICMP) => {
             let (header, body) = icmp::Header::parse(message)?;
             if !icmp::is_error(header.kind) {
@@ -93,11 +93,11 @@ pub fn parse(packet: &[u8], info: &IpInfo) -> Result<Feedback, DropReason> {
         }
         _ => return Err(DropReason::NoService),
     };
-    if quoted.source != info.destination {
+    if info.destination != quoted.source {
         return Err(DropReason::IcmpUnrelated);
     }
     Ok(Feedback {
-        reporter: info.source,
+        reporter: info.source.to_ip(),
         local: quoted.source,
         remote: quoted.destination,
         flow: flow(quoted.protocol, quoted.upper)?,

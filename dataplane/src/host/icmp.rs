@@ -9,6 +9,7 @@ use super::Context;
 use super::rate_limit::TokenBucket;
 use crate::buffer::Packet;
 use crate::drops::DropReason;
+use crate::packet::address::Address;
 use crate::packet::ip::{IpInfo, Version, protocol};
 use crate::packet::{checksum, icmp, icmpv6, ipv4, ipv6};
 
@@ -69,7 +70,7 @@ impl Icmp {
         }
         let (header_len, total_len) = (usize::from(info.header_len), usize::from(info.total_len));
         let message = packet.data().get(header_len..total_len).ok_or(DropReason::IcmpMalformed)?;
-        let reply_kind = match (info.source, info.destination, info.protocol) {
+        let reply_kind = match (info.source.to_ip(), info.destination.to_ip(), info.protocol) {
             (IpAddr::V4(_), IpAddr::V4(_), protocol::ICMP) => match icmp::Header::parse(message)?.0.kind {
                 icmp::kind::ECHO_REQUEST => icmp::kind::ECHO_REPLY,
                 _ => return Err(DropReason::NoService),
@@ -82,7 +83,7 @@ impl Icmp {
             }
             _ => return Err(DropReason::NoService),
         };
-        if !is_one_host(info.source) || is_group(info.destination) {
+        if !is_one_host(info.source) || info.destination.is_group() {
             return Err(DropReason::AddressInvalid);
         }
         if !self.echoes.take(now) {
@@ -104,7 +105,7 @@ impl Icmp {
         }
         let tos = info.tos & !ECN;
         let len = message.len();
-        emit_header(header, info.destination, info.source, len, tos, identification, false);
+        emit_header(header, info.destination.to_ip(), info.source.to_ip(), len, tos, identification, false);
         Ok(())
     }
 
@@ -130,18 +131,12 @@ impl Icmp {
 }
 
 /// Whether an address can be that of one host, on this link or another.
-fn is_one_host(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(address) => ipv4::is_forwardable(address) || address.is_link_local(),
-        IpAddr::V6(address) => ipv6::is_forwardable(address) || address.is_unicast_link_local(),
-    }
-}
-
-fn is_group(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(address) => address.is_multicast() || address.is_broadcast(),
-        IpAddr::V6(address) => address.is_multicast(),
-    }
+fn is_one_host(address: Address) -> bool {
+    let link_local = match address.to_ip() {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    };
+    address.is_forwardable() || link_local
 }
 
 fn header_len_of(version: Version) -> usize {

@@ -136,7 +136,8 @@ struct Received {
 impl Received {
     fn parse(packet: &[u8]) -> Result<Self, DropReason> {
         let info = ip::parse(packet)?;
-        let (IpAddr::V6(source), IpAddr::V6(destination)) = (info.source, info.destination) else {
+        let (IpAddr::V6(source), IpAddr::V6(destination)) = (info.source.to_ip(), info.destination.to_ip())
+        else {
             return Err(DropReason::IcmpMalformed);
         };
         let packet = packet.get(..usize::from(info.total_len)).ok_or(DropReason::IpMalformed)?;
@@ -272,7 +273,10 @@ mod tests {
         let packet = &frame.data()[14..];
         let info = ip::parse(packet).unwrap();
         assert_eq!((info.ttl, usize::from(info.total_len)), (255, packet.len()));
-        let (IpAddr::V6(source), IpAddr::V6(destination)) = (info.source, info.destination) else { panic!() };
+        let (IpAddr::V6(source), IpAddr::V6(destination)) = (info.source.to_ip(), info.destination.to_ip())
+        else {
+            panic!()
+        };
         let (icmp, body) = icmpv6::Header::parse(source, destination, &packet[40..]).unwrap();
         (header.destination, source, destination, Neighbour::parse(&icmp, body).unwrap())
     }

@@ -10,11 +10,11 @@
 //! - Mixing: `context` is part of the key, so that fragments out of one tunnel never complete a packet out of another.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
 
 use super::SECOND;
 use crate::buffer::{Packet, Pool};
 use crate::drops::{DropCounters, DropReason};
+use crate::packet::address::Address;
 use crate::packet::ip::{FragmentInfo, IpInfo, MAX_TOTAL_LEN, Version, set_tos, set_total_len};
 use crate::packet::{ecn, ipv4, ipv6};
 
@@ -54,8 +54,8 @@ pub struct Reassembly {
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Key {
     context: u32,
-    source: IpAddr,
-    destination: IpAddr,
+    source: Address,
+    destination: Address,
     /// 0 for IPv6, where it is not part of the key.
     protocol: u8,
     identification: u32,

@@ -258,9 +258,7 @@ impl Neighbour {
 }
 
 fn sum(source: Ipv6Addr, destination: Ipv6Addr, message: &[u8]) -> u16 {
-    pseudo_header(source.into(), destination.into(), protocol::ICMPV6, message.len() as u32)
-        .bytes(message)
-        .finish()
+    pseudo_header(source, destination, protocol::ICMPV6, message.len() as u32).bytes(message).finish()
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! IPv4 and IPv6 together: what the fast path asks of a packet, and what it changes in place.
 
-use std::net::IpAddr;
-
+use super::address::Address;
 use super::checksum::Checksum;
 use super::{icmpv6, ipv4, ipv6, tcp, udp};
 use crate::drops::DropReason;
@@ -62,9 +61,9 @@ pub struct IpInfo {
     /// IPv4 or IPv6.
     pub version: Version,
     /// Source address.
-    pub source: IpAddr,
+    pub source: Address,
     /// Destination address.
-    pub destination: IpAddr,
+    pub destination: Address,
     /// The upper-layer protocol, behind all extension headers. ESP, AH and the mobility header count as upper
     /// layer. In a later fragment it is the one that its IPv4 or fragment header names.
     pub protocol: u8,
@@ -138,15 +137,9 @@ pub fn parse(packet: &[u8]) -> Result<IpInfo, DropReason> {
 /// that is unspecified, loopback, link-local, reserved or multicast: multicast is not routed here.
 #[inline]
 pub fn check_forwardable(info: &IpInfo) -> Result<(), DropReason> {
-    let forwardable = match (info.source, info.destination) {
-        (IpAddr::V4(source), IpAddr::V4(destination)) => {
-            ipv4::is_forwardable(source) && ipv4::is_forwardable(destination)
-        }
-        (IpAddr::V6(source), IpAddr::V6(destination)) => {
-            ipv6::is_forwardable(source) && ipv6::is_forwardable(destination)
-        }
-        _ => false,
-    };
+    let (source, destination) = (info.source, info.destination);
+    let forwardable =
+        source.version() == destination.version() && source.is_forwardable() && destination.is_forwardable();
     if forwardable { Ok(()) } else { Err(DropReason::AddressInvalid) }
 }
 
@@ -209,13 +202,16 @@ pub fn set_total_len(packet: &mut [u8], total_len: u16) -> Result<(), DropReason
 /// The sum over the pseudo-header of TCP, UDP and ICMPv6: addresses, protocol, and the upper layer's length in
 /// bytes (RFC 768, RFC 9293 s3.1, RFC 8200 s8.1).
 #[inline]
-pub fn pseudo_header(source: IpAddr, destination: IpAddr, protocol: u8, len: u32) -> Checksum {
+pub fn pseudo_header(
+    source: impl Into<Address>,
+    destination: impl Into<Address>,
+    protocol: u8,
+    len: u32,
+) -> Checksum {
     let sum = Checksum::default().u16(u16::from(protocol)).u32(len);
-    let add = |sum: Checksum, address| match address {
-        IpAddr::V4(address) => sum.bytes(&address.octets()),
-        IpAddr::V6(address) => sum.bytes(&address.octets()),
-    };
-    add(add(sum, source), destination)
+    // The bits behind an IPv4 address are zero and change no sum.
+    let add = |sum: Checksum, address: Address| sum.bytes(&address.key().to_be_bytes());
+    add(add(sum, source.into()), destination.into())
 }
 
 /// Lowers the MSS option of a TCP SYN to `max_mss` and mends the TCP checksum. `info` is of this packet. Returns
@@ -433,7 +429,7 @@ mod tests {
         // UDP from port 1234 to 5678, checksum left out.
         let datagram = [0x04, 0xd2, 0x16, 0x2e, 0x00, 0x0a, 0x00, 0x00, b'h', b'i'];
         let sum = |source: &str, destination: &str| {
-            pseudo_header(source.parse().unwrap(), destination.parse().unwrap(), 17, 10)
+            pseudo_header(source.parse::<Address>().unwrap(), destination.parse::<Address>().unwrap(), 17, 10)
                 .bytes(&datagram)
                 .finish()
         };

@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 
+use super::address::Address;
 use super::bytes::{array, be16, put};
 use super::checksum::{self, update};
 use super::ip::{self, FragmentInfo, IpInfo, Version};
@@ -143,8 +144,8 @@ pub(super) fn parse(packet: &[u8]) -> Result<IpInfo, DropReason> {
     let ports = if word & OFFSET == 0 { ip::ports(protocol, upper) } else { None };
     Ok(IpInfo {
         version: Version::V4,
-        source: Ipv4Addr::from(array::<{ field::SOURCE }, 4, _>(header)).into(),
-        destination: Ipv4Addr::from(array::<{ field::DESTINATION }, 4, _>(header)).into(),
+        source: Address::v4(array::<{ field::SOURCE }, 4, _>(header)),
+        destination: Address::v4(array::<{ field::DESTINATION }, 4, _>(header)),
         protocol,
         header_len: header_len as u16,
         total_len,
@@ -230,13 +231,6 @@ pub(super) fn set_tos(header: &mut [u8; HEADER_LEN], tos: u8) {
 #[inline]
 pub(super) fn set_total_len(header: &mut [u8; HEADER_LEN], total_len: u16) {
     put_checked::<{ field::TOTAL_LEN }>(header, total_len);
-}
-
-/// Not "this network", loopback, link-local, multicast or reserved (RFC 6890, RFC 1812 s5.3.7).
-#[inline]
-pub(crate) fn is_forwardable(address: Ipv4Addr) -> bool {
-    let [first, ..] = address.octets();
-    first != 0 && first != 127 && first < 224 && !address.is_link_local()
 }
 
 /// Writes a 16-bit word at an even offset and updates the checksum.

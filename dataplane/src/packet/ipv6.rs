@@ -2,6 +2,7 @@
 
 use std::net::Ipv6Addr;
 
+use super::address::Address;
 use super::bytes::{array, be16, be32, put};
 use super::ip::{self, FragmentInfo, IpInfo, Version, protocol};
 use crate::drops::DropReason;
@@ -230,8 +231,8 @@ pub(super) fn parse(packet: &[u8]) -> Result<IpInfo, DropReason> {
     };
     Ok(IpInfo {
         version: Version::V6,
-        source: Ipv6Addr::from(array::<{ field::SOURCE }, 16, _>(header)).into(),
-        destination: Ipv6Addr::from(array::<{ field::DESTINATION }, 16, _>(header)).into(),
+        source: Address::v6(array::<{ field::SOURCE }, 16, _>(header)),
+        destination: Address::v6(array::<{ field::DESTINATION }, 16, _>(header)),
         protocol,
         header_len,
         total_len,
@@ -263,15 +264,6 @@ pub(super) fn set_traffic_class(header: &mut [u8; HEADER_LEN], traffic_class: u8
 #[inline]
 pub(super) fn set_payload_len(header: &mut [u8; HEADER_LEN], payload_len: u16) {
     put::<{ field::PAYLOAD_LEN }, 2, _>(header, payload_len.to_be_bytes());
-}
-
-/// Not unspecified, loopback, IPv4-mapped, link-local or multicast (RFC 4291 s2.5, RFC 6890).
-#[inline]
-pub(crate) fn is_forwardable(address: Ipv6Addr) -> bool {
-    let [first, ..] = address.segments();
-    let zeros = first == 0
-        && (address.is_unspecified() || address.is_loopback() || address.to_ipv4_mapped().is_some());
-    !zeros && !address.is_multicast() && !address.is_unicast_link_local()
 }
 
 /// The solicited-node multicast address (RFC 4291 s2.7.1).

@@ -5,6 +5,7 @@
 //! refused. Headers of a fixed length are arrays, so that a field outside of them does not compile.
 //! Field offsets are named once, at the top of the protocol's file.
 
+pub mod address;
 pub mod ah;
 pub mod arp;
 pub(crate) mod bytes;

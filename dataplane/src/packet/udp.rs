@@ -1,9 +1,8 @@
 //! UDP headers (RFC 768).
 
-use std::net::IpAddr;
-
+use super::address::Address;
 use super::bytes::{be16, put};
-use super::ip::{protocol, pseudo_header};
+use super::ip::{Version, protocol, pseudo_header};
 use crate::drops::DropReason;
 
 mod field {
@@ -62,8 +61,8 @@ impl Header {
 }
 
 /// The checksum to write for a datagram whose checksum field is zero.
-pub fn checksum(source: IpAddr, destination: IpAddr, datagram: &[u8]) -> u16 {
-    match sum(source, destination, datagram) {
+pub fn checksum(source: impl Into<Address>, destination: impl Into<Address>, datagram: &[u8]) -> u16 {
+    match sum(source.into(), destination.into(), datagram) {
         // A computed zero is sent as all ones (RFC 768, RFC 8200 s8.1).
         0 => 0xffff,
         sum => sum,
@@ -75,22 +74,29 @@ pub fn checksum(source: IpAddr, destination: IpAddr, datagram: &[u8]) -> u16 {
 /// # Errors
 /// [`DropReason::UdpMalformed`] when it is wrong; or zero over IPv6, where that is not allowed but for tunnels
 /// that need not look at it at all, as ESP in UDP (RFC 8200 s8.1, RFC 3948 s2.1).
-pub fn verify(source: IpAddr, destination: IpAddr, datagram: &[u8]) -> Result<(), DropReason> {
+pub fn verify(
+    source: impl Into<Address>,
+    destination: impl Into<Address>,
+    datagram: &[u8],
+) -> Result<(), DropReason> {
+    let source = source.into();
     let (header, payload) = Header::parse(datagram)?;
     let datagram = datagram.get(..HEADER_LEN + payload.len()).ok_or(DropReason::UdpMalformed)?;
     let good = match header.checksum {
-        0 => source.is_ipv4(),
-        _ => sum(source, destination, datagram) == 0,
+        0 => source.version() == Version::V4,
+        _ => sum(source, destination.into(), datagram) == 0,
     };
     if good { Ok(()) } else { Err(DropReason::UdpMalformed) }
 }
 
-fn sum(source: IpAddr, destination: IpAddr, datagram: &[u8]) -> u16 {
+fn sum(source: Address, destination: Address, datagram: &[u8]) -> u16 {
     pseudo_header(source, destination, protocol::UDP, datagram.len() as u32).bytes(datagram).finish()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use proptest::prelude::*;
 
     use super::*;

@@ -28,12 +28,13 @@
 //! So whoever calls [`Spd::lookup`] puts fragments together first whenever [`Spd::restricts_ports`].
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 
 use super::ports::Ports;
 use super::rules::{Packet, Rule, Rules};
 use super::{Action, Policy, PolicyId};
-use crate::lpm::{Lpm, address_key};
+use crate::buffer::prefetch;
+use crate::lpm::Lpm;
+use crate::packet::address::Address;
 
 /// Policies, found by packet.
 #[derive(Debug)]
@@ -42,6 +43,7 @@ pub struct Spd {
     policies: HashMap<PolicyId, Policy>,
     /// How many restrict ports.
     port_policies: usize,
+    generation: u64,
 }
 
 /// Why a policy was refused.
@@ -58,7 +60,12 @@ pub enum SpdError {
 impl Spd {
     /// An empty SPD. Up to `capacity` policies are added without moving those that are there.
     pub fn with_capacity(capacity: usize) -> Self {
-        Self { remotes: Lpm::new(), policies: HashMap::with_capacity(capacity), port_policies: 0 }
+        Self {
+            remotes: Lpm::new(),
+            policies: HashMap::with_capacity(capacity),
+            port_policies: 0,
+            generation: 1,
+        }
     }
 
     /// Adds a policy, or replaces the one with its id.
@@ -74,6 +81,7 @@ impl Spd {
             return Err(SpdError::NoPorts(policy.id));
         }
         self.remove(policy.id);
+        self.generation += 1;
         let rule = Rule::new(&policy);
         self.port_policies += usize::from(rule.restricts_ports());
         match self.remotes.get_mut(selector.remote) {
@@ -87,6 +95,7 @@ impl Spd {
     /// Removes a policy and returns it.
     pub fn remove(&mut self, id: PolicyId) -> Option<Policy> {
         let policy = self.policies.remove(&id)?;
+        self.generation += 1;
         let rule = Rule::new(&policy);
         self.port_policies -= usize::from(rule.restricts_ports());
         if self.remotes.get_mut(policy.selector.remote).is_some_and(|rules| rules.remove(&rule)) {
@@ -104,12 +113,12 @@ impl Spd {
     #[inline]
     pub fn lookup(
         &self,
-        source: IpAddr,
-        destination: IpAddr,
+        source: impl Into<Address>,
+        destination: impl Into<Address>,
         protocol: u8,
         ports: Option<(u16, u16)>,
     ) -> Option<(PolicyId, Action)> {
-        self.find(source, destination, protocol, Ports::outbound(protocol, ports))
+        self.find(source.into(), destination.into(), protocol, Ports::outbound(protocol, ports))
     }
 
     /// The policy of a packet that was received in the clear: our side is its destination. One that says
@@ -117,12 +126,33 @@ impl Spd {
     #[inline]
     pub fn lookup_inbound(
         &self,
-        source: IpAddr,
-        destination: IpAddr,
+        source: impl Into<Address>,
+        destination: impl Into<Address>,
         protocol: u8,
         ports: Option<(u16, u16)>,
     ) -> Option<(PolicyId, Action)> {
-        self.find(destination, source, protocol, Ports::inbound(protocol, ports))
+        self.find(destination.into(), source.into(), protocol, Ports::inbound(protocol, ports))
+    }
+
+    /// Whether a policy has an address on its remote side. While none has, [`Self::lookup_inbound`] finds nothing for a
+    /// packet from there.
+    #[inline]
+    pub fn has_remote(&self, address: Address) -> bool {
+        self.remotes.lookup(address).is_some()
+    }
+
+    /// Changes whenever a policy does, and is never 0. What was found is good while this number is what it was.
+    #[inline]
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Asks for the policies of the remote side that an address is on.
+    #[inline]
+    pub fn prefetch(&self, remote: Address) {
+        if let Some(rules) = self.remotes.lookup(remote) {
+            prefetch(rules, size_of::<Rules>());
+        }
     }
 
     /// The policy with this id.
@@ -147,11 +177,17 @@ impl Spd {
     }
 
     #[inline]
-    fn find(&self, local: IpAddr, remote: IpAddr, protocol: u8, ports: Ports) -> Option<(PolicyId, Action)> {
-        if local.is_ipv4() != remote.is_ipv4() {
+    fn find(
+        &self,
+        local: Address,
+        remote: Address,
+        protocol: u8,
+        ports: Ports,
+    ) -> Option<(PolicyId, Action)> {
+        if local.version() != remote.version() {
             return None;
         }
-        let packet = Packet { local: address_key(local), protocol, ports };
+        let packet = Packet { local: local.key(), protocol, ports };
         let rule = match self.remotes.lookup(remote)?.find(&packet) {
             Some(rule) => rule,
             None => self.find_shorter(remote, &packet)?,
@@ -161,7 +197,7 @@ impl Spd {
 
     /// Goes on when no policy of the longest remote prefix matches.
     #[cold]
-    fn find_shorter(&self, remote: IpAddr, packet: &Packet) -> Option<&Rule> {
+    fn find_shorter(&self, remote: Address, packet: &Packet) -> Option<&Rule> {
         self.remotes.matches(remote).skip(1).find_map(|rules| rules.find(packet))
     }
 }
@@ -169,7 +205,7 @@ impl Spd {
 #[cfg(test)]
 mod tests {
     use std::cmp::Reverse;
-    use std::net::{Ipv4Addr, Ipv6Addr};
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
     use ipnet::IpNet;
     use proptest::prelude::*;
@@ -192,7 +228,9 @@ mod tests {
     }
 
     fn outbound(spd: &Spd, source: &str, destination: &str, ports: Option<(u16, u16)>) -> Option<u32> {
-        spd.lookup(source.parse().unwrap(), destination.parse().unwrap(), 6, ports).map(|(id, _)| id.0)
+        let (source, destination) =
+            (source.parse::<Address>().unwrap(), destination.parse::<Address>().unwrap());
+        spd.lookup(source, destination, 6, ports).map(|(id, _)| id.0)
     }
 
     #[test]
@@ -244,7 +282,7 @@ mod tests {
         let mut web = policy(1, "10.1.0.0/16", "10.2.0.0/16");
         web.selector.local_ports = 80..=80;
         let spd = spd([web]);
-        let (ours, peers) = ("10.1.0.1".parse().unwrap(), "10.2.0.1".parse().unwrap());
+        let [ours, peers]: [Address; 2] = ["10.1.0.1", "10.2.0.1"].map(|text| text.parse().unwrap());
         let found = Some((PolicyId(1), Action::Protect(TunnelId(1))));
         assert_eq!(spd.lookup(ours, peers, 6, Some((80, 5))), found);
         assert_eq!(spd.lookup(peers, ours, 6, Some((80, 5))), None);

@@ -74,7 +74,7 @@ impl InboundSa {
         crypto: &Crypto,
         params: SaParams,
         spi: Spi,
-        selectors: Vec<Selector>,
+        selectors: impl AsRef<[Selector]>,
         endpoints: Endpoints,
         window: u32,
         key: &KeyMaterial,
@@ -83,7 +83,7 @@ impl InboundSa {
         let start = start.into();
         Ok(Arc::new(Self {
             spi,
-            selectors: selectors.into_boxed_slice(),
+            selectors: selectors.as_ref().into(),
             endpoints,
             replay: (window > 0).then(|| ReplayWindow::starting_at(start.used, window, params.esn)),
             usage: Usage::new(params.lifetime, start.now),
@@ -123,7 +123,7 @@ mod tests {
         let options = OutboundOptions::default();
         let outbound = OutboundSa::new(&crypto, params.clone(), 0x1000, options, &key, start).unwrap();
         let inbound =
-            InboundSa::new(&crypto, params, 0x2000, Vec::new(), endpoints, 64, &key, start).unwrap();
+            InboundSa::new(&crypto, params, 0x2000, [] as [Selector; 0], endpoints, 64, &key, start).unwrap();
         (outbound, inbound)
     }
 

@@ -34,6 +34,7 @@ pub const REASONS: &[DropReason] = &[
 
 /// Counters of one SA direction on one worker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
 pub struct SaCounters {
     /// Packets carried.
     pub packets: u64,

@@ -49,6 +49,19 @@ pub enum Reached {
     Hard,
 }
 
+impl Lease {
+    /// Charges one packet, if the lease still covers it.
+    #[inline]
+    pub fn charge(&mut self, bytes: u64, now: u64) -> bool {
+        let covers = self.bytes >= bytes && self.packets >= 1 && now < self.until;
+        if covers {
+            self.bytes -= bytes;
+            self.packets -= 1;
+        }
+        covers
+    }
+}
+
 impl Usage {
     /// Starts counting at `now`, in nanoseconds of the workers' clock.
     pub fn new(lifetime: Lifetime, now: u64) -> Self {
@@ -68,9 +81,7 @@ impl Usage {
     /// Charges one packet of `bytes` to this worker's lease, and renews the lease when it is used up.
     #[inline]
     pub fn charge(&self, lease: &mut Lease, bytes: u64, now: u64) -> Charge {
-        if lease.bytes >= bytes && lease.packets >= 1 && now < lease.until {
-            lease.bytes -= bytes;
-            lease.packets -= 1;
+        if lease.charge(bytes, now) {
             return Charge { allowed: true, reached: None };
         }
         self.renew(lease, bytes, now)

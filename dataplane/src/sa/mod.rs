@@ -3,11 +3,13 @@
 //! Parameters and keys are immutable. The sequence number of an outbound SA and the replay window of an
 //! inbound one are the only hot mutable state, as atomics, so one SA runs on every worker at once.
 
+use std::mem::offset_of;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use crate::buffer::{LINE, prefetch};
 use crate::crypto::{Key, Suite};
-use crate::policy::Selector;
+use crate::policy::Selectors;
 
 pub mod allocator;
 mod build;
@@ -133,8 +135,9 @@ pub struct Lifetime {
     pub hard: Limits,
 }
 
-/// What both directions of a tunnel have in common.
+/// What both directions of a tunnel have in common. What every packet asks for comes first.
 #[derive(Clone, Debug)]
+#[repr(C)]
 pub struct SaParams {
     /// The tunnel it belongs to.
     pub tunnel: TunnelId,
@@ -146,10 +149,10 @@ pub struct SaParams {
     pub suite: Suite,
     /// 64-bit sequence numbers (RFC 4303 s2.2.1).
     pub esn: bool,
-    /// Soft and hard lifetime.
-    pub lifetime: Lifetime,
     /// ECN is carried between inner and outer header (RFC 6040 normal mode), or cleared (compatibility mode).
     pub ecn: bool,
+    /// Soft and hard lifetime.
+    pub lifetime: Lifetime,
 }
 
 /// How an outbound SA builds its packets, beyond [`SaParams`].
@@ -182,40 +185,60 @@ pub enum MssClamp {
     Fixed(u16),
 }
 
-/// An outbound SA.
-#[repr(align(64))]
+/// An outbound SA. With many of them each cache line is a miss, so the order is that of use: what every packet needs is
+/// in front and in the key.
+#[repr(C, align(64))]
 pub struct OutboundSa {
-    /// What it has in common with its inbound twin.
-    pub params: SaParams,
+    /// The largest packet that the path to the peer carries.
+    pub path_mtu: PathMtu,
     /// SPI that the peer chose.
     pub spi: Spi,
     /// How packets are built.
     pub options: OutboundOptions,
+    /// What it has in common with its inbound twin.
+    pub params: SaParams,
     /// Next sequence number; on a cache line of its own, since every worker writes it.
     pub sequence: Sequence,
-    /// How much of its lifetime is used up.
-    pub usage: Usage,
-    /// The largest packet that the path to the peer carries.
-    pub path_mtu: PathMtu,
     /// The engine's key.
     pub key: Key,
+    /// How much of its lifetime is used up.
+    pub usage: Usage,
 }
 
-/// An inbound SA.
-#[repr(align(64))]
+/// An inbound SA; ordered as [`OutboundSa`] is.
+#[repr(C, align(64))]
 pub struct InboundSa {
-    /// What it has in common with its outbound twin.
-    pub params: SaParams,
-    /// SPI that we chose.
-    pub spi: Spi,
-    /// Decrypted packets must match one of these (RFC 4301 s5.2 step 4). `local` is the destination.
-    pub selectors: Box<[Selector]>,
-    /// Where packets should come from; a packet from elsewhere raises an event after its ICV verified.
-    pub endpoints: Endpoints,
     /// Replay window; `None` when the operator turned it off.
     pub replay: Option<ReplayWindow>,
-    /// How much of its lifetime is used up.
-    pub usage: Usage,
+    /// Decrypted packets must match one of these (RFC 4301 s5.2 step 4). `local` is the destination.
+    pub selectors: Selectors,
+    /// SPI that we chose.
+    pub spi: Spi,
+    /// What it has in common with its outbound twin.
+    pub params: SaParams,
     /// The engine's key.
     pub key: Key,
+    /// How much of its lifetime is used up.
+    pub usage: Usage,
+    /// Where packets should come from; a packet from elsewhere raises an event after its ICV verified.
+    pub endpoints: Endpoints,
+}
+
+impl OutboundSa {
+    /// Asks for what a packet needs of it but for the key's insides, which the engine knows.
+    #[inline]
+    pub fn prefetch(&self) {
+        prefetch(self, offset_of!(Self, params) + offset_of!(SaParams, lifetime));
+        prefetch(&self.sequence, LINE);
+        prefetch(&self.key, LINE);
+    }
+}
+
+impl InboundSa {
+    /// As [`OutboundSa::prefetch`].
+    #[inline]
+    pub fn prefetch(&self) {
+        prefetch(self, offset_of!(Self, params) + offset_of!(SaParams, lifetime));
+        prefetch(&self.key, LINE);
+    }
 }

@@ -91,23 +91,13 @@ impl ReplayWindow {
     /// 0, which is never sent: there is no need to decrypt.
     #[inline]
     pub fn infer(&self, low: u32) -> Result<u64, DropReason> {
-        let top = self.top(self.head.load(Ordering::Relaxed));
-        let seq = if self.esn {
-            let bottom = top.saturating_add(1).saturating_sub(self.size);
-            let above = low.wrapping_sub(bottom as u32);
-            bottom.checked_add(u64::from(above)).ok_or(DropReason::ReplayTooOld)?
-        } else {
-            u64::from(low)
-        };
-        if seq > top {
-            return Ok(seq);
-        }
-        if self.is_left_of(seq, top) {
-            return Err(DropReason::ReplayTooOld);
-        }
-        let (slot, tag) = locate(seq / WORD, self.slots);
-        let seen = self.ring[slot].load(Ordering::Relaxed);
-        if seen & !BITMAP == tag && seen & bit(seq) != 0 { Err(DropReason::ReplayDuplicate) } else { Ok(seq) }
+        self.look().infer(low)
+    }
+
+    /// Where the window is now, for [`Look::infer`] of several packets.
+    #[inline]
+    pub fn look(&self) -> Look<'_> {
+        Look { window: self, top: self.top(self.head.load(Ordering::Relaxed)) }
     }
 
     /// Claims the number of a packet whose ICV is good, and moves the window up to it. Of any number of
@@ -209,6 +199,39 @@ impl ReplayWindow {
     #[inline]
     fn is_left_of(&self, seq: u64, top: u64) -> bool {
         top.saturating_sub(seq) >= self.size
+    }
+}
+
+/// A window as it was at one moment. It may have moved on since, as it may have right after [`ReplayWindow::infer`].
+pub struct Look<'w> {
+    window: &'w ReplayWindow,
+    top: u64,
+}
+
+impl Look<'_> {
+    /// As [`ReplayWindow::infer`].
+    ///
+    /// # Errors
+    /// Those of [`ReplayWindow::infer`].
+    #[inline]
+    pub fn infer(&self, low: u32) -> Result<u64, DropReason> {
+        let (window, top) = (self.window, self.top);
+        let seq = if window.esn {
+            let bottom = top.saturating_add(1).saturating_sub(window.size);
+            let above = low.wrapping_sub(bottom as u32);
+            bottom.checked_add(u64::from(above)).ok_or(DropReason::ReplayTooOld)?
+        } else {
+            u64::from(low)
+        };
+        if seq > top {
+            return Ok(seq);
+        }
+        if window.is_left_of(seq, top) {
+            return Err(DropReason::ReplayTooOld);
+        }
+        let (slot, tag) = locate(seq / WORD, window.slots);
+        let seen = window.ring[slot].load(Ordering::Relaxed);
+        if seen & !BITMAP == tag && seen & bit(seq) != 0 { Err(DropReason::ReplayDuplicate) } else { Ok(seq) }
     }
 }
 

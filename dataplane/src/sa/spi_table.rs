@@ -41,6 +41,7 @@ pub struct SpiTable<T> {
 }
 
 #[derive(Debug)]
+#[repr(C)]
 struct Entry<T> {
     spi: Spi,
     value: T,
@@ -79,6 +80,12 @@ impl<T> SpiTable<T> {
     pub fn get_mut(&mut self, spi: Spi) -> Option<(SlotIndex, &mut T)> {
         let index = self.find(spi)?;
         Some((SlotIndex(index), &mut self.slots.get_mut(index)?.value))
+    }
+
+    /// Where the SA with this SPI is: a look-up for later.
+    #[inline]
+    pub fn place(&self, spi: Spi) -> Option<SlotIndex> {
+        self.find(spi).map(SlotIndex)
     }
 
     /// The SA that a look-up found at this place.

@@ -11,7 +11,7 @@ use crate::packet::ip::{self, IpInfo};
 use crate::policy::Action;
 use crate::sa::TunnelId;
 use crate::worker::Worker;
-use crate::worker::outbound::{SealQueue, Sealing};
+use crate::worker::outbound::SealQueue;
 use crate::worker::transit::Origin;
 
 /// Packets of one tunnel that wait.
@@ -74,7 +74,8 @@ impl Worker {
         let place = tunnel.0 as usize % self.waiting.asked.len();
         let known = self.waiting.asked.get(place).copied().flatten();
         let lately = known.is_some_and(|(asked, at)| asked == tunnel && now.saturating_sub(at) < AGAIN);
-        let &IpInfo { source, destination, protocol, .. } = info;
+        let (source, destination) = (info.source.to_ip(), info.destination.to_ip());
+        let protocol = info.protocol;
         if !lately
             && self.hint_limited(Event::Acquire { tunnel, source, destination, protocol }, now)
             && let Some(entry) = self.waiting.asked.get_mut(place)
@@ -106,8 +107,7 @@ impl Worker {
             };
             match self.tables.spd.lookup(info.source, info.destination, info.protocol, info.ports) {
                 Some((_, Action::Protect(tunnel))) if self.tables.tunnel(tunnel).is_some() => {
-                    let work = Sealing::new(waiter.packet, tunnel, &info, waiter.origin);
-                    self.protect(work, now, &mut sealing);
+                    self.protect(waiter.packet, 0, tunnel, &info, waiter.origin, now, &mut sealing);
                 }
                 Some((_, Action::Protect(_))) => self.waiting.packets.push_back(waiter),
                 // It was to be protected when it came, and it does not go in the clear because that changed.

@@ -13,13 +13,13 @@ use crate::esp;
 use crate::message::{Direction, Event};
 use crate::packet::ip::{self, IpInfo, Version};
 use crate::packet::{ah as ah_header, ecn, esp as esp_header};
-use crate::policy::any_matches_inbound;
 use crate::sa::spi_table::SlotIndex;
-use crate::sa::{Endpoints, InboundSa, Mode, Protocol, UdpPorts};
+use crate::sa::{InboundSa, Mode, Protocol, Spi};
 use crate::worker::Worker;
 use crate::worker::outbound::SealQueue;
-use crate::worker::tables::InboundSlot;
-use crate::worker::transit::Origin;
+use crate::worker::stages::Stage;
+use crate::worker::tables::{InboundSlot, Whence};
+use crate::worker::transit::{Origin, strip};
 
 /// Packets that wait to be opened.
 pub(super) type OpenQueue = ArrayVec<Opening, BURST>;
@@ -27,85 +27,63 @@ pub(super) type OpenQueue = ArrayVec<Opening, BURST>;
 /// A packet that waits to be opened. It starts at its outer IP header.
 pub(super) struct Opening {
     packet: Packet,
+    /// The lower half, until the SA says what the upper one is.
     seq: u64,
-    slot: SlotIndex,
+    spi: Spi,
+    /// `None` while it was not looked up, and when there is no such SA.
+    slot: Option<SlotIndex>,
     /// Offset of the ESP or AH header within the outer packet.
     at: u16,
     /// Length of the outer IP header with its extensions.
     ip_len: u16,
+    protocol: Protocol,
+    version: Version,
     /// TOS or traffic class of the outer header.
     tos: u8,
     /// It does not come from where the SA's last packets came from.
     elsewhere: bool,
 }
 
+/// What became of each packet of a burst so far.
+type Verdicts = [Result<(), DropReason>; BURST];
+
 impl Worker {
-    /// Takes an ESP or AH packet to us, its protected header at `at`: finds its SA and queues it to be opened. `udp`
-    /// are source and destination port when it came encapsulated.
+    /// Takes an ESP or AH packet to us and queues it to be opened. Its protected header is at `at`, counted from its IP
+    /// header; `link_len` is the length of the link header that it still has.
     #[inline]
     pub(super) fn accept_protected(
         &mut self,
         packet: Packet,
+        link_len: usize,
         protocol: Protocol,
         outer: &IpInfo,
         at: usize,
-        udp: Option<(u16, u16)>,
         opening: &mut OpenQueue,
     ) {
-        match self.look_up(&packet, protocol, outer.version, at) {
-            Ok((slot, seq, heard)) => opening.push(Opening {
-                packet,
-                seq,
-                slot,
-                at: at as u16,
-                ip_len: outer.header_len,
-                tos: outer.tos,
-                elsewhere: (came_from(outer, udp), self.tables.moves) != heard,
-            }),
-            Err(reason) => self.drop_packet(packet, reason),
-        }
-    }
-
-    /// The SA of a packet, its sequence number, and where the SA's packets came from lately.
-    #[inline]
-    fn look_up(
-        &mut self,
-        packet: &Packet,
-        protocol: Protocol,
-        version: Version,
-        at: usize,
-    ) -> Result<(SlotIndex, u64, (Endpoints, u32)), DropReason> {
-        let protected = packet.data().get(at..).unwrap_or_default();
-        let (spi, seq_low) = match protocol {
-            Protocol::Esp => {
-                let header = esp_header::Header::parse(protected)?;
-                (header.spi, header.sequence)
-            }
-            Protocol::Ah => {
-                let (header, _) = ah_header::Header::parse(protected)?;
-                (header.spi, header.sequence)
-            }
+        // What is behind the packet is padding of the link.
+        let end = packet.len().min(link_len + usize::from(outer.total_len));
+        let protected = packet.data().get(link_len + at..end).unwrap_or_default();
+        let (spi, seq) = match spi_and_sequence(protected, protocol) {
+            Ok(found) => found,
+            Err(reason) => return self.drop_packet(packet, reason),
         };
-        let (index, slot) = self.tables.inbound.get_mut(spi).ok_or(DropReason::SpiUnknown)?;
-        let sa = &*slot.sa;
-        let checked = if sa.params.protocol != protocol {
-            Err(DropReason::SaMismatch)
-        } else {
-            match protocol {
-                Protocol::Esp => esp::inbound::check_len(&sa.key, protected.len()),
-                Protocol::Ah => ah::check_len(&sa.key, protected, version),
-            }
-            .and_then(|()| match &sa.replay {
-                Some(window) => window.infer(seq_low),
-                None => Ok(u64::from(seq_low)),
-            })
-        };
-        match checked {
-            Ok(seq) => Ok((index, seq, slot.heard)),
-            Err(reason) => {
-                slot.counters.dropped(reason);
-                Err(reason)
-            }
+        opening.push(Opening {
+            packet,
+            seq: seq.into(),
+            spi,
+            slot: None,
+            at: at as u16,
+            ip_len: outer.header_len,
+            protocol,
+            version: outer.version,
+            tos: outer.tos,
+            elsewhere: false,
+        });
+        // Moved first and cut then: see `Packet`.
+        if link_len > 0
+            && let Some(work) = opening.last_mut()
+        {
+            strip(&mut work.packet, link_len, outer);
         }
     }
 
@@ -114,40 +92,107 @@ impl Worker {
         if opening.is_empty() {
             return;
         }
-        let mut verdicts = self.open_burst(opening);
-        let mut rest = &mut verdicts[..];
-        for run in opening.chunk_by(|a, b| a.slot == b.slot) {
-            let (mine, others) = rest.split_at_mut(run.len());
-            rest = others;
-            if let Some(slot) = run.first().and_then(|work| self.tables.inbound.at(work.slot)) {
-                claim(slot, run, mine);
-            }
+        let mut verdicts = [Ok(()); BURST];
+        self.find_sas(opening);
+        self.passed(Stage::FindSas);
+        for (run, verdicts) in runs(opening, &mut verdicts) {
+            self.examine(run, verdicts);
         }
+        self.passed(Stage::Examine);
+        self.open_burst(opening, &mut verdicts);
+        self.passed(Stage::Open);
+        for (run, verdicts) in runs(opening, &mut verdicts) {
+            self.claim_and_unwrap(run, verdicts, now);
+        }
+        self.passed(Stage::Claim);
         for (work, verdict) in opening.drain(..).zip(verdicts) {
             self.opened(work, verdict, sealing, now);
         }
+        self.passed(Stage::Deliver);
     }
 
-    /// Runs the engine over the burst. A packet whose ICV is good gets `Ok`.
+    /// Looks up the SAs of a burst, whose slots were asked for before, and asks for the SAs themselves. By the time that
+    /// the last is found the first is there.
     #[inline]
-    fn open_burst(&self, opening: &mut OpenQueue) -> [Result<(), DropReason>; BURST] {
-        let mut verdicts = [Err(DropReason::IcvBad); BURST];
+    fn find_sas(&self, opening: &mut OpenQueue) {
+        let table = &self.tables.inbound;
+        let mut last: Option<(Spi, Option<SlotIndex>)> = None;
+        for work in opening.iter_mut() {
+            match last {
+                Some((spi, slot)) if spi == work.spi => work.slot = slot,
+                _ => {
+                    work.slot = table.place(work.spi);
+                    if last.is_some()
+                        && let Some(slot) = work.slot.and_then(|slot| table.at(slot))
+                    {
+                        slot.sa.prefetch();
+                    }
+                    last = Some((work.spi, work.slot));
+                }
+            }
+        }
+    }
+
+    /// What is checked before a run of packets of one SA is decrypted: protocol, length, and the replay window for the
+    /// first time.
+    #[inline]
+    fn examine(&mut self, run: &mut [Opening], verdicts: &mut [Result<(), DropReason>]) {
+        let moves = self.tables.moves;
+        let Some(slot) = run.first().and_then(|work| self.tables.inbound.at(work.slot?)) else {
+            return verdicts.fill(Err(DropReason::SpiUnknown));
+        };
+        let sa = &*slot.sa;
+        let window = sa.replay.as_ref().map(|window| window.look());
+        for (work, verdict) in run.iter_mut().zip(verdicts) {
+            let protected = work.packet.data().get(usize::from(work.at)..).unwrap_or_default();
+            let checked = if sa.params.protocol != work.protocol {
+                Err(DropReason::SaMismatch)
+            } else {
+                match work.protocol {
+                    Protocol::Esp => esp::inbound::check_len(&sa.key, protected.len()),
+                    Protocol::Ah => ah::check_len(&sa.key, protected, work.version),
+                }
+            };
+            let low = work.seq as u32;
+            let inferred =
+                checked.and_then(|()| window.as_ref().map_or(Ok(work.seq), |look| look.infer(low)));
+            match inferred {
+                Ok(seq) => work.seq = seq,
+                Err(reason) => *verdict = Err(reason),
+            }
+            let whence = Whence::read(work.packet.data(), work.ip_len.into(), work.at.into());
+            work.elsewhere = (whence, moves) != slot.heard;
+        }
+    }
+
+    /// Runs the engine over those packets of the burst that passed so far.
+    #[inline]
+    fn open_burst(&self, opening: &mut OpenQueue, verdicts: &mut Verdicts) {
         let mut jobs = ArrayVec::<Job<'_>, BURST>::new();
         let mut places = ArrayVec::<u8, BURST>::new();
-        for (place, work) in opening.iter_mut().enumerate() {
-            let Some(slot) = self.tables.inbound.at(work.slot) else { continue };
-            let key = &slot.sa.key;
-            match slot.sa.params.protocol {
-                Protocol::Esp => {
-                    let Some(packet) = work.packet.data_mut().get_mut(usize::from(work.at)..) else {
-                        continue;
-                    };
-                    jobs.push(Job { key, packet, seq: work.seq, ok: false });
-                    places.push(place as u8);
-                }
-                Protocol::Ah => {
-                    if ah::verify(&self.crypto, key, &mut work.packet, work.at.into(), work.seq) {
-                        verdicts[place] = Ok(());
+        let mut place = 0;
+        for run in opening.chunk_by_mut(|a, b| a.slot == b.slot) {
+            let first = place;
+            place += run.len();
+            let Some(slot) = run.first().and_then(|work| self.tables.inbound.at(work.slot?)) else {
+                continue;
+            };
+            let (key, protocol) = (&slot.sa.key, slot.sa.params.protocol);
+            for (work, place) in run.iter_mut().zip(first..) {
+                let Some(verdict @ Ok(())) = verdicts.get_mut(place) else { continue };
+                *verdict = Err(DropReason::IcvBad);
+                match protocol {
+                    Protocol::Esp => {
+                        let Some(packet) = work.packet.data_mut().get_mut(usize::from(work.at)..) else {
+                            continue;
+                        };
+                        jobs.push(Job { key, packet, seq: work.seq, ok: false });
+                        places.push(place as u8);
+                    }
+                    Protocol::Ah => {
+                        if ah::verify(&self.crypto, key, &mut work.packet, work.at.into(), work.seq) {
+                            *verdict = Ok(());
+                        }
                     }
                 }
             }
@@ -158,7 +203,6 @@ impl Worker {
                 verdicts[usize::from(place)] = Ok(());
             }
         }
-        verdicts
     }
 
     /// A fragment out of an SA whose selectors name ports: all of its packet is checked (RFC 4301 s7.4).
@@ -195,45 +239,61 @@ impl Worker {
     /// that was overtaken says nothing about where the peer is now.
     #[cold]
     fn heard_elsewhere(&mut self, work: &Opening, now: u64) {
-        let Some(slot) = self.tables.inbound.at(work.slot) else { return };
-        // The outer headers are still there, in front of what was opened.
-        let Ok(outer) = ip::parse(work.packet.data()) else { return };
+        let Some(slot) = work.slot.and_then(|slot| self.tables.inbound.at(slot)) else { return };
         let sa = &*slot.sa;
         if sa.replay.as_ref().is_some_and(|window| window.high_water() > work.seq) {
             return;
         }
-        let udp = if outer.protocol == ip::protocol::UDP { outer.ports } else { None };
-        let (from, tunnel, spi) = (came_from(&outer, udp), sa.params.tunnel, sa.spi);
+        // The outer headers are still there, in front of what was opened.
+        let from = Whence::read(work.packet.data(), work.ip_len.into(), work.at.into());
+        let (tunnel, spi) = (sa.params.tunnel, sa.spi);
         let known = self.tables.tunnel(tunnel).map_or(sa.endpoints, |slot| slot.endpoints);
-        if from != known && !self.hint_limited(Event::PeerMoved { tunnel, spi, endpoints: from }, now) {
+        let endpoints = from.into();
+        if endpoints != known && !self.hint_limited(Event::PeerMoved { tunnel, spi, endpoints }, now) {
             return;
         }
         let moves = self.tables.moves;
-        if let Some(slot) = self.tables.inbound.at_mut(work.slot) {
+        if let Some(slot) = work.slot.and_then(|slot| self.tables.inbound.at_mut(slot)) {
             slot.heard = (from, moves);
         }
     }
 
-    /// One packet after the engine and the replay window: what is good goes on its way, the rest is counted on its
-    /// SA.
+    /// A run of packets of one SA after the engine: replay window for good, and from the outer to the inner packets.
     #[inline]
-    fn opened(
-        &mut self,
-        mut work: Opening,
-        verdict: Result<(), DropReason>,
-        sealing: &mut SealQueue,
-        now: u64,
-    ) {
+    fn claim_and_unwrap(&mut self, run: &mut [Opening], verdicts: &mut [Result<(), DropReason>], now: u64) {
+        let Some(index) = run.first().and_then(|work| work.slot) else { return };
+        if let Some(slot) = self.tables.inbound.at(index) {
+            claim(slot, run, verdicts);
+        }
         // The address counts from here on, whatever is inside (RFC 7296 s2.23: any authenticated packet).
-        if work.elsewhere && verdict.is_ok() {
-            self.heard_elsewhere(&work, now);
+        for (work, verdict) in run.iter().zip(&*verdicts) {
+            if work.elsewhere && verdict.is_ok() {
+                self.heard_elsewhere(work, now);
+            }
         }
-        let Some(slot) = self.tables.inbound.at_mut(work.slot) else { return };
-        if let Err(reason) = verdict.and_then(|()| unwrap(&slot.sa, &mut work)) {
-            slot.counters.dropped(reason);
-            return self.drop_packet(work.packet, reason);
+        let Some(slot) = self.tables.inbound.at(index) else { return };
+        for (work, verdict) in run.iter_mut().zip(verdicts) {
+            if verdict.is_ok() {
+                *verdict = unwrap(&slot.sa, work);
+            }
         }
+    }
+
+    /// One packet after all that: what is good goes on its way, the rest is counted on its SA.
+    #[inline]
+    fn opened(&mut self, work: Opening, verdict: Result<(), DropReason>, sealing: &mut SealQueue, now: u64) {
         let Opening { mut packet, slot: index, tos: outer_tos, at, ip_len, .. } = work;
+        let slot = index.and_then(|index| Some((index, self.tables.inbound.at_mut(index)?)));
+        let (index, slot) = match (slot, verdict) {
+            (Some(found), Ok(())) => found,
+            (slot, verdict) => {
+                let reason = verdict.err().unwrap_or(DropReason::SpiUnknown);
+                if let Some((_, slot)) = slot {
+                    slot.counters.dropped(reason);
+                }
+                return self.drop_packet(packet, reason);
+            }
+        };
         // RFC 3948 s3.1.2: a NAT changed the addresses under the checksum. UDP lies between IP and ESP.
         if slot.sa.params.mode == Mode::Transport && at != ip_len {
             renew_checksum(&mut packet);
@@ -249,7 +309,7 @@ impl Worker {
                 let tunnel = slot.sa.params.tunnel;
                 slot.counters.carried(packet.len());
                 packet.from_sa = true;
-                if info.fragment.is_some() && restricts_ports(&slot.sa) {
+                if info.fragment.is_some() && slot.sa.selectors.restrict_ports() {
                     return self.opened_fragment(packet, index, info, sealing, now);
                 }
                 self.deliver(packet, info, Origin::Tunnel(tunnel), now, sealing);
@@ -258,6 +318,35 @@ impl Worker {
                 slot.counters.dropped(reason);
                 self.drop_packet(packet, reason);
             }
+        }
+    }
+}
+
+/// Packets of one SA that follow each other, each run with its verdicts.
+#[inline]
+fn runs<'a>(
+    opening: &'a mut [Opening],
+    verdicts: &'a mut Verdicts,
+) -> impl Iterator<Item = (&'a mut [Opening], &'a mut [Result<(), DropReason>])> {
+    let mut rest = &mut verdicts[..];
+    opening.chunk_by_mut(|a, b| a.slot == b.slot).map(move |run| {
+        let (mine, others) = std::mem::take(&mut rest).split_at_mut(run.len());
+        rest = others;
+        (run, mine)
+    })
+}
+
+/// SPI and sequence number in front of a protected packet.
+#[inline]
+fn spi_and_sequence(protected: &[u8], protocol: Protocol) -> Result<(Spi, u32), DropReason> {
+    match protocol {
+        Protocol::Esp => {
+            let header = esp_header::Header::parse(protected)?;
+            Ok((header.spi, header.sequence))
+        }
+        Protocol::Ah => {
+            let (header, _) = ah_header::Header::parse(protected)?;
+            Ok((header.spi, header.sequence))
         }
     }
 }
@@ -285,13 +374,7 @@ fn claim(slot: &InboundSlot, run: &[Opening], verdicts: &mut [Result<(), DropRea
 
 #[inline]
 fn selected(sa: &InboundSa, info: &IpInfo) -> bool {
-    any_matches_inbound(&sa.selectors, info.source, info.destination, info.protocol, info.ports)
-}
-
-/// Whether a packet must show its ports to match (RFC 4301 s7).
-fn restricts_ports(sa: &InboundSa) -> bool {
-    const ALL: std::ops::RangeInclusive<u16> = 0..=u16::MAX;
-    sa.selectors.iter().any(|selector| selector.local_ports != ALL || selector.remote_ports != ALL)
+    sa.selectors.admit(info.source, info.destination, info.protocol, info.ports)
 }
 
 /// From the outer to the inner packet, for a packet whose ICV was good and whose number is new.
@@ -324,7 +407,7 @@ fn check_inner(
 ) -> Result<(), DropReason> {
     let sa = &*slot.sa;
     packet.truncate(usize::from(info.total_len));
-    let later = info.fragment.is_some() && restricts_ports(sa);
+    let later = info.fragment.is_some() && sa.selectors.restrict_ports();
     if !later && !selected(sa, info) {
         return Err(DropReason::SelectorMismatch);
     }
@@ -339,14 +422,4 @@ fn check_inner(
         events.push_back(Event::expired(&sa.params, sa.spi, Direction::Inbound, reached));
     }
     if charge.allowed { Ok(()) } else { Err(DropReason::SaExpired) }
-}
-
-/// Where a packet came from, with our own side as it was addressed.
-#[inline]
-fn came_from(outer: &IpInfo, udp: Option<(u16, u16)>) -> Endpoints {
-    Endpoints {
-        local: outer.destination,
-        remote: outer.source,
-        udp: udp.map(|(remote, local)| UdpPorts { local, remote }),
-    }
 }

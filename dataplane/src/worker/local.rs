@@ -119,8 +119,7 @@ impl Worker {
         };
         match opening {
             Some(opening) => {
-                let at = usize::from(info.header_len);
-                self.accept_protected(packet, protocol, info, at, None, opening);
+                self.accept_protected(packet, 0, protocol, info, info.header_len.into(), opening);
             }
             // Nested SAs that both end here are not supported.
             None => self.drop_packet(packet, DropReason::NoService),
@@ -134,9 +133,9 @@ impl Worker {
     /// ESP in UDP, IKE, or a keepalive (RFC 3948 s2).
     fn receive_udp(&mut self, mut packet: Packet, info: &IpInfo, opening: Option<&mut OpenQueue>) {
         match (FromUdp::parse(packet.data(), info), opening) {
-            (Ok(FromUdp::Esp { at, end, ports }), Some(opening)) => {
+            (Ok(FromUdp::Esp { at, end }), Some(opening)) => {
                 packet.truncate(end);
-                self.accept_protected(packet, Protocol::Esp, info, at, Some(ports), opening);
+                self.accept_protected(packet, 0, Protocol::Esp, info, at, opening);
             }
             (Ok(FromUdp::Esp { .. }), None) => self.drop_packet(packet, DropReason::NoService),
             (Ok(FromUdp::Ike(datagram)), _) => {
@@ -329,13 +328,13 @@ impl Worker {
     /// Our address to complain from: the port's that the packet came by or, when it came out of an SA, one that
     /// policy lets back through a tunnel. `None` when the complaint could only leave in the clear.
     fn complaint_source(&self, packet: &Packet, info: &IpInfo) -> Option<IpAddr> {
-        let addresses = &self.tables.addresses;
+        let (addresses, source) = (&self.tables.addresses, info.source.to_ip());
         if !packet.from_sa {
-            return addresses.on_port(packet.rx_port, info.source).or_else(|| addresses.any(info.source));
+            return addresses.on_port(packet.rx_port, source).or_else(|| addresses.any(source));
         }
-        let protocol = if info.source.is_ipv4() { protocol::ICMP } else { protocol::ICMPV6 };
-        addresses.all().filter(|address| address.is_ipv4() == info.source.is_ipv4()).find(|&address| {
-            let policy = self.tables.spd.lookup(address, info.source, protocol, None);
+        let protocol = if source.is_ipv4() { protocol::ICMP } else { protocol::ICMPV6 };
+        addresses.all().filter(|address| address.is_ipv4() == source.is_ipv4()).find(|&address| {
+            let policy = self.tables.spd.lookup(address, source, protocol, None);
             matches!(policy, Some((_, Action::Protect(_))))
         })
     }
@@ -435,8 +434,8 @@ impl Worker {
 
 /// What came on a UDP port of IPsec (RFC 3948 s2).
 enum FromUdp {
-    /// ESP, from and to these offsets of the packet, and the UDP ports.
-    Esp { at: usize, end: usize, ports: (u16, u16) },
+    /// ESP, from and to these offsets of the packet.
+    Esp { at: usize, end: usize },
     /// An IKE message.
     Ike(Datagram),
 }
@@ -451,15 +450,14 @@ impl FromUdp {
             Ok(Encapsulated::Ike(message)) => message,
             Ok(Encapsulated::Keepalive) => return Err(DropReason::NatKeepalive),
             Ok(Encapsulated::Esp(_)) => {
-                let ports = (header.source, header.destination);
-                return Ok(Self::Esp { at: at + udp::HEADER_LEN, end: at + usize::from(header.len), ports });
+                return Ok(Self::Esp { at: at + udp::HEADER_LEN, end: at + usize::from(header.len) });
             }
             Err(reason) => return Err(reason),
         };
         udp::verify(info.source, info.destination, datagram)?;
         Ok(Self::Ike(Datagram {
-            local: SocketAddr::new(info.destination, header.destination),
-            remote: SocketAddr::new(info.source, header.source),
+            local: SocketAddr::new(info.destination.to_ip(), header.destination),
+            remote: SocketAddr::new(info.source.to_ip(), header.source),
             payload: message.to_vec(),
         }))
     }

@@ -33,6 +33,8 @@ mod inbound;
 mod local;
 mod next_hops;
 mod outbound;
+mod sources;
+pub mod stages;
 mod tables;
 pub mod thread;
 mod transit;
@@ -44,6 +46,8 @@ use inbound::OpenQueue;
 use local::Local;
 use next_hops::NextHops;
 use outbound::SealQueue;
+use sources::Sources;
+use stages::{Stage, Stages};
 use tables::Tables;
 
 /// Updates applied between two batches, so that a flood of them cannot stall the packets.
@@ -102,6 +106,7 @@ pub struct Worker {
     pool: Pool,
     tables: Tables,
     next_hops: NextHops,
+    sources: Sources,
     local: Local,
     on_demand: Range<u32>,
     waiting: Waiting,
@@ -120,6 +125,8 @@ pub struct Worker {
     swept_inbound: u32,
     swept_outbound: u32,
     draining: bool,
+    /// Set while a bench watches.
+    stages: Option<Box<Stages>>,
 }
 
 struct PortState {
@@ -152,6 +159,7 @@ impl Worker {
             pool,
             tables,
             next_hops: NextHops::new(),
+            sources: Sources::new(),
             local,
             on_demand: config.on_demand,
             waiting: Waiting::new(),
@@ -169,12 +177,14 @@ impl Worker {
             swept_inbound: 0,
             swept_outbound: 0,
             draining: false,
+            stages: None,
         }
     }
 
     /// One round over all ports at `now` (see [`clock::now`]); returns the packets received. Updates that wait are
     /// applied first.
     pub fn poll(&mut self, now: u64) -> usize {
+        self.begin();
         self.apply_updates(now);
         self.send_waiting(now);
         let mut received = 0;
@@ -190,6 +200,7 @@ impl Worker {
         if received == 0 {
             self.idle_polls += 1;
         } else {
+            self.passed(Stage::Transmit);
             self.busy_polls += 1;
             let took = clock::now().saturating_sub(now).max(1);
             self.latency.saturating_record_n(took, received as u64);
@@ -213,12 +224,18 @@ impl Worker {
         if received == 0 {
             return 0;
         }
+        for packet in &mut burst {
+            packet.rx_port = port;
+        }
+        self.passed(Stage::Receive);
+        self.foresee(&burst);
+        self.passed(Stage::Foresee);
         let mut opening = OpenQueue::new();
         let mut sealing = SealQueue::new();
-        for mut packet in burst {
-            packet.rx_port = port;
+        for packet in burst.drain(..) {
             self.classify(packet, now, &mut opening, &mut sealing);
         }
+        self.passed(Stage::Classify);
         self.open(&mut opening, &mut sealing, now);
         self.seal(&mut sealing, now);
         self.originate(&mut sealing, now);

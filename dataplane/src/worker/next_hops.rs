@@ -1,9 +1,8 @@
 //! Where packets leave, remembered by destination: the routing table and the neighbours are asked once, and again
 //! when either changed.
 
-use std::net::IpAddr;
-
 use crate::host::neighbour::NeighbourIndex;
+use crate::packet::address::Address;
 use crate::port::PortId;
 use crate::sa::TunnelId;
 use crate::worker::Worker;
@@ -16,7 +15,7 @@ const PLACES: usize = 256;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Adjacency {
     pub(super) generation: u64,
-    pub(super) next_hop: IpAddr,
+    pub(super) next_hop: Address,
     /// `None` on a port without Ethernet, and until the neighbour is first asked for.
     pub(super) neighbour: Option<NeighbourIndex>,
     pub(super) mtu: u32,
@@ -25,7 +24,7 @@ pub(super) struct Adjacency {
 
 /// A direct-mapped cache by destination. A scan can only push out what is asked for again.
 pub(super) struct NextHops {
-    places: Box<[Option<(IpAddr, Adjacency)>]>,
+    places: Box<[Option<(Address, Adjacency)>]>,
 }
 
 impl NextHops {
@@ -34,22 +33,15 @@ impl NextHops {
     }
 
     #[inline]
-    fn place(destination: IpAddr) -> usize {
-        let bits = match destination {
-            IpAddr::V4(address) => u64::from(u32::from(address)),
-            IpAddr::V6(address) => {
-                let bits = u128::from(address);
-                (bits >> 64) as u64 ^ bits as u64
-            }
-        };
-        (bits.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as usize % PLACES
+    fn place(destination: Address) -> usize {
+        (destination.spread() >> 56) as usize % PLACES
     }
 }
 
 impl Worker {
     /// Where packets to `destination` leave.
     #[inline]
-    pub(super) fn adjacency(&mut self, destination: IpAddr) -> Option<Adjacency> {
+    pub(super) fn adjacency(&mut self, destination: Address) -> Option<Adjacency> {
         match self.remembered(destination) {
             Some(adjacency) if self.is_resolved(&adjacency) => Some(adjacency),
             _ => self.find_and_remember(destination),
@@ -57,8 +49,7 @@ impl Worker {
     }
 
     /// The port by which packets to `destination` leave, whether their next hop is known or not.
-    #[inline]
-    pub(super) fn port_towards(&mut self, destination: IpAddr) -> Option<PortId> {
+    pub(super) fn port_towards(&mut self, destination: Address) -> Option<PortId> {
         let adjacency = self.remembered(destination).or_else(|| self.find_and_remember(destination));
         adjacency.map(|adjacency| adjacency.port)
     }
@@ -73,7 +64,7 @@ impl Worker {
         {
             return Some(known);
         }
-        let found = self.find_adjacency(slot.endpoints.remote);
+        let found = self.find_adjacency(slot.endpoints.remote.into());
         if let Some(slot) = self.tables.tunnel_mut(tunnel) {
             slot.adjacency = found;
         }
@@ -81,7 +72,7 @@ impl Worker {
     }
 
     #[inline]
-    fn remembered(&self, destination: IpAddr) -> Option<Adjacency> {
+    fn remembered(&self, destination: Address) -> Option<Adjacency> {
         let (known, adjacency) = self.next_hops.places.get(NextHops::place(destination))?.as_ref()?;
         let good = *known == destination && adjacency.generation == self.tables.routes.generation();
         good.then_some(*adjacency)
@@ -99,7 +90,7 @@ impl Worker {
     }
 
     #[cold]
-    fn find_and_remember(&mut self, destination: IpAddr) -> Option<Adjacency> {
+    fn find_and_remember(&mut self, destination: Address) -> Option<Adjacency> {
         let found = self.find_adjacency(destination)?;
         if let Some(place) = self.next_hops.places.get_mut(NextHops::place(destination)) {
             *place = Some((destination, found));
@@ -107,13 +98,13 @@ impl Worker {
         Some(found)
     }
 
-    fn find_adjacency(&self, destination: IpAddr) -> Option<Adjacency> {
+    fn find_adjacency(&self, destination: Address) -> Option<Adjacency> {
         let routes = &self.tables.routes;
-        let next_hop = routes.lookup(destination)?;
+        let next_hop = routes.lookup(destination.to_ip())?;
         let state = self.ports.get(usize::from(next_hop.port))?;
         Some(Adjacency {
             generation: routes.generation(),
-            next_hop: next_hop.address,
+            next_hop: next_hop.address.into(),
             neighbour: self.local.neighbours.find(next_hop.port, next_hop.address),
             mtu: state.config.mtu,
             port: next_hop.port,

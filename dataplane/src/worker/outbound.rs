@@ -20,8 +20,10 @@ use crate::packet::ipv6::MIN_MTU;
 use crate::packet::{ecn, tcp, udp};
 use crate::sa::{DfPolicy, DscpPolicy, Fragmentation, Mode, MssClamp, OutboundOptions, Protocol, TunnelId};
 use crate::worker::Worker;
+use crate::worker::stages::Stage;
 use crate::worker::tables::OutboundSlot;
-use crate::worker::transit::Origin;
+use crate::worker::transit::{Origin, strip};
+use crate::worker::transmit::version;
 
 /// TCP and IP headers without options, which the MSS leaves out (RFC 9293 s3.7.1).
 const fn tcp_headers(version: Version) -> usize {
@@ -62,13 +64,14 @@ struct Inner {
 }
 
 impl Sealing {
+    /// `link_len` is how many bytes the packet has in front of its IP header; they are not cut off here.
     #[inline]
-    pub(super) fn new(packet: Packet, tunnel: TunnelId, info: &IpInfo, origin: Origin) -> Self {
+    fn new(packet: Packet, link_len: usize, tunnel: TunnelId, info: &IpInfo, origin: Origin) -> Self {
         let inner = Inner {
             header_len: info.header_len,
             protocol: info.protocol,
             // Of the packet and not of `info`: ECN may have changed it since it was parsed.
-            tos: ip::tos(packet.data()),
+            tos: ip::tos(packet.data().get(link_len..).unwrap_or_default()),
             version: info.version,
             dont_fragment: info.dont_fragment,
             is_fragment: info.fragment.is_some(),
@@ -78,13 +81,32 @@ impl Sealing {
 }
 
 impl Worker {
-    /// Queues a packet for its tunnel.
+    /// Queues a packet for its tunnel. `link_len` is the length of the link header that it still has.
     #[inline]
-    pub(super) fn protect(&mut self, work: Sealing, now: u64, queue: &mut SealQueue) {
+    #[allow(clippy::too_many_arguments, reason = "by reference and inlined: a struct would be copied")]
+    pub(super) fn protect(
+        &mut self,
+        packet: Packet,
+        link_len: usize,
+        tunnel: TunnelId,
+        info: &IpInfo,
+        origin: Origin,
+        now: u64,
+        queue: &mut SealQueue,
+    ) {
         if queue.is_full() {
             self.seal(queue, now);
         }
-        queue.push(work);
+        if queue.last().is_none_or(|last| last.tunnel != tunnel) {
+            self.tables.prefetch_tunnel(tunnel);
+        }
+        queue.push(Sealing::new(packet, link_len, tunnel, info, origin));
+        // Moved first and cut then: see `Packet`.
+        if link_len > 0
+            && let Some(Sealing { packet: Some(packet), .. }) = queue.last_mut()
+        {
+            strip(packet, link_len, info);
+        }
     }
 
     /// Seals and sends what is queued.
@@ -92,24 +114,60 @@ impl Worker {
         if queue.is_empty() {
             return;
         }
+        self.summon(queue);
         let mut pieces = SealQueue::new();
-        for work in queue.iter_mut() {
-            self.admit(work, now, &mut pieces);
+        for run in queue.chunk_by_mut(|a, b| a.tunnel == b.tunnel) {
+            self.admit_run(run, now, &mut pieces);
         }
+        self.passed(Stage::Admit);
         self.send_admitted(queue, now);
-        self.send_admitted(&mut pieces, now);
+        if !pieces.is_empty() {
+            self.send_admitted(&mut pieces, now);
+        }
+    }
+
+    /// Asks for the SAs of a burst, whose slots were asked for before. By the time that the last is asked for the first
+    /// is there.
+    #[inline]
+    fn summon(&self, queue: &SealQueue) {
+        if let [first, .., last] = &queue[..]
+            && first.tunnel == last.tunnel
+        {
+            // One SA, as good as always.
+            return;
+        }
+        for run in queue.chunk_by(|a, b| a.tunnel == b.tunnel) {
+            if let Some(slot) = run.first().and_then(|work| self.tables.tunnel(work.tunnel)) {
+                slot.sa.prefetch();
+            }
+        }
     }
 
     /// Checks what does not depend on the sequence number: SA, route, lifetime, size.
     #[inline]
-    fn admit(&mut self, work: &mut Sealing, now: u64, pieces: &mut SealQueue) {
-        let tunnel = work.tunnel;
+    fn admit_run(&mut self, run: &mut [Sealing], now: u64, pieces: &mut SealQueue) {
+        let Some(tunnel) = run.first().map(|work| work.tunnel) else { return };
         let Some(adjacency) = self.tunnel_adjacency(tunnel) else {
-            return self.refuse(work, now);
+            return run.iter_mut().for_each(|work| self.refuse(work, now));
         };
-        let Some(slot) = self.tables.outbound.get_mut(tunnel.0) else { return };
+        let mut done = 0;
+        while let Some(rest @ [_, ..]) = run.get_mut(done..) {
+            let Some(slot) = self.tables.outbound.get_mut(tunnel.0) else { return };
+            let mtu = slot.sa.path_mtu.get(adjacency.mtu, now);
+            let usual = slot.admit_usual(rest, mtu, now);
+            if let Some(work) = rest.get_mut(usual) {
+                work.mtu = mtu;
+                self.admit(work, now, pieces);
+            }
+            done += usual + 1;
+        }
+    }
+
+    /// As [`Worker::admit_run`] for a packet that needs a closer look.
+    #[inline(never)]
+    fn admit(&mut self, work: &mut Sealing, now: u64, pieces: &mut SealQueue) {
+        let Some(slot) = self.tables.outbound.get_mut(work.tunnel.0) else { return };
         let Some(packet) = &mut work.packet else { return };
-        work.mtu = slot.sa.path_mtu.get(adjacency.mtu, now);
         let capacity = slot.capacity(work.mtu as usize, &work.inner);
         if let Some(clamp) = slot.sa.options.mss_clamp {
             clamp_mss(clamp, capacity, packet, &work.inner);
@@ -143,7 +201,7 @@ impl Worker {
                 if pieces.is_full() {
                     worker.send_admitted(pieces, now);
                 }
-                pieces.push(Sealing { mtu, ..Sealing::new(packet, tunnel, &info, origin) });
+                pieces.push(Sealing { mtu, ..Sealing::new(packet, 0, tunnel, &info, origin) });
             }
             Err(reason) => worker.count_on_sa(tunnel, reason),
         });
@@ -167,7 +225,9 @@ impl Worker {
         for run in queue.chunk_by_mut(|a, b| a.tunnel == b.tunnel) {
             self.wrap_run(run);
         }
+        self.passed(Stage::Wrap);
         let sealed = self.seal_burst(queue);
+        self.passed(Stage::Seal);
         for (work, sealed) in queue.iter_mut().zip(sealed) {
             if work.packet.is_some() && !sealed {
                 self.drop_on_sa(work, DropReason::SealFailed);
@@ -177,6 +237,7 @@ impl Worker {
             self.send_run(run, now);
         }
         queue.clear();
+        self.passed(Stage::Send);
     }
 
     /// One block of sequence numbers for a run of packets of the same SA, and their headers.
@@ -215,17 +276,25 @@ impl Worker {
         let mut sealed = [false; BURST];
         let mut jobs = ArrayVec::<Job<'_>, BURST>::new();
         let mut places = ArrayVec::<u8, BURST>::new();
-        for (place, work) in queue.iter_mut().enumerate() {
-            let Some(packet) = &mut work.packet else { continue };
-            let Some(slot) = self.tables.tunnel(work.tunnel) else { continue };
-            match slot.sa.params.protocol {
-                Protocol::Esp => {
-                    let Some(packet) = packet.data_mut().get_mut(usize::from(work.at)..) else { continue };
-                    jobs.push(Job { key: &slot.sa.key, packet, seq: work.seq, ok: false });
-                    places.push(place as u8);
-                }
-                Protocol::Ah => {
-                    sealed[place] = ah::seal(&self.crypto, &slot.sa.key, packet, work.at.into(), work.seq);
+        let mut place = 0;
+        for run in queue.chunk_by_mut(|a, b| a.tunnel == b.tunnel) {
+            let first = place;
+            place += run.len();
+            let Some(slot) = run.first().and_then(|work| self.tables.tunnel(work.tunnel)) else { continue };
+            let (key, protocol) = (&slot.sa.key, slot.sa.params.protocol);
+            for (work, place) in run.iter_mut().zip(first..) {
+                let Some(packet) = &mut work.packet else { continue };
+                match protocol {
+                    Protocol::Esp => {
+                        let Some(packet) = packet.data_mut().get_mut(usize::from(work.at)..) else {
+                            continue;
+                        };
+                        jobs.push(Job { key, packet, seq: work.seq, ok: false });
+                        places.push(place as u8);
+                    }
+                    Protocol::Ah => {
+                        sealed[place] = ah::seal(&self.crypto, key, packet, work.at.into(), work.seq);
+                    }
                 }
             }
         }
@@ -244,14 +313,27 @@ impl Worker {
         // Admission put it there, in the same poll.
         let Some(adjacency) = slot.adjacency else { return };
         let outer = slot.outer.needs_checksum().then_some(slot.outer);
-        for work in run.iter().filter(|work| work.packet.is_some()) {
+        let mut whole = true;
+        for work in run.iter_mut() {
+            let Some(packet) = &mut work.packet else { continue };
             slot.counters.carried(work.inner_len.into());
-        }
-        for work in run {
-            let Some(mut packet) = work.packet.take() else { continue };
+            whole &= packet.len() <= work.mtu as usize;
             if let Some(outer) = &outer {
                 outer.finish_udp6(packet.data_mut(), usize::from(work.at).saturating_sub(udp::HEADER_LEN));
             }
+        }
+        // In transport mode the IP header is the packet's own; then too all of a run are of the SA's family.
+        let version = run.iter().find_map(|work| work.packet.as_ref()).map(|packet| version(packet.data()));
+        let egress = version.and_then(|version| self.egress(&adjacency, version));
+        if let (true, Some(egress)) = (whole, egress) {
+            return run.iter_mut().for_each(|work| {
+                if let Some(packet) = work.packet.take() {
+                    self.emit(packet, &egress);
+                }
+            });
+        }
+        for work in run {
+            let Some(packet) = work.packet.take() else { continue };
             if packet.len() <= work.mtu as usize {
                 self.transmit(packet, &adjacency, now);
             } else {
@@ -336,6 +418,28 @@ enum Fit {
 }
 
 impl OutboundSlot {
+    /// Admits packets from the front for as long as they are of the usual kind: tunnel mode, no longer than what fits,
+    /// within the lease of lifetime. Returns how many.
+    #[inline]
+    fn admit_usual(&mut self, run: &mut [Sealing], mtu: u32, now: u64) -> usize {
+        let sa = &*self.sa;
+        if sa.params.mode != Mode::Tunnel || sa.options.mss_clamp.is_some() {
+            return 0;
+        }
+        let capacity = match sa.params.protocol {
+            Protocol::Esp => esp::tunnel_capacity(&sa.key, &self.outer, mtu as usize),
+            Protocol::Ah => (mtu as usize).saturating_sub(ah::tunnel_len(&sa.key, &self.outer, 0)),
+        };
+        let mut lease = self.lease;
+        let unusual = run.iter_mut().position(|work| {
+            let len = work.packet.as_ref().map_or(usize::MAX, Packet::len);
+            work.mtu = mtu;
+            len > capacity || !lease.charge(len as u64, now)
+        });
+        self.lease = lease;
+        unusual.unwrap_or(run.len())
+    }
+
     /// The longest IP packet like this one that fits into `mtu` bytes once it is wrapped.
     #[inline]
     fn capacity(&self, mtu: usize, inner: &Inner) -> usize {

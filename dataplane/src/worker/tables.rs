@@ -1,11 +1,15 @@
 //! What a worker looks packets up in. It alone writes them, at the batch boundary.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::mem::offset_of;
+use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::buffer::prefetch;
 use crate::host::Interface;
 use crate::message::Route;
 use crate::outer::Outer;
+use crate::packet::address::Address;
+use crate::packet::ip::Version;
 use crate::policy::spd::Spd;
 use crate::port::PortId;
 use crate::route::RouteTable;
@@ -13,7 +17,7 @@ use crate::sa::counters::SaCounters;
 use crate::sa::lifetime::Lease;
 use crate::sa::slot_table::SlotTable;
 use crate::sa::spi_table::SpiTable;
-use crate::sa::{Endpoints, InboundSa, OutboundSa, TunnelId};
+use crate::sa::{Endpoints, InboundSa, OutboundSa, Spi, TunnelId, UdpPorts};
 use crate::worker::WorkerConfig;
 use crate::worker::next_hops::Adjacency;
 
@@ -27,24 +31,34 @@ pub(super) struct Tables {
     pub(super) moves: u32,
 }
 
-/// An inbound SA and what this worker keeps of it.
+/// An inbound SA and what this worker keeps of it. What every packet needs comes first, up to the counters' drops.
+#[repr(C)]
 pub(super) struct InboundSlot {
     pub(super) sa: Arc<InboundSa>,
-    pub(super) lease: Lease,
-    pub(super) counters: SaCounters,
     /// Where its packets come from. Packets from there need no look at the tunnel's own endpoints while
     /// [`Tables::moves`] is what it was.
-    pub(super) heard: (Endpoints, u32),
-}
-
-/// A tunnel's outbound SA and what this worker keeps of it.
-pub(super) struct OutboundSlot {
-    pub(super) sa: Arc<OutboundSa>,
-    pub(super) outer: Outer,
-    pub(super) endpoints: Endpoints,
-    pub(super) adjacency: Option<Adjacency>,
+    pub(super) heard: (Whence, u32),
     pub(super) lease: Lease,
     pub(super) counters: SaCounters,
+}
+
+/// Where a packet came from, with our own side as it was addressed: [`Endpoints`] that are quick to compare.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Whence {
+    local: Address,
+    remote: Address,
+    udp: Option<(u16, u16)>,
+}
+
+/// A tunnel's outbound SA and what this worker keeps of it, ordered as [`InboundSlot`] is.
+#[repr(C)]
+pub(super) struct OutboundSlot {
+    pub(super) sa: Arc<OutboundSa>,
+    pub(super) adjacency: Option<Adjacency>,
+    pub(super) lease: Lease,
+    pub(super) outer: Outer,
+    pub(super) counters: SaCounters,
+    pub(super) endpoints: Endpoints,
     pub(super) quiet: Quiet,
 }
 
@@ -59,8 +73,8 @@ pub(super) struct Quiet {
 
 /// Our own addresses. There are few, so a scan beats a search.
 pub(super) struct Addresses {
-    v4: Vec<(u32, PortId)>,
-    v6: Vec<(u128, PortId)>,
+    v4: Vec<(Address, PortId)>,
+    v6: Vec<(Address, PortId)>,
 }
 
 impl Tables {
@@ -95,18 +109,38 @@ impl Tables {
     pub(super) fn tunnel_mut(&mut self, tunnel: TunnelId) -> Option<&mut OutboundSlot> {
         self.outbound.get_mut(tunnel.0)
     }
+
+    /// Asks for what a packet needs of a tunnel's slot.
+    #[inline]
+    pub(super) fn prefetch_tunnel(&self, tunnel: TunnelId) {
+        if let Some(slot) = self.outbound.address(tunnel.0) {
+            prefetch(slot, offset_of!(OutboundSlot, counters) + COUNTED);
+        }
+    }
+
+    /// Asks for what a packet needs of an inbound SA's slot.
+    #[inline]
+    pub(super) fn prefetch_inbound(&self, spi: Spi) {
+        if let Some(entry) = self.inbound.address(spi) {
+            // The SPI stands in front.
+            prefetch(entry, size_of::<u64>() + offset_of!(InboundSlot, counters) + COUNTED);
+        }
+    }
 }
+
+/// Counters of packets and bytes.
+const COUNTED: usize = 2 * size_of::<u64>();
 
 impl OutboundSlot {
     pub(super) fn new(sa: Arc<OutboundSa>, endpoints: Endpoints) -> Self {
         let outer = Outer::new(&endpoints, sa.params.protocol.number(), sa.options.ttl);
         Self {
             sa,
-            outer,
-            endpoints,
             adjacency: None,
             lease: Lease::default(),
+            outer,
             counters: SaCounters::default(),
+            endpoints,
             quiet: Quiet::default(),
         }
     }
@@ -120,9 +154,52 @@ impl OutboundSlot {
     }
 }
 
+impl Whence {
+    /// Of a packet that was parsed before: its IP header is `ip_len` bytes long, and a UDP header is behind it when its
+    /// protected header is not, but at `at`.
+    #[inline]
+    pub(super) fn read(packet: &[u8], ip_len: usize, at: usize) -> Self {
+        let v4 = |at: usize| Address::v4(copy(packet, at));
+        let v6 = |at: usize| Address::v6(copy(packet, at));
+        let (remote, local) = match packet.first() {
+            Some(byte) if byte >> 4 == 6 => (v6(8), v6(24)),
+            _ => (v4(12), v4(16)),
+        };
+        let port = |at: usize| u16::from_be_bytes(copy(packet, at));
+        let udp = (at != ip_len).then(|| (port(ip_len + 2), port(ip_len)));
+        Self { local, remote, udp }
+    }
+}
+
+/// `N` bytes at `at`; zeros behind the end.
+#[inline]
+fn copy<const N: usize>(packet: &[u8], at: usize) -> [u8; N] {
+    packet.get(at..).and_then(|rest| rest.first_chunk()).copied().unwrap_or([0; N])
+}
+
+impl From<Endpoints> for Whence {
+    fn from(endpoints: Endpoints) -> Self {
+        Self {
+            local: endpoints.local.into(),
+            remote: endpoints.remote.into(),
+            udp: endpoints.udp.map(|ports| (ports.local, ports.remote)),
+        }
+    }
+}
+
+impl From<Whence> for Endpoints {
+    fn from(whence: Whence) -> Self {
+        Self {
+            local: whence.local.to_ip(),
+            remote: whence.remote.to_ip(),
+            udp: whence.udp.map(|(local, remote)| UdpPorts { local, remote }),
+        }
+    }
+}
+
 impl InboundSlot {
     pub(super) fn new(sa: Arc<InboundSa>, moves: u32) -> Self {
-        let heard = (sa.endpoints, moves);
+        let heard = (sa.endpoints.into(), moves);
         Self { sa, lease: Lease::default(), counters: SaCounters::default(), heard }
     }
 }
@@ -138,10 +215,8 @@ impl Addresses {
                 None => settings.addresses.clone(),
             };
             for net in addresses {
-                match net.addr() {
-                    IpAddr::V4(address) => v4.push((address.into(), port)),
-                    IpAddr::V6(address) => v6.push((address.into(), port)),
-                }
+                let family = if net.addr().is_ipv4() { &mut v4 } else { &mut v6 };
+                family.push((net.addr().into(), port));
             }
         }
         Self { v4, v6 }
@@ -149,16 +224,10 @@ impl Addresses {
 
     /// Whether this address is ours.
     #[inline]
-    pub(super) fn contains(&self, address: IpAddr) -> bool {
-        match address {
-            IpAddr::V4(address) => {
-                let bits = u32::from(address);
-                self.v4.iter().any(|&(known, _)| known == bits)
-            }
-            IpAddr::V6(address) => {
-                let bits = u128::from(address);
-                self.v6.iter().any(|&(known, _)| known == bits)
-            }
+    pub(super) fn contains(&self, address: Address) -> bool {
+        match address.version() {
+            Version::V4 => self.v4.iter().any(|&(known, _)| known == address),
+            Version::V6 => self.v6.iter().any(|&(known, _)| known == address),
         }
     }
 
@@ -180,8 +249,7 @@ impl Addresses {
     }
 
     fn with_ports(&self) -> impl Iterator<Item = (IpAddr, PortId)> + '_ {
-        let v4 = self.v4.iter().map(|&(bits, port)| (Ipv4Addr::from(bits).into(), port));
-        v4.chain(self.v6.iter().map(|&(bits, port)| (Ipv6Addr::from(bits).into(), port)))
+        self.v4.iter().chain(&self.v6).map(|&(address, port)| (address.to_ip(), port))
     }
 }
 

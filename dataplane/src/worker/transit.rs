@@ -8,7 +8,8 @@ use crate::policy::{Action, PolicyId};
 use crate::port::PortId;
 use crate::sa::TunnelId;
 use crate::worker::Worker;
-use crate::worker::outbound::{SealQueue, Sealing};
+use crate::worker::outbound::SealQueue;
+use crate::worker::sources::Source;
 
 /// Where a packet in the clear came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,36 +62,75 @@ impl Worker {
                 Err(reason) => self.drop_packet(whole, reason),
             };
         }
-        match self.decide(&mut packet, info, origin) {
-            Ok(Some(tunnel)) => self.protect(Sealing::new(packet, tunnel, info, origin), now, sealing),
+        let from_sa = packet.from_sa;
+        match self.decide(packet.data_mut(), from_sa, info, origin) {
+            Ok(Some(tunnel)) => self.protect(packet, 0, tunnel, info, origin, now, sealing),
             Ok(None) => self.route(packet, info, origin, now),
-            Err(reason) => {
-                if reason == DropReason::TtlExceeded {
-                    self.complain(&packet, info, origin, Error::TimeExceeded, now);
-                }
-                self.drop_packet(packet, reason);
-            }
+            Err(reason) => self.refuse_transit(packet, reason, info, origin, now),
         }
+    }
+
+    /// As [`Worker::forward`] for a packet from a port that is not a fragment and still has its link header, of
+    /// `link_len` bytes.
+    #[inline]
+    pub(super) fn forward_frame(
+        &mut self,
+        mut packet: Packet,
+        link_len: usize,
+        info: &IpInfo,
+        now: u64,
+        sealing: &mut SealQueue,
+    ) {
+        let origin = Origin::Port(packet.rx_port);
+        let decision =
+            self.decide(packet.data_mut().get_mut(link_len..).unwrap_or_default(), false, info, origin);
+        if let Ok(Some(tunnel)) = decision {
+            return self.protect(packet, link_len, tunnel, info, origin, now, sealing);
+        }
+        strip(&mut packet, link_len, info);
+        match decision {
+            Ok(_) => self.route(packet, info, origin, now),
+            Err(reason) => self.refuse_transit(packet, reason, info, origin, now),
+        }
+    }
+
+    #[cold]
+    fn refuse_transit(
+        &mut self,
+        packet: Packet,
+        reason: DropReason,
+        info: &IpInfo,
+        origin: Origin,
+        now: u64,
+    ) {
+        if reason == DropReason::TtlExceeded {
+            self.complain(&packet, info, origin, Error::TimeExceeded, now);
+        }
+        self.drop_packet(packet, reason);
     }
 
     /// The tunnel that the packet goes through, or `None` for the clear. Takes one from its TTL.
     #[inline]
     fn decide(
         &mut self,
-        packet: &mut Packet,
+        packet: &mut [u8],
+        from_sa: bool,
         info: &IpInfo,
         origin: Origin,
     ) -> Result<Option<TunnelId>, DropReason> {
         if origin != Origin::Local {
             ip::check_forwardable(info)?;
         }
+        let mut may_be_from_afar = false;
         if let Origin::Port(port) = origin {
-            self.check_reverse_path(info, port)?;
+            let source = self.source(info.source);
+            self.check_reverse_path(&source, port)?;
+            may_be_from_afar = source.is_remote;
         }
         let spd = &self.tables.spd;
         let tunnel = match spd.lookup(info.source, info.destination, info.protocol, info.ports) {
             Some((id, Action::Protect(tunnel))) => {
-                if matches!(origin, Origin::Port(_)) && self.is_from_afar(info, id, tunnel) {
+                if may_be_from_afar && self.is_from_afar(info, id, tunnel) {
                     return Err(DropReason::PolicyClear);
                 }
                 Some(tunnel)
@@ -110,14 +150,14 @@ impl Worker {
                 }
                 // What came out of an SA has passed its selectors; what we send ourselves is ours to send, but not
                 // what we say about the inside of an SA.
-                if origin == Origin::Local && packet.from_sa {
+                if origin == Origin::Local && from_sa {
                     return Err(DropReason::PolicyDiscard);
                 }
                 None
             }
         };
         if origin != Origin::Local {
-            ip::decrement_ttl(packet.data_mut())?;
+            ip::decrement_ttl(packet)?;
         }
         Ok(tunnel)
     }
@@ -141,10 +181,16 @@ impl Worker {
     /// Strict reverse path check (RFC 3704 s2.2): the source must be reached by the port it comes from, and is not
     /// ourselves.
     #[inline]
-    fn check_reverse_path(&mut self, info: &IpInfo, port: PortId) -> Result<(), DropReason> {
+    fn check_reverse_path(&self, source: &Source, port: PortId) -> Result<(), DropReason> {
         let strict = self.ports.get(usize::from(port)).is_some_and(|state| state.config.reverse_path);
-        let good = !strict
-            || (self.port_towards(info.source) == Some(port) && !self.tables.addresses.contains(info.source));
+        let good = !strict || (source.port == Some(port) && !source.is_ours);
         if good { Ok(()) } else { Err(DropReason::ReversePath) }
     }
+}
+
+/// Cuts the link header off, and what is behind the packet.
+#[inline]
+pub(super) fn strip(packet: &mut Packet, link_len: usize, info: &IpInfo) {
+    packet.trim_front(link_len);
+    packet.truncate(usize::from(info.total_len));
 }

@@ -7,7 +7,7 @@ use crate::host::{Context, Output};
 use crate::message::{Event, Neighbour};
 use crate::packet::ethernet::{self, ethertype};
 use crate::packet::ip::{self, IpInfo, Version};
-use crate::port::PortId;
+use crate::port::{Mac, PortId};
 use crate::worker::next_hops::Adjacency;
 use crate::worker::transit::Origin;
 use crate::worker::{Worker, send};
@@ -52,31 +52,39 @@ impl Worker {
 
     /// Puts the link header on an IP packet and queues it, or has its next hop resolved first.
     #[inline]
-    pub(super) fn transmit(&mut self, mut packet: Packet, adjacency: &Adjacency, now: u64) {
-        let Some(state) = self.ports.get(usize::from(adjacency.port)) else {
-            return self.drop_packet(packet, DropReason::NoRoute);
+    pub(super) fn transmit(&mut self, packet: Packet, adjacency: &Adjacency, now: u64) {
+        match self.egress(adjacency, version(packet.data())) {
+            Some(egress) => self.emit(packet, &egress),
+            None => self.resolve_and_send(packet, adjacency, now),
+        }
+    }
+
+    /// How packets of a version leave; `None` while the next hop's Ethernet address is not known.
+    #[inline]
+    pub(super) fn egress(&mut self, adjacency: &Adjacency, version: Version) -> Option<Egress> {
+        let port = adjacency.port;
+        let config = &self.ports.get(usize::from(port))?.config;
+        let Some(own) = config.mac else {
+            return Some(Egress { port, len: 0, header: [0; Egress::LONGEST] });
         };
-        let Some(own) = state.config.mac else {
-            return self.enqueue(adjacency.port, packet);
-        };
-        let Some(mac) = adjacency.neighbour.and_then(|index| self.local.neighbours.mac(index)) else {
-            return self.resolve_and_send(packet, adjacency, now);
-        };
-        let ethertype = match packet.data().first() {
-            Some(byte) if byte >> 4 == 6 => ethertype::IPV6,
-            _ => ethertype::IPV4,
-        };
-        let pushed = match state.config.vlan {
-            None => push_header(&mut packet, mac, own, ethertype),
-            Some(id) => {
-                let mut header = ethernet::Header::untagged(mac, own, ethertype);
-                header.tags.push(ethernet::VlanTag::customer(id));
-                header.push(&mut packet)
-            }
-        };
-        match pushed {
-            Ok(()) => self.enqueue(adjacency.port, packet),
-            Err(reason) => self.drop_packet(packet, reason),
+        let mac = self.local.neighbours.mac(adjacency.neighbour?)?;
+        Some(Egress::ethernet(port, mac, own, config.vlan, version))
+    }
+
+    /// Queues a packet, and puts the link header on it.
+    #[inline]
+    pub(super) fn emit(&mut self, packet: Packet, egress: &Egress) {
+        let Some(state) = self.ports.get_mut(usize::from(egress.port)) else { return };
+        if state.tx.is_full() {
+            send(state, &mut self.drops);
+        }
+        // Moved first and changed then: see `Packet`.
+        state.tx.push(packet);
+        if let Some(packet) = state.tx.last_mut()
+            && egress.write(packet).is_none()
+        {
+            state.tx.pop();
+            self.drops.count(DropReason::NoRoom);
         }
     }
 
@@ -84,7 +92,7 @@ impl Worker {
     fn resolve_and_send(&mut self, packet: Packet, adjacency: &Adjacency, now: u64) {
         let local = &mut self.local;
         let mut context = Context { now, pool: &self.pool, drops: &mut self.drops, out: &mut local.outputs };
-        local.neighbours.send(adjacency.port, adjacency.next_hop, packet, &mut context);
+        local.neighbours.send(adjacency.port, adjacency.next_hop.to_ip(), packet, &mut context);
         self.carry_out(now);
     }
 
@@ -132,12 +140,59 @@ impl Worker {
     }
 }
 
+/// The way out of packets of one next hop: the port and the finished link header.
+#[derive(Clone, Copy)]
+pub(super) struct Egress {
+    port: PortId,
+    len: u8,
+    header: [u8; Self::LONGEST],
+}
+
+impl Egress {
+    /// Ethernet with one VLAN tag.
+    const LONGEST: usize = ethernet::HEADER_LEN + ethernet::TAG_LEN;
+
+    #[inline]
+    fn ethernet(port: PortId, to: Mac, from: Mac, vlan: Option<u16>, version: Version) -> Self {
+        let mut header = [0; Self::LONGEST];
+        header[..6].copy_from_slice(&to);
+        header[6..12].copy_from_slice(&from);
+        let ethertype = match version {
+            Version::V4 => ethertype::IPV4,
+            Version::V6 => ethertype::IPV6,
+        };
+        let len = match vlan {
+            None => {
+                header[12..14].copy_from_slice(&ethertype.to_be_bytes());
+                ethernet::HEADER_LEN
+            }
+            Some(id) => {
+                header[12..14].copy_from_slice(&ethertype::VLAN.to_be_bytes());
+                header[14..16].copy_from_slice(&ethernet::VlanTag::customer(id).tci.to_be_bytes());
+                header[16..].copy_from_slice(&ethertype.to_be_bytes());
+                Self::LONGEST
+            }
+        };
+        Self { port, len: len as u8, header }
+    }
+
+    /// `None` when there is no room in front of the packet.
+    #[inline]
+    fn write(&self, packet: &mut Packet) -> Option<()> {
+        match self.len {
+            0 => {}
+            14 => *packet.prepend(14)?.first_chunk_mut::<14>()? = *self.header.first_chunk()?,
+            _ => *packet.prepend(Self::LONGEST)?.first_chunk_mut()? = self.header,
+        }
+        Some(())
+    }
+}
+
+/// By the first nibble, of a packet that was parsed before.
 #[inline]
-fn push_header(packet: &mut Packet, to: [u8; 6], from: [u8; 6], ethertype: u16) -> Result<(), DropReason> {
-    let header = packet.prepend(ethernet::HEADER_LEN).ok_or(DropReason::NoRoom)?;
-    let header: &mut [u8; ethernet::HEADER_LEN] = header.first_chunk_mut().ok_or(DropReason::NoRoom)?;
-    header[..6].copy_from_slice(&to);
-    header[6..12].copy_from_slice(&from);
-    header[12..].copy_from_slice(&ethertype.to_be_bytes());
-    Ok(())
+pub(super) fn version(packet: &[u8]) -> Version {
+    match packet.first() {
+        Some(byte) if byte >> 4 == 6 => Version::V6,
+        _ => Version::V4,
+    }
 }

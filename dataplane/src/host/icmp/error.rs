@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{emit_header, header_len_of, is_group, is_one_host};
+use super::{emit_header, header_len_of, is_one_host};
 use crate::buffer::{Packet, Pool};
 use crate::drops::DropReason;
 use crate::packet::ip::{IpInfo, Version, protocol};
@@ -56,7 +56,7 @@ pub struct Offender<'a> {
 /// Whether the rules allow an error (RFC 1812 s4.3.2.7, RFC 4443 s2.4 (e)).
 pub(super) fn may_answer(error: Error, offender: &Offender<'_>) -> bool {
     let info = offender.info;
-    let to_group = offender.link_multicast || is_group(info.destination);
+    let to_group = offender.link_multicast || info.destination.is_group();
     // A type that is not shown may be an error's.
     let about_error = match (info.protocol, info.ports) {
         (protocol::ICMP, ports) => ports.is_none_or(|(value, _)| icmp::is_error((value >> 8) as u8)),
@@ -96,12 +96,12 @@ pub(super) fn build(
     if let Some(place) = message.get_mut(icmp::HEADER_LEN..) {
         place.copy_from_slice(quote);
     }
-    match (local, info.source) {
+    match (local, info.source.to_ip()) {
         (IpAddr::V6(local), IpAddr::V6(remote)) => header_v6(error, quoted).emit(local, remote, message),
         _ => header_v4(error).emit(message),
     }
     let len = message.len();
-    emit_header(header, local, info.source, len, ERROR_TOS, 0, true);
+    emit_header(header, local, info.source.to_ip(), len, ERROR_TOS, 0, true);
     Ok(packet)
 }
 

@@ -98,7 +98,7 @@ fn outer_fragments_come_in_any_order_and_as_many_as_need_be() {
 fn told(packet: &[u8]) -> (IpAddr, u32) {
     let info = ip::parse(packet).unwrap();
     let message = &packet[usize::from(info.header_len)..];
-    let mtu = match (info.source, info.destination) {
+    let mtu = match (info.source.to_ip(), info.destination.to_ip()) {
         (IpAddr::V6(source), IpAddr::V6(destination)) => {
             let header = icmpv6::Header::parse(source, destination, message).unwrap().0;
             assert_eq!(header.kind, icmpv6::kind::PACKET_TOO_BIG);
@@ -110,7 +110,7 @@ fn told(packet: &[u8]) -> (IpAddr, u32) {
             header.mtu().into()
         }
     };
-    (info.destination, mtu)
+    (info.destination.to_ip(), mtu)
 }
 
 #[test]

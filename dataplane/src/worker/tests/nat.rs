@@ -1,6 +1,7 @@
 //! NAT traversal (RFC 3948): UDP encapsulation, keepalives, peers that move; and dummy packets, which keep quiet
 //! tunnels busy in the same way.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::support::*;
@@ -215,7 +216,8 @@ fn a_checksum_that_a_nat_spoilt_unseen_is_made_good_in_transport_mode() {
         let mut packet = udp4("198.51.100.1", "198.51.100.2", 40);
         packet[22..24].copy_from_slice(&500u16.to_be_bytes());
         if !bare {
-            let sum = udp::checksum([198, 51, 100, 1].into(), [198, 51, 100, 2].into(), &packet[20..]);
+            let sum =
+                udp::checksum(Ipv4Addr::new(198, 51, 100, 1), Ipv4Addr::new(198, 51, 100, 2), &packet[20..]);
             packet[26..28].copy_from_slice(&sum.to_be_bytes());
         }
         let packet = pair.left.pool.alloc_from(&packet).unwrap();

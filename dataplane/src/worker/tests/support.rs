@@ -189,7 +189,7 @@ impl Gateway {
             IpAddr::V6(_) => udp6("2001:db8::77", &address.to_string(), 10),
         };
         let packet = self.pool.alloc_from(&probe).unwrap();
-        let adjacency = self.worker.adjacency(address).unwrap();
+        let adjacency = self.worker.adjacency(address.into()).unwrap();
         self.worker.transmit(packet, &adjacency, self.now);
         let neighbour = Neighbour { port: port as u16, address, mac };
         self.neighbours.push(neighbour);
@@ -326,7 +326,7 @@ impl Tunnel {
             &gateway.crypto,
             self.params(id),
             self.spi.1,
-            vec![self.selector()],
+            &[self.selector()],
             self.endpoints,
             self.window,
             &self.key(self.spi.1),

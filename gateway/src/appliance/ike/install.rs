@@ -30,7 +30,7 @@ pub(super) fn inbound(
         crypto,
         params(install, options)?,
         install.spi,
-        install.selectors.to_vec(),
+        &install.selectors,
         install.endpoints,
         window,
         &material(&install.keys),
