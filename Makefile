@@ -13,7 +13,7 @@ DPDK = --workspace --exclude spillway-controlplane --features spillway-gateway/d
 # The tests' own Python, which `make tools` fills, goes before the system's.
 export PATH := $(CURDIR)/target/python/bin:$(PATH)
 
-.PHONY: all demo check test lint unit models dpdk dpdk-build dpdk-test tools bench fuzz fuzz-tools deny clean
+.PHONY: all demo check test lint unit models dpdk dpdk-build dpdk-test tools bench instructions fuzz fuzz-tools deny clean
 
 all:
 	$(CARGO) build --release
@@ -65,6 +65,12 @@ bench:
 	$(CARGO) build --release -p spillway-bench
 	target/release/spillway-bench crypto
 	target/release/spillway-bench esp
+
+## Instructions that a packet costs in the worker, held against bench/instructions.txt: a regression shows on a noisy machine
+## too. Needs valgrind. RECORD=1 writes the file anew.
+instructions:
+	$(CARGO) build --release -p spillway-bench
+	bench/instructions.sh
 
 ## Coverage-guided fuzzing of the packet path and of IKEv2.
 fuzz: fuzz-tools

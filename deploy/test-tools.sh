@@ -22,6 +22,8 @@ plugins=/usr/lib/ipsec/plugins/libstrongswan
 pkg-config --atleast-version 22.11 libdpdk 2>/dev/null || missing+=(pkg-config libdpdk-dev dpdk)
 command -v dpdk-testpmd >/dev/null || missing+=(dpdk-dev)
 command -v clang >/dev/null || missing+=(clang)
+# The bench's peer is a library.
+ldconfig -p | grep -q libIPSec_MB.so.1 || missing+=(libipsec-mb1)
 python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
 if ((${#missing[@]})); then
     if ((EUID == 0)); then

@@ -8,6 +8,8 @@ use dataplane::crypto::{Crypto, EngineChoice, Suite};
 
 use crate::engine_case::{self, Operation, Work};
 use crate::engines;
+use crate::esp::Peer;
+use crate::ipsec_mb;
 use crate::measure::interleave;
 use crate::report::{Finding, Goal, Report, Row};
 
@@ -29,6 +31,9 @@ pub struct Options {
     /// Different keys, used at random.
     #[arg(long, value_delimiter = ',', default_value = "1")]
     keys: Vec<usize>,
+    /// Also measure the bare call of another library, in the same rounds.
+    #[arg(long)]
+    vs: Option<Peer>,
     /// Engines; without this, all that run here.
     #[arg(long, value_delimiter = ',')]
     engines: Vec<EngineChoice>,
@@ -58,7 +63,7 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
             }
             for &keys in &options.keys {
                 let work = Work { suite, bodies: vec![size], keys: keys.max(1), bursts: options.bursts };
-                bench(&engines::of_suite(&engines, suite), &work, options.rounds, &mut report)?;
+                bench(&engines::of_suite(&engines, suite), &work, options, &mut report)?;
             }
         }
     }
@@ -68,7 +73,7 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
 fn bench(
     engines: &[(&'static str, Arc<Crypto>)],
     work: &Work,
-    rounds: usize,
+    options: &Options,
     report: &mut Report,
 ) -> anyhow::Result<()> {
     let Work { suite, keys, .. } = *work;
@@ -84,7 +89,13 @@ fn bench(
         names.push((Operation::Seal, "bare call"));
         cases.push(case);
     }
-    let samples = interleave(&mut cases, rounds)?;
+    if options.vs == Some(Peer::IpsecMb)
+        && let Some(case) = ipsec_mb::bare(work)?
+    {
+        names.push((Operation::Seal, ipsec_mb::NAME));
+        cases.push(case);
+    }
+    let samples = interleave(&mut cases, options.rounds)?;
     for (&(operation, name), samples) in names.iter().zip(&samples) {
         let labels = vec![
             ("suite", suite.to_string()),
@@ -100,7 +111,12 @@ fn bench(
     };
     // Against the bare call, which everybody pays who calls aws-lc-rs for each packet; where there is none, and to open,
     // against our engine around it.
-    let judges = [(Operation::Seal, "bare call"), (Operation::Seal, "aws-lc"), (Operation::Open, "aws-lc")];
+    let judges = [
+        (Operation::Seal, "bare call"),
+        (Operation::Seal, ipsec_mb::NAME),
+        (Operation::Seal, "aws-lc"),
+        (Operation::Open, "aws-lc"),
+    ];
     for (operation, judge) in judges {
         for (name, _) in engines.iter().filter(|(name, _)| *name != "aws-lc") {
             let (Some(ours), Some(theirs)) = (named(operation, name), named(operation, judge)) else {
@@ -110,7 +126,7 @@ fn bench(
             let what = format!(
                 "{suite}, {size} B, {keys} keys, {}: {name} against {}",
                 operation.name(),
-                if judge == "aws-lc" { judge } else { "the bare call of aws-lc-rs" }
+                if judge == "bare call" { "the bare call of aws-lc-rs" } else { judge }
             );
             report.findings.push(Finding::new(what, &theirs.over(ours), "x", goal));
         }

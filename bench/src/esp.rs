@@ -12,8 +12,10 @@ use dataplane::crypto::{Crypto, EngineChoice, Suite};
 use crate::engine_case::{self, Operation, Work, body_len};
 use crate::engines;
 use crate::gateway::{DEPTH, MTU, Pools};
+use crate::ipsec_mb;
 use crate::measure::{Case, Samples, interleave};
 use crate::report::{Finding, Goal, Report, Row};
+use crate::stages;
 use crate::traffic::{Order, Size, Stream};
 use crate::tunnels::Direction;
 use crate::world::{Shape, World};
@@ -55,6 +57,12 @@ pub struct Options {
     /// Leave out the engines alone and the bare call, for a profile of the path.
     #[arg(long)]
     pub path_only: bool,
+    /// Also take the time of each step of the worker.
+    #[arg(long)]
+    pub stages: bool,
+    /// Also measure the bare call of another library, in the same rounds.
+    #[arg(long)]
+    pub vs: Option<Peer>,
     /// Engines; without this, all that run here.
     #[arg(long, value_delimiter = ',')]
     pub engines: Vec<EngineChoice>,
@@ -67,6 +75,13 @@ pub struct Options {
     /// How many times that many packets are in a round.
     #[arg(long, default_value_t = 2)]
     pub times: usize,
+}
+
+/// Another library.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Peer {
+    /// Intel's, as Debian packages it (libipsec-mb1).
+    IpsecMb,
 }
 
 /// IPv4 and ESP header.
@@ -89,6 +104,8 @@ enum Subject {
     Engine(Operation),
     /// The bare call of aws-lc-rs.
     Bare,
+    /// The bare call of [`Peer::IpsecMb`] with this many keys.
+    IpsecMb(usize),
 }
 
 /// The samples of one size, by engine and subject.
@@ -130,6 +147,11 @@ pub fn bench(options: &Options, engines: &[Arc<Crypto>], report: &mut Report) ->
             let measured = measure(options, &places, suite, size)?;
             measured.rows(report);
             measured.findings(report);
+            if options.stages {
+                for place in &places {
+                    place.stages(options, suite, size, report)?;
+                }
+            }
         }
         for place in &places {
             let drops = place.world.borrow_mut().gateway.drops()?;
@@ -182,6 +204,14 @@ fn measure(options: &Options, places: &[Place], suite: Suite, size: Size) -> any
             cases.push(case);
         }
     }
+    if options.vs == Some(Peer::IpsecMb) {
+        for &keys in &options.sas {
+            if let Some(case) = ipsec_mb::bare(&Work { keys, ..work.clone() })? {
+                subjects.push((ipsec_mb::NAME, Subject::IpsecMb(keys)));
+                cases.push(case);
+            }
+        }
+    }
     let samples = interleave(&mut cases, options.rounds)?;
     let all = subjects.into_iter().zip(samples).map(|((engine, subject), s)| (engine, subject, s)).collect();
     Ok(Measured { suite, size, all })
@@ -201,6 +231,26 @@ impl Place {
         let shape = Shape { ahead, times, warm: stream.lap().div_ceil(ahead) };
         Case { run: Box::new(move || world.borrow_mut().round(direction, &mut stream, shape)) }
     }
+
+    fn stages(&self, options: &Options, suite: Suite, size: Size, report: &mut Report) -> anyhow::Result<()> {
+        let orders = options.order.iter().take(if self.sas == 1 { 1 } else { options.order.len() });
+        for &order in orders {
+            for &direction in &options.directions {
+                let mut world = self.world.borrow_mut();
+                let mut stream = Stream::new(size, self.sas, order);
+                let labels = vec![
+                    ("suite", suite.to_string()),
+                    ("bytes", size.to_string()),
+                    ("SAs", self.sas.to_string()),
+                    ("order", if self.sas == 1 { "-".to_owned() } else { order.to_string() }),
+                    ("what", direction.name().to_owned()),
+                    ("engine", self.engine.to_owned()),
+                ];
+                stages::run(&mut world, direction, &mut stream, options.rounds, &labels, report)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Measured {
@@ -213,6 +263,7 @@ impl Measured {
                 }
                 Subject::Engine(operation) => (operation.name(), "1".into(), "-".into()),
                 Subject::Bare => ("bare seal", "1".into(), "-".into()),
+                Subject::IpsecMb(keys) => ("bare seal", keys.to_string(), "-".into()),
             };
             let labels = vec![
                 ("suite", self.suite.to_string()),
@@ -227,7 +278,8 @@ impl Measured {
     }
 
     fn findings(&self, report: &mut Report) {
-        let engines: BTreeSet<_> = self.all.iter().map(|(engine, ..)| *engine).collect();
+        let engines: BTreeSet<_> =
+            self.all.iter().map(|(engine, ..)| *engine).filter(|engine| *engine != ipsec_mb::NAME).collect();
         for engine in engines {
             self.findings_of(engine, report);
         }
@@ -249,6 +301,10 @@ impl Measured {
             find("whole path outbound minus the bare AEAD call".into(), out.minus(bare), "ns", goal);
         }
         find("inbound over outbound".into(), inbound.over(out), "x", Some(Goal::AtMost(1.15)));
+        if let Some(peer) = self.find(ipsec_mb::NAME, Subject::IpsecMb(1)) {
+            let goal = is(1420).then_some(Goal::AtMost(1.0));
+            find("whole path outbound over ipsec-mb's bare call".into(), out.over(peer), "x", goal);
+        }
         if let Some(seal) = self.find(engine, Subject::Engine(Operation::Seal)) {
             // At least 0.80 of the engine's own speed.
             let goal = is(1420).then_some(Goal::AtMost(1.25));
@@ -270,6 +326,14 @@ impl Measured {
             };
             let what = format!("{sas} SAs, {order}, over one, {}", direction.name());
             find(what, samples.over(one), "x", goal);
+            if let Some(peer) = self.find(ipsec_mb::NAME, Subject::IpsecMb(*sas))
+                && *direction == Outbound
+            {
+                let what =
+                    format!("{sas} SAs, {order}, outbound over ipsec-mb's bare call with as many keys");
+                let goal = (*sas == 100_000 && is(64)).then_some(Goal::AtMost(1.0));
+                find(what, samples.over(peer), "x", goal);
+            }
         }
     }
 

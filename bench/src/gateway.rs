@@ -175,6 +175,11 @@ impl Gateway {
         Ok(time)
     }
 
+    /// The worker, for its stages.
+    pub fn worker(&mut self) -> &mut Worker {
+        &mut self.worker
+    }
+
     /// One poll at a time of the caller's, whatever waits: how many packets were received, and how long it took.
     pub fn poll_at(&mut self, now: u64) -> (usize, Duration) {
         let start = Instant::now();

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 
+use dataplane::heap;
 use serde::Serialize;
 
 /// CPU features that make a difference to ESP.
@@ -32,6 +33,8 @@ pub struct Machine {
     pub virtualised: bool,
     /// Kernel release.
     pub kernel: String,
+    /// Whether the heap is in huge pages, where the kernel has them.
+    pub huge_pages: bool,
     /// Version of Spillway.
     pub version: &'static str,
     /// Whether the build is optimised.
@@ -58,6 +61,7 @@ impl Machine {
             flags: FLAGS.iter().filter(|flag| all.contains(*flag)).map(|flag| (*flag).to_owned()).collect(),
             virtualised: all.contains("hypervisor"),
             kernel: if kernel.is_empty() { "unknown".into() } else { kernel.trim().to_owned() },
+            huge_pages: heap::is_huge(),
             version: env!("CARGO_PKG_VERSION"),
             optimised: !cfg!(debug_assertions),
         }
@@ -69,6 +73,8 @@ impl std::fmt::Display for Machine {
         let place = if self.virtualised { ", virtual" } else { "" };
         writeln!(f, "{} ({} cores{place}), Linux {}", self.cpu, self.cores, self.kernel)?;
         writeln!(f, "flags: {}", self.flags.join(" "))?;
+        let pages = if self.huge_pages { "huge" } else { "small" };
+        writeln!(f, "{} {}, heap in {pages} pages", env!("CARGO_PKG_NAME"), self.version)?;
         if !self.optimised {
             writeln!(f, "THIS BUILD IS NOT OPTIMISED: run with --release")?;
         }

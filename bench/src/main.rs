@@ -2,11 +2,12 @@
 //!
 //! Every figure is a median over many short rounds in which the variants take turns, so that what disturbs the
 //! machine disturbs all of them alike. What counts is the ratio between variants of one run, taken round by round.
-#![forbid(unsafe_code)]
 
 use std::path::PathBuf;
 
+use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
+use dataplane::heap;
 
 mod crypto;
 #[cfg(feature = "dpdk")]
@@ -14,9 +15,12 @@ mod dpdk;
 mod engine_case;
 mod engines;
 mod esp;
+mod fixed;
 mod frames;
 mod gateway;
 mod handshake;
+mod html;
+mod ipsec_mb;
 mod latency;
 mod machine;
 mod measure;
@@ -24,6 +28,7 @@ mod random;
 mod report;
 mod scale;
 mod simulation;
+mod stages;
 mod traffic;
 mod tunnels;
 mod world;
@@ -59,6 +64,8 @@ enum Command {
     #[cfg(feature = "dpdk")]
     #[command(hide = true)]
     DpdkForward(dpdk::ForwardOptions),
+    /// A fixed number of packets and no clock, to count instructions by; see bench/instructions.sh
+    Fixed(fixed::Options),
 }
 
 #[derive(Args)]
@@ -66,9 +73,13 @@ struct Output {
     /// Also write the results to this file as JSON.
     #[arg(long, global = true, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Also write the results to this file as one HTML page with plots.
+    #[arg(long, global = true, value_name = "FILE")]
+    html: Option<PathBuf>,
 }
 
 fn main() -> anyhow::Result<()> {
+    heap::use_huge_pages();
     let cli = Cli::parse();
     let report = match &cli.command {
         Command::Crypto(options) => crypto::run(options)?,
@@ -80,10 +91,15 @@ fn main() -> anyhow::Result<()> {
         Command::Dpdk(options) => dpdk::run(options)?,
         #[cfg(feature = "dpdk")]
         Command::DpdkForward(options) => return dpdk::forward(options),
+        Command::Fixed(options) => fixed::run(options)?,
     };
     print!("{report}");
     if let Some(path) = &cli.output.json {
         report.write_json(path)?;
+    }
+    if let Some(path) = &cli.output.html {
+        let page = html::page(&report)?;
+        std::fs::write(path, page).with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(())
 }

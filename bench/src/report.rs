@@ -40,6 +40,9 @@ pub const FIGURES: &[(&str, &str, usize)] = &[
     ("ns", "ns/packet", 1),
     ("ns_p10", "p10", 1),
     ("ns_p90", "p90", 1),
+    // Cycles of the time stamp counter a packet, and their share of the whole path.
+    ("cycles", "cycles/packet", 1),
+    ("share", "% of the path", 1),
     // Millions of packets, and 10^9 bits of what the bench counts as a packet, in a second.
     ("mpps", "Mpps", 2),
     ("gbits", "Gbit/s", 1),
@@ -138,7 +141,13 @@ impl Row {
         Self::new(labels, figures)
     }
 
-    fn columns(&self) -> impl Iterator<Item = &'static str> + '_ {
+    /// A figure by its name.
+    pub fn figure(&self, name: &str) -> Option<f64> {
+        self.figures.iter().find(|(known, _)| *known == name).map(|&(_, value)| value)
+    }
+
+    /// Names of its labels and figures.
+    pub fn columns(&self) -> impl Iterator<Item = &'static str> + '_ {
         self.labels.iter().map(|&(name, _)| name).chain(self.figures.iter().map(|&(name, _)| name))
     }
 }
@@ -148,6 +157,11 @@ impl Finding {
     pub fn new(what: String, samples: &Samples, unit: &'static str, goal: Option<Goal>) -> Self {
         let Stats { median, p10, p90 } = samples.stats();
         Self { what, value: median, p10, p90, unit, goal, met: goal.map(|goal| goal.is_met(median)) }
+    }
+
+    /// Whether it reaches its goal, if it has one.
+    pub fn met(&self) -> Option<bool> {
+        self.met
     }
 
     /// A count, or another figure that has no spread.
@@ -180,6 +194,11 @@ impl Report {
         }
     }
 
+    /// Rows that have the same columns.
+    pub fn groups(&self) -> impl Iterator<Item = &[Row]> {
+        self.rows.chunk_by(|a, b| a.columns().eq(b.columns()))
+    }
+
     /// Writes it as JSON.
     ///
     /// # Errors
@@ -194,7 +213,7 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.machine)?;
-        for rows in self.rows.chunk_by(|a, b| a.columns().eq(b.columns())) {
+        for rows in self.groups() {
             writeln!(f, "{}", table(rows))?;
         }
         for finding in &self.findings {
@@ -246,7 +265,7 @@ fn table(rows: &[Row]) -> Table {
 }
 
 /// Heading and decimals of a column.
-fn column(name: &'static str) -> (&'static str, usize) {
+pub fn column(name: &'static str) -> (&'static str, usize) {
     let known = FIGURES.iter().find(|(figure, ..)| *figure == name);
     known.map_or((name, 2), |&(_, heading, decimals)| (heading, decimals))
 }

@@ -146,3 +146,64 @@ fn an_option_that_makes_no_sense_is_named() {
         assert!(!output.status.success() && errors.contains(wrong), "{arguments}: {errors}");
     }
 }
+
+#[test]
+fn stages_add_up_and_are_those_of_the_direction() {
+    let report = run(
+        "esp --suites aes128gcm16 --sizes 64 --sas 1,300 --engines aws-lc --rounds 2 --path-only --stages",
+    );
+    let stages = |what: &str, sas: &str| -> Vec<(String, f64)> {
+        let of = |row: &&Value| row["labels"]["what"] == what && row["labels"]["SAs"] == sas;
+        let staged = rows(&report).iter().filter(|row| row["labels"]["stage"].is_string()).filter(of);
+        staged
+            .map(|row| {
+                let name = row["labels"]["stage"].as_str().unwrap().to_owned();
+                (name, row["figures"]["ns"].as_f64().unwrap())
+            })
+            .collect()
+    };
+    for sas in ["1", "300"] {
+        for (what, own) in [("outbound", "seal"), ("inbound", "open")] {
+            let stages = stages(what, sas);
+            let (all, parts) = stages.split_last().unwrap();
+            assert_eq!(all.0, "all");
+            let sum: f64 = parts.iter().map(|(_, ns)| ns).sum();
+            assert!((sum - all.1).abs() < 0.01 * all.1, "{parts:?}");
+            assert!(parts.iter().any(|(name, ns)| name == own && *ns > 0.0), "{what}: {parts:?}");
+            assert_eq!(parts.iter().any(|(name, _)| name == "wrap"), what == "outbound");
+        }
+    }
+}
+
+#[test]
+fn html_is_one_page_with_plots() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("report.html");
+    let path = path.to_str().unwrap();
+    run(&format!("latency --sizes 64 --loads 10 --packets 2000 --engines aws-lc --html {path}"));
+    let page = std::fs::read_to_string(path).unwrap();
+    assert!(page.starts_with("<!DOCTYPE html>") && page.contains("<svg") && page.contains("p99.9"));
+}
+
+#[test]
+fn the_peer_runs_in_the_same_rounds() {
+    let report = if Command::new("sh")
+        .args(["-c", "ldconfig -p | grep -q libIPSec_MB.so.1"])
+        .status()
+        .unwrap()
+        .success()
+    {
+        run("esp --suites aes128gcm16 --sizes 64 --sas 1,20 --engines aws-lc --rounds 1 --vs ipsec-mb")
+    } else {
+        assert!(std::env::var_os("CI").is_none(), "libipsec-mb1 is not installed");
+        return eprintln!("SKIPPED: the peer of the bench, since libipsec-mb1 is not installed");
+    };
+    assert_eq!(with(&report, "engine", "ipsec-mb").len(), 2);
+    assert!(report["findings"].to_string().contains("ipsec-mb's bare call with as many keys"));
+}
+
+#[test]
+fn a_fixed_number_of_packets() {
+    let report = run("fixed --packets 200 --direction inbound --sas 3");
+    assert_eq!(rows(&report)[0]["labels"]["packets"], "192");
+}

@@ -115,6 +115,8 @@ fn many(options: &Options, report: &mut Report) -> esp::Options {
         order: vec![Order::Random, Order::RoundRobin],
         directions: vec![Direction::Outbound, Direction::Inbound],
         path_only: true,
+        stages: false,
+        vs: None,
         engines: options.engines.clone(),
         rounds: options.rounds,
         ahead: 256,
