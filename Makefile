@@ -13,7 +13,7 @@ DPDK = --workspace --exclude spillway-controlplane --features spillway-gateway/d
 # The tests' own Python, which `make tools` fills, goes before the system's.
 export PATH := $(CURDIR)/target/python/bin:$(PATH)
 
-.PHONY: all demo check test lint unit models dpdk dpdk-build dpdk-test tools bench instructions fuzz fuzz-tools deny clean
+.PHONY: all demo check test lint unit models dpdk dpdk-build dpdk-lint dpdk-test tools bench instructions fuzz fuzz-tools deny clean
 
 all:
 	$(CARGO) build --release
@@ -47,14 +47,16 @@ models:
 	RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom $(CARGO) test -p spillway-dataplane --lib --release --locked loom
 
 ## Spillway with ports that DPDK drives: installs what that needs, builds it, and tests it.
-dpdk: tools dpdk-build dpdk-test
+dpdk: tools dpdk-build dpdk-lint dpdk-test
 
 dpdk-build:
 	$(CARGO) build --release --locked $(DPDK)
 
-# The second line names the tests of capsule-ffi and of everything that has DPDK in its name.
-dpdk-test:
+dpdk-lint:
 	$(CARGO) clippy --locked $(DPDK) --all-targets -- -D warnings
+
+# The tests of capsule-ffi, and everything that has DPDK in its name.
+dpdk-test:
 	$(CARGO) test --locked $(DPDK) --lib --test '*' -- --test-threads=1 dpdk arguments:: port::tests::
 
 ## What the tests with real peers need. As root; does nothing when everything is there.

@@ -6,7 +6,7 @@ mod forward;
 mod testpmd;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -171,7 +171,7 @@ fn duration(options: &Options) -> Duration {
 }
 
 /// A capture of the host's packets of one tunnel.
-fn write_capture(path: &PathBuf, size: Size) -> anyhow::Result<()> {
+fn write_capture(path: &Path, size: Size) -> anyhow::Result<()> {
     let mut all = Frames::default();
     let picks = Stream::new(size, 1, Order::Random).take(CAPTURED);
     frames::from_host(picks, Gateway::mac(Direction::Outbound), 0, &mut all);

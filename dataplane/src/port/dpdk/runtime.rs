@@ -69,6 +69,9 @@ struct Flags {
     given_up: Arc<AtomicBool>,
 }
 
+/// Started ports.
+type Devices = Vec<Box<dyn Device>>;
+
 /// A task, and what says that it is done.
 type Assigned = (usize, Task, Finished);
 
@@ -76,7 +79,7 @@ type Assigned = (usize, Task, Finished);
 fn run(
     config: &Config,
     flags: &Flags,
-    tell: &SyncSender<io::Result<Vec<Box<dyn Device>>>>,
+    tell: &SyncSender<io::Result<Devices>>,
     tasks: &Receiver<Vec<Assigned>>,
 ) -> io::Result<()> {
     let mut runtime = match build(config) {
@@ -120,7 +123,7 @@ fn execute(runtime: &mut Runtime, tasks: Vec<Assigned>, flags: &Flags) -> io::Re
 }
 
 /// Starts EAL, makes the pools, configures and starts the ports.
-fn build(config: &Config) -> io::Result<(Runtime, Vec<Box<dyn Device>>)> {
+fn build(config: &Config) -> io::Result<(Runtime, Devices)> {
     eal::log_to(|line| tracing::debug!(target: "dpdk", "{line}"))?;
     // Buffers of the size that the largest MTU needs; capsule's own fit an MTU of 1500.
     let room = data_room(config.largest_mtu());
