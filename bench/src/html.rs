@@ -176,7 +176,10 @@ fn label_at(labels: &[String], at: &SegmentValue<usize>) -> String {
 fn table(rows: &[Row], out: &mut String) -> std::fmt::Result {
     let Some(first) = rows.first() else { return Ok(()) };
     out.push_str("<table><tr>");
-    for name in first.columns() {
+    for (name, _) in &first.labels {
+        write!(out, "<th>{}</th>", escape(name))?;
+    }
+    for (name, _) in &first.figures {
         write!(out, "<th>{}</th>", escape(column(name).0))?;
     }
     out.push_str("</tr>");

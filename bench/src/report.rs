@@ -252,7 +252,9 @@ fn table(rows: &[Row]) -> Table {
     let mut table = Table::new();
     table.load_style(UTF8_FULL_CONDENSED);
     let Some(first) = rows.first() else { return table };
-    table.set_header(first.columns().map(|name| column(name).0));
+    // A label may have the name of a figure.
+    let labels = first.labels.iter().map(|&(name, _)| name);
+    table.set_header(labels.chain(first.figures.iter().map(|&(name, _)| column(name).0)));
     for row in rows {
         let labels = row.labels.iter().map(|(_, value)| value.clone());
         let figures = row.figures.iter().map(|&(name, value)| format!("{value:.*}", column(name).1));
