@@ -3,8 +3,10 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use controlplane::auth::eap::Users;
 use controlplane::auth::{IdPattern, Identity, IdentityError};
 use controlplane::proposal::{Proposal, Weak};
 use controlplane::wire::{EsnId, ProtocolId, TransformType};
@@ -92,6 +94,24 @@ pub enum Auth {
         ca: PathBuf,
         /// Their revocation lists, PEM or DER.
         crl: Option<PathBuf>,
+    },
+    /// We are a gateway with a certificate, and peers have passwords: EAP-MSCHAPv2.
+    EapUsers {
+        /// Our certificate and its intermediates, PEM.
+        cert: PathBuf,
+        /// Our private key, PEM.
+        key: PathBuf,
+        /// Names and passwords.
+        users: Arc<Users>,
+    },
+    /// We are a client with a password of a gateway that has a certificate: EAP-MSCHAPv2.
+    EapPassword {
+        /// The authorities that the gateway's certificate may come from, PEM.
+        ca: PathBuf,
+        /// Our user name.
+        user: String,
+        /// Our password.
+        password: Psk,
     },
 }
 
@@ -208,6 +228,17 @@ impl FromNode for Connection {
                 );
             }
         }
+        if let (Some(Auth::EapUsers { .. }), Some(children)) = (&auth, &children) {
+            for (name, _) in children.iter().filter(|(_, child)| child.start != Start::Wait) {
+                let message = format!(
+                    "peers with passwords start themselves, expected `start: wait` in the child {name}"
+                );
+                fields.error::<()>("auth", message);
+            }
+        }
+        if let (Some(Auth::EapPassword { .. }), Some(End { address: None, .. })) = (&auth, &remote) {
+            fields.error::<()>("remote", "with a password only we can start, expected an address");
+        }
         fields.finish();
         let (local, remote) = (local?, remote?);
         if let (Some(ours), Some(theirs)) = (local.address, remote.address) {
@@ -306,22 +337,23 @@ impl FromNode for Ppk {
     }
 }
 
-fn secret_file(node: Node<'_>) -> Option<Psk> {
-    let path = node.resolve(&PathBuf::from_node(node)?);
-    match read_psk(&path) {
-        Ok(psk) => Some(psk),
-        Err(error) => node.error(error.to_string()),
-    }
-}
-
 impl FromNode for Auth {
     fn expected() -> Cow<'static, str> {
-        "a mapping with `psk_file`, or with `cert`, `key` and `ca`".into()
+        "a mapping with `psk_file`, with `cert`, `key` and `ca`, or with `eap_users` or `eap_user`".into()
     }
 
     fn from_node(node: Node<'_>) -> Option<Self> {
         let mut fields = node.fields()?;
         let psk = fields.has("psk_file");
+        let (users, user) = (fields.has("eap_users"), fields.has("eap_user"));
+        if users || user {
+            if psk || users && user {
+                return node.error(format!("found both, expected {}", Self::expected()));
+            }
+            let auth = if users { read_users(&mut fields) } else { read_user(&mut fields) };
+            fields.finish();
+            return auth;
+        }
         let certificate = ["cert", "key", "ca"].map(|key| fields.has(key)).contains(&true);
         let auth = match (psk, certificate) {
             (false, false) => return node.error(format!("found neither, expected {}", Self::expected())),
@@ -338,6 +370,53 @@ impl FromNode for Auth {
         };
         fields.finish();
         auth
+    }
+}
+
+/// A gateway whose peers have passwords.
+fn read_users(fields: &mut Fields<'_>) -> Option<Auth> {
+    if fields.has("ca") {
+        fields.error::<()>("ca", "peers with passwords have no certificate: leave it out");
+    }
+    let cert = existing_file(fields, "cert", false);
+    let key = existing_file(fields, "key", true);
+    let users = fields.read("eap_users", |node| {
+        let file = secret_file(node)?;
+        let Ok(text) = std::str::from_utf8(file.expose()) else {
+            return node.error("the file is not UTF-8");
+        };
+        match Users::parse(text) {
+            Ok(users) => Some(Arc::new(users)),
+            Err(error) => node.error(error.to_string()),
+        }
+    });
+    let (cert, key, users) = (cert?, key?, users.flatten()?);
+    Some(Auth::EapUsers { cert, key, users })
+}
+
+/// A client that has a password.
+fn read_user(fields: &mut Fields<'_>) -> Option<Auth> {
+    for key in ["cert", "key"] {
+        if fields.has(key) {
+            fields.error::<()>(key, "with a password we have no certificate: leave it out");
+        }
+    }
+    let ca = existing_file(fields, "ca", false);
+    let user = fields.required::<String>("eap_user");
+    let password = match fields.read("eap_password_file", secret_file) {
+        Some(password) => password,
+        None => fields.error("eap_password_file", "missing, expected the path of a file with one line"),
+    };
+    let (ca, user, password) = (ca?, user?, password?);
+    Some(Auth::EapPassword { ca, user, password })
+}
+
+/// The content of a file that only its owner may read.
+fn secret_file(node: Node<'_>) -> Option<Psk> {
+    let path = node.resolve(&PathBuf::from_node(node)?);
+    match read_psk(&path) {
+        Ok(secret) => Some(secret),
+        Err(error) => node.error(error.to_string()),
     }
 }
 

@@ -228,7 +228,13 @@ const FILES: &[Case] = &[
             "gateway.yaml:21:29: error: connections.branch.auth.key: DIR/cert.pem has mode 0644: others than its owner can get at it; run: chmod 600 DIR/cert.pem",
         ]),
     ("psk_file: branch.psk", "psk_file: branch.psk, cert: cert.pem",
-        &["gateway.yaml:21:5: error: connections.branch.auth: found both, expected a mapping with `psk_file`, or with `cert`, `key` and `ca`"]),
+        &["gateway.yaml:21:5: error: connections.branch.auth: found both, expected a mapping with `psk_file`, with `cert`, `key` and `ca`, or with `eap_users` or `eap_user`"]),
+    ("psk_file: branch.psk", "eap_user: carol, ca: cert.pem",
+        &["gateway.yaml:21:5: error: connections.branch.auth.eap_password_file: missing, expected the path of a file with one line"]),
+    ("psk_file: branch.psk", "eap_users: branch.psk, cert: cert.pem, key: branch.psk",
+        &["gateway.yaml:21:13: error: connections.branch.auth.eap_users: line 1: a user is written as \"name: password\""]),
+    ("psk_file: branch.psk", "eap_users: branch.psk, eap_user: carol",
+        &["gateway.yaml:21:5: error: connections.branch.auth: found both, expected a mapping with `psk_file`, with `cert`, `key` and `ca`, or with `eap_users` or `eap_user`"]),
 ];
 
 #[rustfmt::skip]

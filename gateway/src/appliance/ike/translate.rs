@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use controlplane::auth::eap::{PeerConfig, PeerMethod, ServerConfig, ServerMethod};
 use controlplane::auth::x509::{Revocation, read_pem};
-use controlplane::auth::{LocalProof, RemoteProof, TrustStore};
+use controlplane::auth::{Identity, LocalProof, RemoteProof, TrustStore};
 use controlplane::config as core;
 use controlplane::crypto::{RsaPadding, Secret, SigningKey};
 use controlplane::selector::SelectorSpec;
@@ -53,7 +54,7 @@ pub(super) fn config(config: &Config, first_tunnel: u32) -> Result<core::Config>
 }
 
 fn connection(name: &str, connection: &Connection) -> Result<core::Connection> {
-    let (local_auth, remote_auth) = proofs(&connection.auth).context("auth")?;
+    let (local_auth, remote_auth) = proofs(&connection.auth, &connection.local.id).context("auth")?;
     let children = connection.children.iter().map(|(name, one)| Arc::new(child(name, one)));
     Ok(core::Connection {
         name: name.into(),
@@ -143,33 +144,47 @@ fn side(pairs: &[Selector], part: for<'a> fn(&'a Selector) -> Side<'a>) -> Vec<S
     if side.is_empty() { vec![SelectorSpec::DYNAMIC] } else { side }
 }
 
-fn proofs(auth: &Auth) -> Result<(LocalProof, RemoteProof)> {
-    match auth {
+fn proofs(auth: &Auth, local_id: &Identity) -> Result<(LocalProof, RemoteProof)> {
+    Ok(match auth {
         Auth::Psk(psk) => {
             let secret = Secret::copy_of(psk.expose());
-            Ok((LocalProof::Psk(secret.clone()), RemoteProof::Psk(secret)))
+            (LocalProof::Psk(secret.clone()), RemoteProof::Psk(secret))
         }
         Auth::Certificate { cert, key, ca, crl } => {
-            let chain = read_pem(&read(cert)?).with_context(|| cert.display().to_string())?;
-            let pem = Zeroizing::new(read(key)?);
-            let key_path = key.display();
-            let key = SigningKey::from_pem(&pem).with_context(|| key_path.to_string())?;
-            if chain.first().is_none_or(|first| first.public_key().spki() != key.public().spki()) {
-                anyhow::bail!("{key_path} is not the key of the first certificate in {}", cert.display());
-            }
-            let mut trust = TrustStore::new(Revocation::IfKnown);
-            trust.add_authorities_pem(&read(ca)?).with_context(|| ca.display().to_string())?;
-            if let Some(crl) = crl {
-                trust.add_crls(&read(crl)?).with_context(|| crl.display().to_string())?;
-            }
-            let local = LocalProof::Certificate {
-                key: Arc::new(key),
-                chain: chain.into(),
-                rsa: RsaPadding::default(),
-            };
-            Ok((local, RemoteProof::Certificate(Arc::new(trust))))
+            (own_certificate(cert, key)?, authorities(ca, crl.as_deref())?)
         }
+        Auth::EapUsers { cert, key, users } => {
+            let methods = vec![ServerMethod::Mschapv2(users.clone())];
+            let server = ServerConfig { name: local_id.to_string(), ask_identity: true, methods };
+            (own_certificate(cert, key)?, RemoteProof::Eap(Arc::new(server)))
+        }
+        Auth::EapPassword { ca, user, password } => {
+            let password = Secret::copy_of(password.expose());
+            let methods = vec![PeerMethod::Mschapv2 { user: user.clone(), password }];
+            let peer = PeerConfig { identity: user.clone(), methods };
+            (LocalProof::Eap(Arc::new(peer)), authorities(ca, None)?)
+        }
+    })
+}
+
+fn own_certificate(cert: &Path, key: &Path) -> Result<LocalProof> {
+    let chain = read_pem(&read(cert)?).with_context(|| cert.display().to_string())?;
+    let pem = Zeroizing::new(read(key)?);
+    let key_path = key.display();
+    let key = SigningKey::from_pem(&pem).with_context(|| key_path.to_string())?;
+    if chain.first().is_none_or(|first| first.public_key().spki() != key.public().spki()) {
+        anyhow::bail!("{key_path} is not the key of the first certificate in {}", cert.display());
     }
+    Ok(LocalProof::Certificate { key: Arc::new(key), chain: chain.into(), rsa: RsaPadding::default() })
+}
+
+fn authorities(ca: &Path, crl: Option<&Path>) -> Result<RemoteProof> {
+    let mut trust = TrustStore::new(Revocation::IfKnown);
+    trust.add_authorities_pem(&read(ca)?).with_context(|| ca.display().to_string())?;
+    if let Some(crl) = crl {
+        trust.add_crls(&read(crl)?).with_context(|| crl.display().to_string())?;
+    }
+    Ok(RemoteProof::Certificate(Arc::new(trust)))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
