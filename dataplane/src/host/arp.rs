@@ -34,11 +34,11 @@ pub fn receive(
     if is_multicast(message.sender_mac) || message.sender_mac == [0; 6] || sender.is_multicast() {
         return Err(DropReason::ArpMalformed);
     }
+    if message.sender_mac == mac {
+        // Our own, come back.
+        return Ok(());
+    }
     if interface.owns(sender.into()) {
-        if message.sender_mac == mac {
-            // Our own, come back.
-            return Ok(());
-        }
         let defence = announcement(interface, sender, cx.pool);
         let other = Neighbour { port, address: sender.into(), mac: message.sender_mac };
         cx.out.push(Output::Conflict(other));

@@ -45,8 +45,8 @@ fn a_station_with_our_address_is_reported_but_not_without_end() {
     let events = gateway.events();
     let other = Neighbour { port: WAN as u16, address: "198.51.100.1".parse().unwrap(), mac: HOST_MAC };
     assert!(events.iter().all(|event| matches!(event, Event::Conflict(found) if *found == other)));
-    // The limit lets a fifth of a second's through at once.
-    assert!((1..=201).contains(&events.len()), "{}", events.len());
+    // A fifth of a second's at once, and what the limit allows in the milliseconds that they take.
+    assert!((201..300).contains(&events.len()), "{}", events.len());
     assert_eq!(gateway.drops(), [(DropReason::AddressConflict, 900)]);
 }
 
