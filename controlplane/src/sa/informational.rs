@@ -73,8 +73,18 @@ impl Established {
 
     /// The peer deletes the SA that it receives on. Returns our SPI of the pair for the answer, unless we
     /// asked for its deletion ourselves (RFC 7296 s1.4.1, s2.25.1).
-    fn delete_child(&mut self, ctx: &mut Context<'_>, protocol: ProtocolId, spi_out: u32) -> Option<u32> {
-        let child = self.children.by_outbound(protocol, spi_out)?;
+    pub(super) fn delete_child(
+        &mut self,
+        ctx: &mut Context<'_>,
+        protocol: ProtocolId,
+        spi_out: u32,
+    ) -> Option<u32> {
+        let Some(child) = self.children.by_outbound(protocol, spi_out) else {
+            if let Some(request) = self.child_asked_for() {
+                request.note_deleted(protocol, spi_out);
+            }
+            return None;
+        };
         let (spi_in, tunnel) = (child.spi_in, child.tunnel);
         let asked = matches!(self.active, Some(Active::DeleteChild { spi, .. }) if spi == spi_in);
         let succeeded = child.stage != Stage::Up;

@@ -189,3 +189,55 @@ fn every_pair_of_rekeys_with_any_two_datagrams_lost() {
         }
     }
 }
+
+/// A asks for a Child SA, or for the rekey of one. B's response is late, and what B made is used up meanwhile: a hard
+/// limit deletes it and a soft one rekeys it, before A knows it.
+fn overtaken(ask: Act, hard: bool) -> World {
+    log();
+    let mut world = World::new(
+        1,
+        configs(|side, connection| {
+            connection.children = vec![Arc::new(child(side, "lan", 1)), Arc::new(child(side, "more", 2))];
+        }),
+    );
+    world.at(A, |endpoint, now, rng| endpoint.initiate(now, rng, "net", Some("lan"))).unwrap();
+    world.run(Duration::from_secs(2));
+    let before: Vec<u32> = world.sides[B].plane.inbound.keys().copied().collect();
+    world.held = Some(Default::default());
+    let next = |world: &mut World, to: usize| world.held.as_mut().unwrap()[to].pop_front().unwrap();
+    act(&mut world, A, ask);
+    let request = next(&mut world, B);
+    world.at(B, |endpoint, now, rng| endpoint.handle_datagram(now, request, rng));
+    let late = next(&mut world, A);
+    let made = world.sides[B].plane.inbound.iter().find(|(spi, _)| !before.contains(spi));
+    let (&spi, &(tunnel, _)) = made.expect("B has made it");
+    world.at(B, |endpoint, now, rng| endpoint.child_expired(now, rng, tunnel, spi, hard));
+    let overtaking = next(&mut world, A);
+    world.at(A, |endpoint, now, rng| endpoint.handle_datagram(now, overtaking, rng));
+    let answer = next(&mut world, B);
+    world.at(B, |endpoint, now, rng| endpoint.handle_datagram(now, answer, rng));
+    world.at(A, |endpoint, now, rng| endpoint.handle_datagram(now, late, rng));
+    for (to, queue) in world.held.take().into_iter().flatten().enumerate() {
+        queue.into_iter().for_each(|datagram| world.inject(to, datagram));
+    }
+    world.run(Duration::from_secs(100));
+    world
+}
+
+#[test]
+fn a_delete_that_overtakes_the_response_which_it_is_about() {
+    let world = overtaken(Act::Create, true);
+    world.assert_agreement(&["lan"]);
+    assert!(world.has_event(A, |event| matches!(
+        event,
+        Event::ChildDown { child, reason: crate::update::DownReason::PeerDeleted, .. } if &**child == "more"
+    )));
+    // Its successor was what was used up, so nothing is left of the tunnel.
+    overtaken(Act::RekeyChild, true).assert_agreement(&[]);
+}
+
+#[test]
+fn a_rekey_that_overtakes_the_response_which_it_is_about() {
+    overtaken(Act::Create, false).assert_agreement(&["lan", "more"]);
+    overtaken(Act::RekeyChild, false).assert_agreement(&["lan"]);
+}

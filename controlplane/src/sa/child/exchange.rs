@@ -72,6 +72,11 @@ impl Established {
             rekeyed.child_spi().ok_or_else(|| Denied::new(Rejection::Syntax, NotifyType::INVALID_SYNTAX))?;
         let protocol = rekeyed.protocol;
         let Some(old) = self.children.by_outbound(protocol, spi_out) else {
+            // It may be what the peer made for our request, whose response is late. Were it told that there is no
+            // such SA, it would drop it, and the response would then give it to us alone.
+            if self.child_asked_for().is_some() {
+                return Err(busy());
+            }
             // RFC 7296 s2.25: the notify names the SPI that was not found.
             let notify = Notify::about_child(NotifyType::CHILD_SA_NOT_FOUND, protocol, spi_out);
             return Err(Denied { rejection: Rejection::ChildNotFound, notify });
@@ -108,8 +113,10 @@ impl Established {
         let config = request.config.clone();
         match request.settle(ctx, core, &self.connection, payloads, None) {
             Settled::Made(pair, _) => {
+                let spi_out = pair.outbound.spi;
                 let spi = self.children.accept(ctx, *pair);
                 self.children.send_on(ctx, spi);
+                self.catch_up(ctx, &request, spi_out);
             }
             Settled::OtherMethod(group) => {
                 request.discard(ctx);
@@ -138,8 +145,10 @@ impl Established {
         match request.settle(ctx, core, &self.connection, payloads, None) {
             Settled::Made(pair, nr) => {
                 let lowest = lower(&request.nonce, &nr).to_vec();
+                let spi_out = pair.outbound.spi;
                 let spi = self.children.accept(ctx, *pair);
                 self.resolve(ctx, old, spi, &lowest, rival);
+                self.catch_up(ctx, &request, spi_out);
             }
             Settled::OtherMethod(group) => {
                 request.discard(ctx);
@@ -192,6 +201,23 @@ impl Established {
             child.stage = Stage::Leaving;
             let reason = DownReason::Terminated;
             self.add_task(ctx.now, Task::DeleteChild { spi: delete, reason });
+        }
+    }
+
+    /// The peer's delete of what it made for our request came before the response, which was lost or late. Each end
+    /// has message IDs of its own (RFC 7296 s2.2), so nothing keeps the two in order. All is as if they had come in
+    /// order.
+    fn catch_up(&mut self, ctx: &mut Context<'_>, request: &Request, spi_out: u32) {
+        if request.was_deleted(spi_out) {
+            self.delete_child(ctx, request.config.protocol, spi_out);
+        }
+    }
+
+    /// Our request for a Child SA that is under way.
+    pub(in crate::sa) fn child_asked_for(&mut self) -> Option<&mut Request> {
+        match &mut self.active {
+            Some(Active::CreateChild(request) | Active::RekeyChild { request, .. }) => Some(request),
+            _ => None,
         }
     }
 

@@ -30,7 +30,12 @@ pub(crate) struct Request {
     remote: Vec<TrafficSelector>,
     pub nonce: Vec<u8>,
     key_exchange: Option<KeyExchange>,
+    /// SPIs of the peer that it deleted while we wait, and that we do not know.
+    deleted: Vec<u32>,
 }
+
+/// Unknown SPIs that are remembered. The peer can have made only one for us, so this is ample.
+const MAX_DELETED: usize = 16;
 
 /// What became of a request.
 pub(crate) enum Settled {
@@ -61,6 +66,7 @@ impl Request {
             remote: selector::resolve(&config.remote, &remote_hosts(core)),
             nonce: Vec::new(),
             key_exchange: None,
+            deleted: Vec::new(),
             config,
         }
     }
@@ -90,6 +96,7 @@ impl Request {
             remote: old.remote.clone(),
             nonce: Vec::new(),
             key_exchange: None,
+            deleted: Vec::new(),
             config: old.config.clone(),
         };
         request.freshen(ctx, group);
@@ -219,6 +226,18 @@ impl Request {
                 unacceptable(Rejection::Selectors, why, ctx)
             }
         }
+    }
+
+    /// The peer deletes a Child SA that we do not know: maybe the one that it made for this request.
+    pub fn note_deleted(&mut self, protocol: ProtocolId, spi: u32) {
+        if protocol == self.config.protocol && self.deleted.len() < MAX_DELETED {
+            self.deleted.push(spi);
+        }
+    }
+
+    /// The peer deleted this one before we knew it.
+    pub fn was_deleted(&self, spi: u32) -> bool {
+        self.deleted.contains(&spi)
     }
 
     /// The tunnel of the SA that was to be replaced is down.
