@@ -327,12 +327,18 @@ impl Driver {
         while let Some(datagram) = self.endpoint.poll_transmit() {
             orders.extend(self.gate.pass(barrier, datagram).map(Order::Send));
         }
+        let mut news = Vec::new();
         while let Some(event) = self.endpoint.poll_event() {
             self.ledger.enter(&event, Instant::now(), SystemTime::now());
-            self.waiters.hear(&event, &self.ledger);
+            news.push(event.clone());
             orders.push(Order::Event(event));
         }
-        orders.is_empty() || self.orders.send(orders).is_ok()
+        let taken = orders.is_empty() || self.orders.send(orders).is_ok();
+        // Last: an operator who gets the answer and asks how things stand sees what the orders brought about.
+        for event in &news {
+            self.waiters.hear(event, &self.ledger);
+        }
+        taken
     }
 }
 

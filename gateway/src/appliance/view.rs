@@ -151,7 +151,10 @@ impl Facts {
 
 impl Operator for View {
     fn operate(&self, verb: Verb, target: &Target) -> Result<String, String> {
-        self.ike.operate(verb, target)
+        let done = self.ike.operate(verb, target);
+        // Who looks next wants to see what came of it.
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        done
     }
 }
 
