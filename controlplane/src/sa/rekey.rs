@@ -191,6 +191,11 @@ impl Established {
             return;
         }
         established.inherit(&new.core, ctx, self.estate(core));
+        if let Phase::Leaving(reason) = &self.phase {
+            // It was to go while we waited. The peer has the new one, so that is what has to go now.
+            established.quiet = self.quiet;
+            established.leave(ctx, reason.clone());
+        }
         new.state = State::Established(Box::new(established));
         ctx.out.commands.push(Command::Adopt(Box::new(new)));
         ctx.out.commands.push(Command::Succeeded { from: core.spi, to: new_spi });

@@ -241,3 +241,22 @@ fn a_rekey_that_overtakes_the_response_which_it_is_about() {
     overtaken(Act::Create, false).assert_agreement(&["lan", "more"]);
     overtaken(Act::RekeyChild, false).assert_agreement(&["lan"]);
 }
+
+#[test]
+fn what_is_taken_down_during_its_own_rekey_stays_down() {
+    log();
+    for side in [A, B] {
+        for both in [false, true] {
+            let mut world = World::new(1, configs(|_, _| {}));
+            world.initiate(A);
+            world.run(Duration::from_secs(2));
+            act(&mut world, side, Act::RekeyIke);
+            if both {
+                act(&mut world, 1 - side, Act::RekeyIke);
+            }
+            act(&mut world, side, Act::DeleteIke);
+            world.run(Duration::from_secs(400));
+            world.assert_empty();
+        }
+    }
+}
