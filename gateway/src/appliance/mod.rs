@@ -186,10 +186,14 @@ impl Gateway {
 
     /// Lets IKE take its leave of the peers, while the workers still carry its messages.
     fn say_goodbye(&mut self) {
-        self.ike.stop();
+        if !self.ike.stop() {
+            return;
+        }
         let end = after(FAREWELL);
         loop {
             select_biased! {
+                // First: traffic makes events without end.
+                recv(end) -> _ => return,
                 recv(self.fleet.events()) -> event => match event {
                     Ok(event) => self.handle(event),
                     Err(_) => return,
@@ -198,7 +202,6 @@ impl Gateway {
                     Ok(orders) => self.ike.carry_out(orders, &self.fleet, &mut self.tunnels, &mut self.spd),
                     Err(_) => return,
                 },
-                recv(end) -> _ => return,
             }
         }
     }

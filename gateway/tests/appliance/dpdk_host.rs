@@ -18,8 +18,7 @@ fn machine(leads_out: bool) -> tempfile::TempDir {
     write("sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages", "2\n");
     let out = if leads_out { "eth7\t00000000\t0102A8C0\n" } else { "eth0\t00000000\t0102A8C0\n" };
     write("proc/net/route", &format!("Iface\tDestination\tGateway\n{out}"));
-    symlink("../../../drivers/ixgbe", machine.path().join("sys/bus/pci/devices/0000:3b:00.0/driver"))
-        .unwrap();
+    symlink("../../drivers/ixgbe", machine.path().join("sys/bus/pci/devices/0000:3b:00.0/driver")).unwrap();
     fs::create_dir_all(machine.path().join("sys/bus/pci/drivers/ixgbe")).unwrap();
     machine
 }

@@ -346,7 +346,7 @@ fn what_dpdk_ports_share_is_read() {
         messages,
         [
             "gateway.yaml:2:9: error: dpdk.memory: expected 16MiB or more",
-            "gateway.yaml:2:27: error: dpdk.eal[0]: found \"-l 3\", expected one argument of EAL without blanks, such as --log-level=lib.eal:8",
+            "gateway.yaml:2:28: error: dpdk.eal[0]: found \"-l 3\", expected one argument of EAL without blanks, such as --log-level=lib.eal:8",
         ]
     );
 }

@@ -31,6 +31,8 @@ fn sigterm_under_traffic_ends_the_gateway_with_0_at_once() {
                     let _sent = flood.send_to(&[7; 1000], (to, 9));
                 }
             });
+            // The flood ends with the scope, also when an assertion ends it.
+            let _enough = SetOnDrop(&enough);
             let carried = || count(&left.gateway.sa(TUNNEL, "outbound")["packets"]);
             wait_for("traffic", || (carried() > 1000).then_some(()));
             for gateway in [right.gateway, left.gateway] {
@@ -39,9 +41,17 @@ fn sigterm_under_traffic_ends_the_gateway_with_0_at_once() {
                 assert!(took < Duration::from_secs(3), "{took:?}");
                 assert!(!files.path("control.sock").exists(), "the control socket is gone");
             }
-            enough.store(true, Ordering::Relaxed);
         });
     });
+}
+
+/// Sets the flag when it is dropped.
+struct SetOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 #[test]

@@ -237,9 +237,11 @@ impl Ike {
         self.tell(Input::PeerMoved { tunnel, endpoints });
     }
 
-    /// Lets the control thread say goodbye. Orders go on coming until their channel is closed.
-    pub(super) fn stop(&self) {
+    /// Lets the control thread say goodbye. Orders go on coming until their channel is closed. `false` when there is
+    /// no such thread, and so nobody to say goodbye to.
+    pub(super) fn stop(&self) -> bool {
         self.tell(Input::Stop);
+        self.thread.is_some()
     }
 
     fn tell(&self, input: Input) {
