@@ -34,13 +34,13 @@ lint:
 unit:
 	$(CARGO) test --workspace --lib --bins --locked
 
-## Everything: unit tests, model checks, and the tests with real peers and networks. Needs root for the latter.
+## Everything but DPDK (`make dpdk`): unit tests, model checks, and the tests with real peers and networks. Needs root
+## for the latter.
 test: tools
 	$(CARGO) test --workspace --lib --bins --locked
 	$(CARGO) test --workspace --doc --locked
 	$(MAKE) models
 	$(CARGO) test --workspace --test '*' --locked -- --test-threads=1
-	$(MAKE) dpdk-test
 
 ## Every interleaving of the replay window and of the sequence numbers (loom).
 models:
