@@ -142,9 +142,16 @@ impl Stage {
     fn tunnel(&mut self) -> Result<Tunnel> {
         let [left, _] = &mut self.gateways;
         let status = left.wait_until_up()?;
-        let sas: Vec<Sa> = left.ask(What::Sas)?;
-        let sa =
-            sas.into_iter().find(|sa| sa.direction == Direction::Inbound).context("the gateway has no SA")?;
+        // What is shown of SAs may be a moment older than what is shown of connections.
+        let end = Instant::now() + COUNTED_WITHIN;
+        let sa = loop {
+            let mut sas = left.ask::<Vec<Sa>>(What::Sas)?.into_iter();
+            match sas.find(|sa| sa.direction == Direction::Inbound) {
+                Some(sa) => break sa,
+                None if Instant::now() > end => bail!("the gateway has no SA"),
+                None => sleep(Duration::from_millis(5)),
+            }
+        };
         Ok(Tunnel {
             protocol: sa.protocol,
             mode: sa.mode,
