@@ -72,7 +72,8 @@ impl Guest {
 
     fn answer(&self, request: &str) -> Value {
         loop {
-            let line = match self.answers.recv_timeout(PATIENCE) {
+            // Longer than the guest's own patience, so that it can say what it waited for.
+            let line = match self.answers.recv_timeout(3 * PATIENCE) {
                 Ok(line) => line,
                 Err(RecvTimeoutError::Timeout) => panic!("the guest does not answer: {request}"),
                 Err(RecvTimeoutError::Disconnected) => panic!("the guest is gone: {request}"),
