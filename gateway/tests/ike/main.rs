@@ -29,31 +29,12 @@ mod swan_life;
 #[allow(dead_code, reason = "shared with the tests of the data plane")]
 #[path = "../interop/traffic.rs"]
 mod traffic;
+#[path = "../interop/waiting.rs"]
+mod waiting;
 
-use std::fs::File;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use waiting::{serial, wait_for};
 
 /// How long a test waits for what must happen, on a machine that is busy with other things.
 const PATIENCE: Duration = Duration::from_secs(20);
-
-/// Keeps other tests with gateways from running, in this process or another, until it is dropped: they share the
-/// machine's cores.
-fn serial() -> File {
-    let path = std::env::temp_dir().join("spillway-interop.lock");
-    let file =
-        File::options().create(true).truncate(false).write(true).open(&path).expect("opens a lock file");
-    file.lock().expect("locks it");
-    file
-}
-
-/// Waits until `condition` gives a value; panics with `what` after [`PATIENCE`].
-fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + PATIENCE;
-    loop {
-        if let Some(value) = condition() {
-            return value;
-        }
-        assert!(Instant::now() < end, "waited for {what} in vain");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}

@@ -7,6 +7,7 @@ use crate::gateway::{Gateway, count};
 use crate::netns::privileged;
 use crate::site::{CONNECTION, Connection, Family, Site, Sites, TUNNEL, host_address};
 use crate::traffic::{Fragments, Pinger};
+use crate::waiting::SetOnDrop;
 use crate::{PATIENCE, serial, wait_for};
 
 /// A peer counts as dead after about three seconds.
@@ -72,15 +73,6 @@ fn rekeys_by_command_lose_no_ping_and_keep_the_counters() {
             assert!(sent > 20 && lost == 0, "{lost} of {sent} lost; {}", sites.drops());
         });
     });
-}
-
-/// Sets the flag when it is dropped.
-struct SetOnDrop<'a>(&'a AtomicBool);
-
-impl Drop for SetOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 #[test]

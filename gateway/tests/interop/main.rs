@@ -22,31 +22,11 @@ mod site;
 mod traffic;
 mod tshark;
 mod tunnel;
+mod waiting;
 
-use std::fs::File;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use waiting::{serial, wait_for};
 
 /// How long a test waits for what must happen, on a machine that is busy with other things.
 const PATIENCE: Duration = Duration::from_secs(15);
-
-/// Keeps other tests of this program from running, in this process or another, until it is dropped: gateways
-/// share the machine's cores.
-fn serial() -> File {
-    let path = std::env::temp_dir().join("spillway-interop.lock");
-    let file =
-        File::options().create(true).truncate(false).write(true).open(&path).expect("opens a lock file");
-    file.lock().expect("locks it");
-    file
-}
-
-/// Waits until `condition` gives a value; panics with `what` after [`PATIENCE`].
-fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + PATIENCE;
-    loop {
-        if let Some(value) = condition() {
-            return value;
-        }
-        assert!(Instant::now() < end, "waited for {what} in vain");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}

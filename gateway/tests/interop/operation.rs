@@ -13,6 +13,7 @@ use crate::gateway::{Files, Gateway, count};
 use crate::netns::{Namespace, Wire, privileged};
 use crate::site::{Family, Plan, Sites, TUNNEL, host_address};
 use crate::traffic::{Direction, Fragments, Pinger, iperf3};
+use crate::waiting::SetOnDrop;
 use crate::{PATIENCE, serial, wait_for};
 
 #[test]
@@ -43,15 +44,6 @@ fn sigterm_under_traffic_ends_the_gateway_with_0_at_once() {
             }
         });
     });
-}
-
-/// Sets the flag when it is dropped.
-struct SetOnDrop<'a>(&'a AtomicBool);
-
-impl Drop for SetOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 #[test]
