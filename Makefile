@@ -34,13 +34,14 @@ lint:
 unit:
 	$(CARGO) test --workspace --lib --bins --locked
 
-## Everything but DPDK (`make dpdk`): unit tests, model checks, and the tests with real peers and networks. Needs root
-## for the latter.
+## Everything: unit tests, model checks, the tests with real peers and networks, and then those of the build with DPDK.
+## Needs root for what has networks.
 test: tools
 	$(CARGO) test --workspace --lib --bins --locked
 	$(CARGO) test --workspace --doc --locked
 	$(MAKE) models
 	$(CARGO) test --workspace --test '*' --locked -- --test-threads=1
+	$(MAKE) dpdk-test
 
 ## Every interleaving of the replay window and of the sequence numbers (loom).
 models:

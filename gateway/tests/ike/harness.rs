@@ -33,7 +33,7 @@ fn conf(family: Family, side: u8) -> String {
 fn two_charons_have_a_tunnel_through_a_nat_and_without_one() {
     privileged(&[TOOLS, &["nft"]].concat(), || {
         let _alone = serial();
-        let lab = Lab::new();
+        let lab = Lab::new(1);
         lab.left.ip("addr add 198.51.100.1/24 dev wan0");
         lab.left.ip("addr add 10.1.0.2/32 dev lo");
         lab.left.ip("route add default via 198.51.100.254");

@@ -33,13 +33,14 @@ pub struct Lab {
 }
 
 impl Lab {
-    pub fn new() -> Self {
+    /// With so many queues on the devices of the left gateway.
+    pub fn new(queues: usize) -> Self {
         let [host, left, middle, right] = std::array::from_fn(|_| Namespace::new());
         // For the TUN device that charon makes.
         right.set("net/ipv6/conf/default/disable_ipv6", "0");
         right.set("net/ipv6/conf/default/accept_dad", "0");
-        left.join("lan0", &host, "eth0", 1, 1500);
-        left.join("wan0", &middle, "left", 1, 1500);
+        left.join("lan0", &host, "eth0", queues, 1500);
+        left.join("wan0", &middle, "left", queues, 1500);
         right.join("wan0", &middle, "right", 1, 1500);
         for (namespace, device) in
             [(&host, "eth0"), (&middle, "left"), (&middle, "right"), (&right, "wan0"), (&right, "lo")]
@@ -65,6 +66,13 @@ impl Lab {
         right.ip("route add default via 203.0.113.254");
         right.ip("route add default via 2001:db8:2::fe");
         Self { host, left, middle, right }
+    }
+
+    /// Has the kernel finish checksums and segments of what reaches the left gateway, as a cable would need it.
+    pub fn finish_packets(&self) {
+        for (namespace, device) in [(&self.host, "eth0"), (&self.middle, "left"), (&self.right, "wan0")] {
+            namespace.no_offload(device);
+        }
     }
 
     /// Makes the router hide one side behind its own address.

@@ -24,6 +24,8 @@ mod pair;
 mod pki;
 mod site;
 mod strongswan;
+#[cfg(feature = "dpdk")]
+mod swan_dpdk;
 mod swan_establish;
 mod swan_life;
 #[allow(dead_code, reason = "shared with the tests of the data plane")]

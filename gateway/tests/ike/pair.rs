@@ -7,8 +7,18 @@ use crate::site::{CONNECTION, Family, TUNNEL, identity};
 use crate::strongswan::{Charon, Setup};
 use crate::wait_for;
 
+/// The driver of Spillway's ports.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Driver {
+    AfPacket,
+    /// A virtual device of DPDK, and how many queues it has, one for each worker: on core 1, and on core 0.
+    #[cfg_attr(not(feature = "dpdk"), expect(dead_code, reason = "only a build with DPDK has the driver"))]
+    Dpdk(&'static str, usize),
+}
+
 /// What the two are to be like.
 pub struct Plan<'a> {
+    pub driver: Driver,
     /// Family of the outer addresses.
     pub outer: Family,
     pub nat: Nat,
@@ -31,9 +41,25 @@ const PEER_CHILD: &str = "local_ts = 10.2.0.0/16,fd00:2::/64
                           remote_ts = 10.1.0.0/16,fd00:1::/64
                           esp_proposals = aes128gcm16";
 
+const DPDK: &str = "dpdk: { huge_pages: none, memory: 256MiB }\n";
+
+impl Driver {
+    /// Driver and device of a port on an interface.
+    fn port(self, interface: &str, number: usize) -> String {
+        match self {
+            Self::AfPacket => format!("driver: af_packet, device: {interface}"),
+            Self::Dpdk(template, _) => {
+                let device = template.replace("{n}", &number.to_string()).replace("{device}", interface);
+                format!("driver: dpdk, device: '{device}'")
+            }
+        }
+    }
+}
+
 impl Default for Plan<'_> {
     fn default() -> Self {
         Self {
+            driver: Driver::AfPacket,
             outer: Family::V4,
             nat: Nat::None,
             credentials: None,
@@ -56,7 +82,14 @@ pub struct Pair {
 
 impl Pair {
     pub fn new(plan: &Plan<'_>) -> Self {
-        let lab = Lab::new();
+        let lab = match plan.driver {
+            Driver::AfPacket => Lab::new(1),
+            Driver::Dpdk(_, queues) => {
+                let lab = Lab::new(queues);
+                lab.finish_packets();
+                lab
+            }
+        };
         lab.translate(plan.nat);
         let charon = Charon::start(&lab.right, &setup(plan));
         let files = Files::new();
@@ -184,11 +217,17 @@ pub fn yaml(plan: &Plan<'_>) -> String {
         Some(_) => "cert: own.pem, key: own.key, ca: ca.pem",
     };
     let (ours, theirs) = (identity(1), identity(2));
+    let (wan, lan) = (plan.driver.port("wan0", 0), plan.driver.port("lan0", 1));
+    let (dpdk, cores) = match plan.driver {
+        Driver::AfPacket => ("", "[0]"),
+        Driver::Dpdk(_, 1) => (DPDK, "[1]"),
+        Driver::Dpdk(..) => (DPDK, "[1, 0]"),
+    };
     format!(
-        "{top}workers: {{ cores: [0], control_core: 0, idle: adaptive }}\n\
+        "{top}{dpdk}workers: {{ cores: {cores}, control_core: 0, idle: adaptive }}\n\
          ports:\n\
-         \x20 wan: {{ driver: af_packet, device: wan0, addresses: [198.51.100.1/24, '2001:db8:1::1/64'] }}\n\
-         \x20 lan: {{ driver: af_packet, device: lan0, addresses: [10.1.0.1/16, 'fd00:1::1/64'] }}\n\
+         \x20 wan: {{ {wan}, addresses: [198.51.100.1/24, '2001:db8:1::1/64'] }}\n\
+         \x20 lan: {{ {lan}, addresses: [10.1.0.1/16, 'fd00:1::1/64'] }}\n\
          routes: [ {{ to: 0.0.0.0/0, via: 198.51.100.254 }}, {{ to: '::/0', via: '2001:db8:1::fe' }} ]\n\
          connections:\n\
          \x20 {CONNECTION}:\n\
