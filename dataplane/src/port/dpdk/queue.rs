@@ -36,14 +36,7 @@ impl DpdkPort {
     ) -> io::Result<Self> {
         let mbufs = capsule_ffi::pool::of_core(core)
             .ok_or_else(|| io::Error::other(format!("DPDK has no buffers for core {core}")))?;
-        Ok(Self {
-            port,
-            queue,
-            mbufs,
-            lending: Lending::new(Box::new(Release)),
-            counters: PortCounters::default(),
-            counts_device,
-        })
+        Ok(Self { port, queue, mbufs, lending: lending(), counters: PortCounters::default(), counts_device })
     }
 
     /// A buffer as a packet, or `None`, and the buffer freed, when it is not one that the worker can take.
@@ -194,6 +187,12 @@ impl Port for DpdkPort {
     }
 }
 
+/// The one owner of all buffers of DPDK that the calling worker has: what came in by one port leaves by another in place.
+fn lending() -> Lending {
+    thread_local!(static LENDING: Lending = Lending::new(Box::new(Release)));
+    LENDING.with(|&lending| lending)
+}
+
 /// Gives buffers back to their pool.
 struct Release;
 
@@ -205,3 +204,18 @@ impl Lender for Release {
 }
 
 const _: () = assert!(size_of::<*mut c_void>() == size_of::<usize>());
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_of_one_port_leaves_by_another_in_place() {
+        let mut memory = [0_u8; 256];
+        let buffer = NonNull::from(&mut memory).cast();
+        let (received_on, sent_by) = (lending(), lending());
+        // SAFETY: the memory outlives the packet, which is taken back before anything else uses it.
+        let packet = unsafe { received_on.lend(buffer, 7, 256, 128, 64) };
+        assert_eq!(sent_by.reclaim(packet).ok(), Some((7, 128, 64)));
+    }
+}
