@@ -71,6 +71,10 @@ rejections! {
     Collision = "collision";
     /// The Child SA that the request is about does not exist.
     ChildNotFound = "child-not-found";
+    /// An additional key exchange after CREATE_CHILD_SA that belongs to nothing under way (RFC 9370).
+    FollowupUnknown = "followup-unknown";
+    /// Too many Child SAs whose additional key exchanges are under way at once.
+    FollowupLimit = "followup-limit";
     /// A response to no request of ours.
     Unsolicited = "unsolicited-response";
     /// Addresses that a peer may not move to (RFC 4555).

@@ -1,12 +1,13 @@
 //! What concerns more than one IKE SA.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::Endpoint;
 use crate::auth::{Identity, Roles};
-use crate::config::{Connection, RemoteAddress};
+use crate::config::{ChildConfig, Connection, RemoteAddress};
 use crate::crypto::Random;
-use crate::sa::{Command, Estate, Renewal, Retire, Sent, State, Task};
+use crate::sa::{Command, Estate, IkeSa, Renewal, Retire, Sent, State, Task};
 use crate::update::{DownReason, Event};
 
 /// An IKE SA whose place another one takes.
@@ -15,6 +16,8 @@ pub(super) struct Renewed {
     pub old: u64,
     /// The other one has everything: this one goes as soon as no rekey of it is under way.
     pub done: bool,
+    /// What it got meanwhile was asked for too. That is done once, since the peer may refuse it.
+    pub completed: bool,
 }
 
 impl Endpoint {
@@ -32,7 +35,7 @@ impl Endpoint {
                     // It may have something to do at once.
                     self.serve(now, rng, spi, |sa, ctx| sa.timeout(ctx));
                 }
-                Command::Handover { from, to, estate } => self.hand_over(now, rng, from, to, estate),
+                Command::Handover { from, to, estate } => self.hand_over(now, rng, from, to, *estate),
                 Command::Redundant(spi) => self.serve(now, rng, spi, |sa, ctx| {
                     if let State::Established(established) = &mut sa.state {
                         established.expect_delete(ctx);
@@ -51,6 +54,15 @@ impl Endpoint {
                     }
                 }),
                 Command::Renew(renewal) => self.renew(now, rng, *renewal),
+                Command::CreateElsewhere { connection, children } => {
+                    let other =
+                        |sa: &&IkeSa| matches!(sa.state, State::Established(_)) && sa.takes_children();
+                    let other = self.of(&connection).find(other).map(|sa| sa.core.spi);
+                    if let Some(other) = other {
+                        self.serve(now, rng, other, |sa, ctx| sa.add_children(ctx, &children));
+                    }
+                }
+                Command::Renewed(new) if self.lacks_children(now, rng, new) => {}
                 Command::Renewed(new) => {
                     if let Some(renewed) = self.renewals.get_mut(&new) {
                         renewed.done = true;
@@ -112,7 +124,7 @@ impl Endpoint {
             Ok(mut sa) => {
                 sa.core.renews = true;
                 sa.core.inner.local = inner;
-                self.renewals.insert(sa.core.spi, Renewed { old, done: false });
+                self.renewals.insert(sa.core.spi, Renewed { old, done: false, completed: false });
                 self.put_back(now, sa);
             }
             Err(_) => self.serve(now, rng, old, |sa, ctx| {
@@ -121,6 +133,31 @@ impl Endpoint {
                 }
             }),
         }
+    }
+
+    /// The IKE SA that is to be renewed got more children meanwhile: the new one asks for them too.
+    fn lacks_children(&mut self, now: Instant, rng: &mut dyn Random, new: u64) -> bool {
+        let children = |spi: &u64| match self.sas.get(spi).map(|sa| &sa.state) {
+            Some(State::Established(established)) => established.children_in_use(),
+            _ => Vec::new(),
+        };
+        let Some(old) = self.renewals.get(&new).filter(|one| !one.completed).map(|one| one.old) else {
+            return false;
+        };
+        let (wanted, there) = (children(&old), children(&new));
+        let missing = |child: &Arc<ChildConfig>| !there.iter().any(|one| one.name == child.name);
+        let missing: Vec<_> = wanted.into_iter().filter(missing).collect();
+        if missing.is_empty() {
+            return false;
+        }
+        if let Some(renewed) = self.renewals.get_mut(&new) {
+            renewed.completed = true;
+        }
+        self.serve(now, rng, new, |sa, ctx| {
+            sa.core.renews = true;
+            sa.add_children(ctx, &missing);
+        });
+        true
     }
 
     /// Another IKE SA has everything that this one had: it goes, once no rekey of it is under way, or else what the
@@ -161,7 +198,7 @@ impl Endpoint {
                 && let Some(estate) = estate.take()
             {
                 connection = Some(established.connection.name.clone());
-                established.inherit(&sa.core, ctx, estate);
+                established.inherit(&mut sa.core, ctx, estate);
                 established.advance(&mut sa.core, ctx);
             }
         });

@@ -21,6 +21,13 @@ pub(crate) struct Forgery {
 }
 
 impl Endpoint {
+    /// By what it knows the additional key exchanges that peers have under way.
+    pub(crate) fn links(&self) -> Vec<Vec<u8>> {
+        let mut links: Vec<_> = self.sas.values().flat_map(|sa| sa.links()).collect();
+        links.sort();
+        links
+    }
+
     /// The message as the peer receives it. `None` when no IKE SA has keys. Our own state does not change.
     pub(crate) fn forge(&mut self, rng: &mut dyn Random, forgery: &Forgery) -> Option<Datagram> {
         let mut sas: Vec<_> = self.sas.values_mut().filter(|sa| sa.core.protection.is_some()).collect();

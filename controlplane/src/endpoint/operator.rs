@@ -313,7 +313,7 @@ impl Endpoint {
         self.directory.named(name).cloned().ok_or_else(|| OperatorError::NoConnection(name.into()))
     }
 
-    fn of<'a>(&'a self, connection: &'a Arc<Connection>) -> impl Iterator<Item = &'a IkeSa> {
+    pub(super) fn of<'a>(&'a self, connection: &'a Arc<Connection>) -> impl Iterator<Item = &'a IkeSa> {
         self.connections.of(&connection.name).filter_map(|spi| self.sas.get(&spi))
     }
 

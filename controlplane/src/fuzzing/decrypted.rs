@@ -28,19 +28,31 @@ const KINDS: [PayloadType; 15] = [
     PayloadType::EAP,
 ];
 
-const EXCHANGES: [ExchangeType; 4] = [
+const EXCHANGES: [ExchangeType; 5] = [
     ExchangeType::IKE_AUTH,
     ExchangeType::CREATE_CHILD_SA,
     ExchangeType::INFORMATIONAL,
     ExchangeType::IKE_INTERMEDIATE,
+    ExchangeType::IKE_FOLLOWUP_KE,
 ];
 
 /// The first byte says in which state the receiver is, the second which exchange, the third the type of the first
 /// payload; the rest is the payloads. Nothing panics, and both ends can be taken down to nothing afterwards.
 pub fn decrypted(data: &[u8]) {
     let mut input = Input(data);
-    let (state, exchange, first) = (input.index(6), EXCHANGES[input.index(4)], KINDS[input.index(15)]);
-    let hybrid = state == 5;
+    let (state, exchange, first) = (input.index(10), EXCHANGES[input.index(5)], KINDS[input.index(15)]);
+    let (mut world, to, response) = prepare(state);
+    let forgery = Forgery { which: 0, exchange, response, first, plain: input.0.to_vec() };
+    forge(&mut world, to, &forgery);
+    // What was under way is lost, and is repeated.
+    world.held = None;
+    world.run(Duration::from_secs(100));
+    take_down(&mut world);
+}
+
+/// Brings both ends to where the message comes: for whom, and whether it answers the request that is outstanding there.
+fn prepare(state: usize) -> (World, usize, bool) {
+    let hybrid = state >= 5;
     let mut world = World::new(
         1,
         configs(|_, connection| {
@@ -48,10 +60,14 @@ pub fn decrypted(data: &[u8]) {
             if hybrid {
                 let keywords = "aes256gcm16-prfsha384-x25519-ke1_mlkem768";
                 connection.proposals = vec![crate::proposal::Proposal::ike(keywords).expect("it is one")];
+                let keywords = "aes128gcm16-x25519-ke1_mlkem512-esn";
+                for child in &mut connection.children {
+                    let proposals = vec![crate::proposal::Proposal::esp(keywords).expect("it is one")];
+                    std::sync::Arc::make_mut(child).proposals = proposals;
+                }
             }
         }),
     );
-    // Whom the message is for, and whether it answers the request that is outstanding there.
     let (to, response) = match state {
         // IKE_AUTH, or with the hybrid IKE_INTERMEDIATE, is awaited; then its response.
         0 | 5 => (B, false),
@@ -59,9 +75,12 @@ pub fn decrypted(data: &[u8]) {
         // Both are established: a request; a response to a rekey of a child, and of the IKE SA.
         2 => (A, false),
         3 | 4 => (B, true),
-        _ => return,
+        // A has asked for a rekey of the child, or of the IKE SA, and B awaits an additional key exchange; then its
+        // response.
+        6 | 7 => (B, false),
+        _ => (A, true),
     };
-    if state < 2 || hybrid {
+    if state < 2 || state == 5 {
         world.held = Some(Default::default());
         world.initiate(A);
         deliver(&mut world, B);
@@ -69,22 +88,21 @@ pub fn decrypted(data: &[u8]) {
     } else {
         world.initiate(A);
         world.run(SOON);
-        if response {
+        if response || hybrid {
             world.held = Some(Default::default());
             world
-                .at(to, |endpoint, now, rng| match state {
-                    3 => endpoint.rekey_child(now, rng, "net", "lan"),
+                .at(if hybrid { A } else { to }, |endpoint, now, rng| match state {
+                    3 | 6 | 8 => endpoint.rekey_child(now, rng, "net", "lan"),
                     _ => endpoint.rekey_ike(now, rng, "net"),
                 })
                 .expect("it is up");
         }
+        if hybrid {
+            deliver(&mut world, B);
+            deliver(&mut world, A);
+        }
     }
-    let forgery = Forgery { which: 0, exchange, response, first, plain: input.0.to_vec() };
-    forge(&mut world, to, &forgery);
-    // What was under way is lost, and is repeated.
-    world.held = None;
-    world.run(Duration::from_secs(100));
-    take_down(&mut world);
+    (world, to, response)
 }
 
 /// Hands over everything that is held for a side.

@@ -6,9 +6,12 @@ use dataplane::message::Datagram;
 
 use super::Input;
 use super::decrypted::{forge, take_down};
+use crate::crypto::Group;
 use crate::endpoint::Forgery;
 use crate::sim::{A, B, Network, World, child, configs, socket};
-use crate::wire::{Delete, ExchangeType, Notify, NotifyType, Payload, ProtocolId, emit_chain};
+use crate::wire::{
+    Delete, ExchangeType, KeId, KeyExchange, Notify, NotifyType, Payload, ProtocolId, emit_chain,
+};
 
 const NAMES: [&str; 2] = ["lan", "dmz"];
 /// Steps of a run; more do not find more.
@@ -55,7 +58,11 @@ fn world(setup: u8) -> World {
         configs(|side, connection| {
             let children = NAMES.iter().zip(1..).map(|(name, net)| {
                 let mut child = child(side, name, net);
-                let proposal = if on(0) { "aes128gcm16-x25519-esn" } else { "aes128gcm16-esn" };
+                let proposal = match (on(0), on(2)) {
+                    (true, true) => "aes128gcm16-x25519-ke1_mlkem512-ke2_ecp256-esn",
+                    (true, false) => "aes128gcm16-x25519-esn",
+                    _ => "aes128gcm16-esn",
+                };
                 child.proposals = vec![crate::proposal::Proposal::esp(proposal).expect("it is one")];
                 child.into()
             });
@@ -189,12 +196,17 @@ impl Run {
     /// The other end says something authentic that no honest end would say.
     fn forge(&mut self, to: usize, what: u8, input: &mut Input<'_>) {
         self.dishonest = true;
-        let exchanges = [ExchangeType::CREATE_CHILD_SA, ExchangeType::INFORMATIONAL, ExchangeType::IKE_AUTH];
-        let exchange = exchanges[input.index(3)];
+        let exchanges = [
+            ExchangeType::CREATE_CHILD_SA,
+            ExchangeType::INFORMATIONAL,
+            ExchangeType::IKE_AUTH,
+            ExchangeType::IKE_FOLLOWUP_KE,
+        ];
+        let exchange = exchanges[input.index(4)];
         let mut payloads = Vec::new();
         let count = input.index(4);
         for _ in 0..count {
-            payloads.push(self.payload(input));
+            payloads.push(self.payload(to, input));
         }
         let mut plain = Vec::new();
         let Ok(first) = emit_chain(&payloads, &mut plain) else { return };
@@ -203,7 +215,7 @@ impl Run {
     }
 
     /// A payload that fits the moment more or less.
-    fn payload(&self, input: &mut Input<'_>) -> Payload<'static> {
+    fn payload(&self, to: usize, input: &mut Input<'_>) -> Payload<'static> {
         let spis = || {
             let planes = self.world.sides.iter().map(|side| &side.plane);
             let mut spis: Vec<u32> = planes.flat_map(|plane| plane.inbound.keys().copied()).collect();
@@ -211,7 +223,7 @@ impl Run {
             spis
         };
         let kind = NotifyType(u16::from_be_bytes([input.byte(), input.byte()]));
-        match input.index(6) {
+        match input.index(8) {
             0 => Payload::Delete(Delete::Ike),
             1 => Payload::Delete(Delete::Child { protocol: ProtocolId::ESP, spis: spis() }),
             2 => Payload::Notify(Notify::bare(kind)),
@@ -224,7 +236,17 @@ impl Run {
                 let spi = spis.get(input.index(spis.len().max(1))).copied().unwrap_or(1);
                 Payload::Notify(Notify::about_child(NotifyType::REKEY_SA, ProtocolId::ESP, spi))
             }
-            _ => Payload::Nonce(vec![input.byte(); 32].into()),
+            5 => Payload::Nonce(vec![input.byte(); 32].into()),
+            6 => {
+                let links = self.world.sides[to].endpoint.links();
+                let link = links.get(input.index(links.len().max(1))).cloned().unwrap_or_default();
+                Payload::Notify(Notify::new(NotifyType::ADDITIONAL_KEY_EXCHANGE, link))
+            }
+            _ => {
+                let group = Group::ALL[input.index(Group::ALL.len())];
+                let data = vec![input.byte(); group.initiator_len()].into();
+                Payload::Ke(KeyExchange { method: KeId(group.iana()), data })
+            }
         }
     }
 

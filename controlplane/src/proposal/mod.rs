@@ -91,15 +91,6 @@ impl Proposal {
         Self { protocol: self.protocol, transforms: self.transforms.iter().filter(keep).copied().collect() }
     }
 
-    /// The same without additional key exchanges: for a rekey of the IKE SA. Its SKEYSEED comes from the old SK_d
-    /// (RFC 7296 s2.18), which every key exchange of the first IKE SA went into, so what ML-KEM protected stays
-    /// protected.
-    pub fn without_additional(&self) -> Self {
-        let keep =
-            |transform: &&Transform| transform.kind == TransformType::KE || !is_key_exchange(transform.kind);
-        Self { protocol: self.protocol, transforms: self.transforms.iter().filter(keep).copied().collect() }
-    }
-
     /// Additional key exchanges are possible or needed (RFC 9370).
     pub fn has_additional(&self) -> bool {
         let additional = |one: &Transform| one.kind != TransformType::KE && is_key_exchange(one.kind);
@@ -248,7 +239,12 @@ fn choose(our: &Proposal, their: &wire::Proposal, kind: TransformType, so_far: &
             || transform.id == KeId::NONE.0
             || !so_far.iter().any(|before| is_key_exchange(before.kind) && before.id == transform.id)
     };
-    if let Some(transform) = our.of(kind).filter(fresh).find(offered) {
+    // RFC 9370 s2.2.1: additional key exchanges come on top of a first one.
+    let first = kind == TransformType::KE
+        || !is_key_exchange(kind)
+        || so_far.iter().any(|before| before.kind == TransformType::KE && before.id != KeId::NONE.0);
+    let possible = |transform: &&Transform| first || transform.id == KeId::NONE.0;
+    if let Some(transform) = our.of(kind).filter(fresh).filter(possible).find(offered) {
         return Choice::Transform(*transform);
     }
     // What we do not ask for may be declined by NONE where the type is optional; a missing type is the same.

@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 use dataplane::sa::Endpoints;
 use tracing::{debug, info, warn};
 
-use super::child::{Children, Request, Settled, Stage};
+use super::child::{Children, Denied, Request, Settled, Stage};
 use super::core::{Core, Opened, Path};
+use super::followup::Awaited;
+use super::mobike::Whereabouts;
 use super::{Command, Context, State, informational, rekey};
 use crate::auth::Identity;
 use crate::config::{ChildConfig, Connection};
@@ -35,6 +37,10 @@ pub(crate) struct Established {
     pub leases: Vec<Lease>,
     /// Our exchange in progress.
     pub active: Option<Active>,
+    /// The peer's additional key exchanges in progress.
+    pub awaited: Awaited,
+    /// So often in a row the peer forgot additional key exchanges of ours.
+    pub forgotten: u8,
     pub rekey_at: Option<Instant>,
     /// When it is authenticated anew.
     pub reauth_at: Option<Instant>,
@@ -107,7 +113,7 @@ pub(crate) enum Task {
     TellAddresses,
 }
 
-/// Our exchange in progress.
+/// Our exchange in progress, with the additional key exchanges that follow it.
 pub(crate) enum Active {
     CreateChild(Box<Request>),
     RekeyChild { old: u32, request: Box<Request>, rival: Option<Rival> },
@@ -145,6 +151,18 @@ pub(crate) struct Estate {
     pub from: u64,
     /// Outer addresses of the tunnels.
     pub endpoints: Endpoints,
+    /// Where MOBIKE has brought it.
+    pub whereabouts: Option<Whereabouts>,
+}
+
+impl Task {
+    /// The child that it makes anew.
+    fn creates(&self) -> Option<&Arc<ChildConfig>> {
+        match self {
+            Self::CreateChild { config, .. } => Some(config),
+            _ => None,
+        }
+    }
 }
 
 impl Phase {
@@ -170,6 +188,8 @@ impl Established {
             tasks: Vec::new(),
             leases: Vec::new(),
             active: None,
+            awaited: Awaited::default(),
+            forgotten: 0,
             rekey_at,
             reauth_at: None,
             inherits: Inherits::Nothing,
@@ -221,6 +241,7 @@ impl Established {
         self.take_tunnels(ctx);
         let next = match exchange {
             ExchangeType::CREATE_CHILD_SA => self.create_child_request(core, ctx, &payloads),
+            ExchangeType::IKE_FOLLOWUP_KE => self.followup_request(core, ctx, &payloads),
             ExchangeType::INFORMATIONAL => self.informational_request(core, ctx, &payloads),
             _ => {
                 ctx.reject(Rejection::UnexpectedExchange);
@@ -257,7 +278,7 @@ impl Established {
             Some(Active::RekeyChild { old, request, rival }) => {
                 self.rekey_child_response(core, ctx, old, *request, rival, &payloads)
             }
-            Some(Active::RekeyIke(request)) => self.rekey_ike_response(core, ctx, *request, &payloads),
+            Some(Active::RekeyIke(request)) => self.rekey_ike_response(core, ctx, request, &payloads),
             Some(Active::DeleteChild { spi, reason }) => {
                 let connection = self.connection.clone();
                 self.children.remove(ctx, &connection, spi, &reason);
@@ -321,7 +342,8 @@ impl Established {
         let idle_up = idle && up && self.heir_of.is_none();
         let probe = informational::probe_at(&self.connection, core).filter(|_| idle_up);
         let keepalive = informational::keepalive_at(&self.connection, core);
-        [core.requests.deadline(), replaced, tasks, rekey, reauth, children, probe, keepalive]
+        let awaited = self.awaited.deadline();
+        [core.requests.deadline(), replaced, tasks, rekey, reauth, children, probe, keepalive, awaited]
             .into_iter()
             .flatten()
             .min()
@@ -329,6 +351,7 @@ impl Established {
 
     /// Turns what has become due into tasks.
     fn schedule(&mut self, core: &Core, ctx: &mut Context<'_>) {
+        self.expire_followups(ctx);
         if self.phase != Phase::Up {
             return;
         }
@@ -364,6 +387,7 @@ impl Established {
     pub fn leave(&mut self, ctx: &mut Context<'_>, reason: DownReason) {
         if !matches!(self.phase, Phase::Leaving(_)) {
             self.phase = Phase::Leaving(reason);
+            self.forget_all_followups(ctx);
             self.tasks.push((ctx.now, Task::DeleteIke));
         }
     }
@@ -384,7 +408,12 @@ impl Established {
     /// before: the peer may not know it yet.
     fn may(&self, task: &Task) -> bool {
         match self.phase {
-            Phase::Up => self.heir_of.is_none(),
+            Phase::Up if self.heir_of.is_some() => false,
+            // RFC 7296 s2.25.2: it would be refused, or not known to the new IKE SA.
+            Phase::Up if self.awaited.rekeys_ike() => {
+                matches!(task, Task::Probe | Task::UpdateAddresses | Task::VerifyPath | Task::TellAddresses)
+            }
+            Phase::Up => true,
             // Our answer is lost when the peer does not know where we went.
             Phase::Answered { .. } => {
                 matches!(task, Task::UpdateAddresses | Task::VerifyPath | Task::TellAddresses)
@@ -400,11 +429,21 @@ impl Established {
                 if self.children.iter().any(|child| child.config.name == config.name) {
                     return;
                 }
+                // The peer is making it.
+                if let Some(until) = self.awaited.creation_until(&config.name) {
+                    let at = until.max(ctx.now + RETRY_SOON);
+                    return self.add_task(at, Task::CreateChild { config, group });
+                }
                 let request = Request::new(ctx, core, &self.connection, config, group);
                 core.request(ctx, ExchangeType::CREATE_CHILD_SA, &request.payloads(None));
                 self.active = Some(Active::CreateChild(Box::new(request)));
             }
             Task::RekeyChild { spi, group } => {
+                // The peer is doing it.
+                if let Some(until) = self.awaited.rekey_until(spi) {
+                    let at = until.max(ctx.now + RETRY_SOON);
+                    return self.add_task(at, Task::RekeyChild { spi, group });
+                }
                 let Some(old) = self.children.by_inbound(spi).filter(|old| old.stage == Stage::Up) else {
                     return;
                 };
@@ -437,6 +476,27 @@ impl Established {
             Task::VerifyPath => self.start_verifying(core, ctx),
             Task::TellAddresses => self.start_telling(core, ctx),
         }
+    }
+
+    /// Answers a request. INVALID_SYNTAX ends the IKE SA at both ends (RFC 7296 s2.21.3).
+    pub(super) fn answer(
+        &mut self,
+        core: &mut Core,
+        ctx: &mut Context<'_>,
+        exchange: ExchangeType,
+        answer: Result<Vec<Payload<'static>>, Denied>,
+    ) -> Next {
+        let mut next = Next::Stay;
+        let payloads = answer.unwrap_or_else(|Denied { rejection, notify }| {
+            debug!(connection = %self.connection.name, %exchange, reason = rejection.name(), notify = %notify.kind, "refused");
+            ctx.reject(rejection);
+            if notify.kind == NotifyType::INVALID_SYNTAX {
+                next = Next::Close(DownReason::Failed(format!("malformed {exchange}")));
+            }
+            vec![Payload::Notify(notify)]
+        });
+        core.respond(ctx, exchange, &payloads);
+        next
     }
 
     /// Our request for a Child SA came to nothing.
@@ -489,18 +549,22 @@ impl Established {
             leases: std::mem::take(&mut self.leases),
             from: core.spi,
             endpoints: core.endpoints(),
+            whereabouts: core.whereabouts(),
         }
     }
 
     /// Takes over.
-    pub fn inherit(&mut self, core: &Core, ctx: &mut Context<'_>, mut estate: Estate) {
+    pub fn inherit(&mut self, core: &mut Core, ctx: &mut Context<'_>, mut estate: Estate) {
         for child in estate.children.iter() {
             ctx.tunnels.hand_over(child.tunnel, estate.from, core.spi);
         }
         self.children.append(&mut estate.children);
         self.tasks.append(&mut estate.tasks);
         self.leases.append(&mut estate.leases);
-        self.heir_of = None;
+        // Once it is in use itself, it knows better where the peer is.
+        if self.heir_of.take() == Some(estate.from) {
+            self.resume_move(core, ctx, estate.whereabouts);
+        }
         // The peer moved meanwhile.
         if estate.endpoints != core.endpoints() {
             self.move_children(core, ctx);
@@ -510,6 +574,7 @@ impl Established {
     /// The IKE SA is gone: so are its children.
     pub fn drop_children(&mut self, ctx: &mut Context<'_>, reason: &DownReason) {
         self.withdraw(ctx);
+        self.forget_all_followups(ctx);
         for (_, task) in self.tasks.drain(..) {
             if let Task::DeleteUnwanted { spi, .. } = task {
                 ctx.spis.release(spi);
@@ -518,6 +583,19 @@ impl Established {
         let connection = self.connection.clone();
         self.children.clear(ctx, &connection, reason);
         self.leases.drain(..).for_each(|lease| ctx.pools.give_back(&lease));
+    }
+
+    /// The peer closes this IKE SA, maybe since it has authenticated anew: what we want on it is wanted on the new one.
+    fn ask_elsewhere(&self, ctx: &mut Context<'_>) {
+        let mut children: Vec<_> =
+            self.tasks.iter().filter_map(|(_, task)| task.creates()).cloned().collect();
+        if let Some(Active::CreateChild(request)) = &self.active {
+            children.push(request.config.clone());
+        }
+        if !children.is_empty() {
+            let connection = self.connection.clone();
+            ctx.out.commands.push(Command::CreateElsewhere { connection, children });
+        }
     }
 
     /// Nothing comes of our exchange in progress: its SPI is free again.
@@ -542,9 +620,12 @@ impl Established {
             return State::Established(self);
         };
         if let Phase::Answered { successor, .. } = self.phase {
-            let estate = self.estate(core);
+            let estate = Box::new(self.estate(core));
             ctx.out.commands.push(Command::Handover { from: core.spi, to: successor, estate });
             self.quiet = true;
+        }
+        if reason == DownReason::PeerDeleted {
+            self.ask_elsewhere(ctx);
         }
         self.drop_children(ctx, &reason);
         if core.renews {

@@ -153,15 +153,20 @@ fn fail(core: &Core, ctx: &mut Context<'_>, opening: &Opening, reason: DownReaso
 /// The one KE payload of a message.
 fn key_exchange(opened: &Opened, method: KeId) -> Result<Vec<u8>, String> {
     let payloads = parse_chain(opened.first, &opened.plain, 0).map_err(|error| error.to_string())?;
+    value(&payloads, method).map(<[u8]>::to_vec)
+}
+
+/// The value of the one KE payload among these.
+pub(super) fn value<'p>(payloads: &'p [Payload<'_>], method: KeId) -> Result<&'p [u8], String> {
     let mut values = payloads.iter().filter_map(|payload| match payload {
         Payload::Ke(ke) => Some(ke),
         _ => None,
     });
     match (values.next(), values.next()) {
-        (Some(ke), None) if ke.method == method => Ok(ke.data.to_vec()),
+        (Some(ke), None) if ke.method == method => Ok(&ke.data),
         (Some(ke), None) => Err(format!("key exchange by {}, expected {method}", ke.method)),
         _ => {
-            let error = super::init::notifies(&payloads).find(|notify| notify.kind.is_error());
+            let error = super::init::notifies(payloads).find(|notify| notify.kind.is_error());
             Err(error.map_or("one KE payload expected".into(), |error| format!("peer says {}", error.kind)))
         }
     }

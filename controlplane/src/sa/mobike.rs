@@ -14,7 +14,7 @@ use dataplane::sa::Mode;
 use tracing::{debug, info, warn};
 
 use super::child::Stage;
-use super::core::{Core, NAT_PORT, Path};
+use super::core::{Core, NAT_PORT, Nat, Path};
 use super::established::{Active, Established, Phase, Task};
 use super::init::{detect_nat, find_notify, nat_notifies, notifies};
 use super::{Context, State};
@@ -38,6 +38,14 @@ pub(crate) struct Mobike {
     pub others: Vec<IpAddr>,
     /// Where the peer last saw us, as the hash that it sends: our NAT's mapping.
     mapping: Option<Vec<u8>>,
+}
+
+/// Where MOBIKE has brought an IKE SA, and its tunnels.
+pub(crate) struct Whereabouts {
+    path: Path,
+    nat: Nat,
+    carried: Option<(Path, Nat)>,
+    mobike: Mobike,
 }
 
 impl Mobike {
@@ -169,6 +177,12 @@ impl Core {
         }
     }
 
+    /// With MOBIKE, where it is.
+    pub fn whereabouts(&self) -> Option<Whereabouts> {
+        let Self { path, nat, carried, .. } = *self;
+        self.mobike.clone().map(|mobike| Whereabouts { path, nat, carried, mobike })
+    }
+
     fn initiates_moves(&self) -> bool {
         self.mobike.as_ref().is_some_and(|mobike| mobike.initiator)
     }
@@ -197,6 +211,17 @@ impl Established {
             self.add_once(ctx, Task::UpdateAddresses);
         }
         self.advance(core, ctx);
+    }
+
+    /// The IKE SA before has moved since this one was made, which did nothing of its own yet. What is not agreed on or
+    /// checked yet is so here.
+    pub fn resume_move(&mut self, core: &mut Core, ctx: &Context<'_>, before: Option<Whereabouts>) {
+        let Some(Whereabouts { path, nat, carried, mobike }) = before else { return };
+        (core.path, core.nat, core.carried, core.mobike) = (path, nat, carried, Some(mobike));
+        if core.carried.is_some() {
+            let ours = core.initiates_moves();
+            self.add_once(ctx, if ours { Task::UpdateAddresses } else { Task::VerifyPath });
+        }
     }
 
     /// A request goes unanswered for long: the initiator tries the other ways in turn.

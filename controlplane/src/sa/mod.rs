@@ -8,7 +8,7 @@
 //! | [`State::AuthSent`] | the response to our IKE_AUTH | `auth/` |
 //! | [`State::EapSent`] | the response to our IKE_AUTH, while we authenticate by EAP | `auth/eap/` |
 //! | [`State::EapServing`] | the peer's next IKE_AUTH, while it authenticates by EAP | `auth/eap/` |
-//! | [`State::Established`] | anything | `established.rs`, `child/`, `rekey.rs`, `informational.rs` |
+//! | [`State::Established`] | anything | `established.rs`, `child/`, `rekey.rs`, `followup.rs`, `informational.rs` |
 //! | [`State::Closed`] | repetitions of the last request, which get the last response again | here |
 
 mod auth;
@@ -16,6 +16,7 @@ mod child;
 mod configuration;
 mod core;
 mod established;
+mod followup;
 mod fragment;
 mod informational;
 mod init;
@@ -138,7 +139,7 @@ pub(crate) enum Command {
     /// The children and tasks of one IKE SA went over to another.
     Succeeded { from: u64, to: u64 },
     /// The children and tasks of one IKE SA go over to another.
-    Handover { from: u64, to: u64, estate: Estate },
+    Handover { from: u64, to: u64, estate: Box<Estate> },
     /// The peer made this IKE SA in a rekey that crossed ours and lost: the peer deletes it.
     Redundant(u64),
     /// INITIAL_CONTACT: other IKE SAs with this peer are stale. One that came up after the peer had begun this
@@ -154,6 +155,8 @@ pub(crate) enum Command {
     Renewed(u64),
     /// It has come to nothing: the old one stays.
     NotRenewed(u64),
+    /// These children were asked for on an IKE SA that the peer closed: they go to another one, if there is one.
+    CreateElsewhere { connection: Arc<Connection>, children: Vec<Arc<ChildConfig>> },
     /// Set a child up again.
     Restart { connection: Arc<Connection>, child: Option<Arc<ChildConfig>>, after: Duration },
 }
@@ -407,6 +410,15 @@ impl IkeSa {
             self.core.path = path;
             self.core.carried = None;
             established.move_children(&self.core, ctx);
+        }
+    }
+
+    /// By what it knows the additional key exchanges that the peer has under way.
+    #[cfg(any(test, fuzzing))]
+    pub fn links(&self) -> Vec<Vec<u8>> {
+        match &self.state {
+            State::Established(established) => established.awaited.links().collect(),
+            _ => Vec::new(),
         }
     }
 

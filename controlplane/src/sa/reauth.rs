@@ -57,12 +57,7 @@ impl Established {
     /// Asks for a new IKE SA with what this one has.
     pub fn renew(&mut self, core: &Core, ctx: &mut Context<'_>) {
         self.reauth_at = None;
-        let mut children = Vec::new();
-        for child in self.children.iter().filter(|child| child.stage == Stage::Up) {
-            if !children.iter().any(|one: &Arc<ChildConfig>| one.name == child.config.name) {
-                children.push(child.config.clone());
-            }
-        }
+        let children = self.children_in_use();
         info!(connection = %self.connection.name, ike = core.spi, "authenticating anew");
         ctx.out.commands.push(Command::Renew(Box::new(Renewal {
             old: core.spi,
@@ -71,6 +66,17 @@ impl Established {
             path: core.path,
             inner: core.inner.local.clone(),
         })));
+    }
+
+    /// The children that it has, each once.
+    pub fn children_in_use(&self) -> Vec<Arc<ChildConfig>> {
+        let mut children: Vec<Arc<ChildConfig>> = Vec::new();
+        for child in self.children.iter().filter(|child| child.stage == Stage::Up) {
+            if !children.iter().any(|one| one.name == child.config.name) {
+                children.push(child.config.clone());
+            }
+        }
+        children
     }
 
     /// In use, and not being rekeyed.

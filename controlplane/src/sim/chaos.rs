@@ -100,6 +100,17 @@ fn the_same_with_perfect_forward_secrecy_and_automatic_rekeys() {
 }
 
 #[test]
+fn the_same_with_additional_key_exchanges() {
+    for seed in seeds(300..308) {
+        take_down(chaos(seed, 40, |side, connection| {
+            followup::hybrid(side, connection);
+            connection.dpd = Some(Duration::from_secs(10));
+            connection.fragment_size = if side == A { 576 } else { 1280 };
+        }));
+    }
+}
+
+#[test]
 fn ten_thousand_rekeys() {
     for seed in seeds(7..8) {
         let world = chaos(seed, 10_000, |_, _| {});

@@ -17,6 +17,8 @@ mod configuration;
 #[cfg(test)]
 mod eap;
 #[cfg(test)]
+mod followup;
+#[cfg(test)]
 mod hostile;
 #[cfg(test)]
 mod mobike;
@@ -24,7 +26,7 @@ mod mobike;
 mod reauth;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -434,8 +436,12 @@ impl World {
         assert_eq!(view(A), view(B));
         let children = view(A).iter().filter(|one| one.2 != 0).count();
         for side in [A, B] {
-            let plane = &self.sides[side].plane;
-            assert_eq!((plane.inbound.len(), plane.outbound.len()), (children, children), "side {side}");
+            let Side { plane, endpoint, .. } = &self.sides[side];
+            // A tunnel may have several Child SAs, and sends on one.
+            let tunnels: BTreeSet<_> =
+                endpoint.status().flat_map(|ike| ike.children).map(|child| child.tunnel).collect();
+            let expected = (children, tunnels.len());
+            assert_eq!((plane.inbound.len(), plane.outbound.len()), expected, "side {side}");
         }
         self.assert_usable();
     }

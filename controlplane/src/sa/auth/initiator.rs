@@ -243,7 +243,7 @@ impl Pending {
                 established.leave(ctx, DownReason::Failed(why));
             }
         }
-        if let Some(child) = self.child {
+        if let Some(mut child) = self.child {
             let nonces = Some((self.transcript.ni.as_slice(), self.transcript.nr.as_slice()));
             match child.settle(ctx, core, &self.connection, payloads, nonces) {
                 Settled::Made(pair, _) => {

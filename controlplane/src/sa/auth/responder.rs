@@ -149,16 +149,16 @@ impl Accepted {
             denied = true;
         }
         if !denied && asked.iter().any(|payload| matches!(payload, Payload::Sa(_))) {
-            let nonces = Some((answered.transcript.ni.as_slice(), answered.transcript.nr.as_slice()));
-            match child::respond(ctx, core, &connection, asked, None, nonces) {
-                Ok(made) => {
-                    let spi = established.children.accept(ctx, made.pair);
+            let nonces = (answered.transcript.ni.as_slice(), answered.transcript.nr.as_slice());
+            match child::respond(ctx, core, &connection, asked, nonces) {
+                Ok((pair, payloads)) => {
+                    let spi = established.children.accept(ctx, *pair);
                     if !established.children.offer(ctx, spi) {
                         // The peer authenticates anew. Its answer shows that it has the new IKE SA.
                         established.inherits = Inherits::UntilKnown;
                         established.add_task(ctx.now, Task::Probe);
                     }
-                    answer.extend(made.payloads);
+                    answer.extend(payloads);
                 }
                 // RFC 7296 s2.21.2: the IKE SA stands without the Child SA.
                 Err(Denied { rejection, notify }) => {

@@ -10,25 +10,23 @@
 mod exchange;
 mod request;
 mod respond;
+mod terms;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use dataplane::sa::{Mode, TunnelId};
+use dataplane::sa::TunnelId;
 
-use super::core::Core;
 use super::{Command, Context, Retire};
 use crate::config::{ChildConfig, Connection, OnDown};
-use crate::crypto::{ChildKeys, CryptoError, Secret, keys};
 use crate::pool::Released;
-use crate::proposal::{self, Chosen};
-use crate::selector;
-use crate::update::{ChildInstall, ChildSuite, ChildUpdate, DirectionKeys, DownReason, Event};
-use crate::wire::{IntegId, ProtocolId, TrafficSelector};
+use crate::update::{ChildInstall, ChildUpdate, DownReason, Event};
+use crate::wire::{ProtocolId, TrafficSelector};
 
 pub(super) use exchange::lower;
 pub(super) use request::{Request, Settled};
-pub(super) use respond::{Denied, respond};
+pub(super) use respond::{Denied, make, respond};
+pub(crate) use terms::{Pair, Terms};
 
 /// A Child SA: one SA each way.
 #[derive(Debug)]
@@ -52,114 +50,16 @@ pub(crate) struct Child {
     pub remote: Vec<TrafficSelector>,
 }
 
-/// What a tunnel is known by when the peer authenticates anew: connection, child, peer and selectors.
-fn tunnel_key(
-    ctx: &Context<'_>,
-    core: &Core,
-    connection: &Connection,
-    child: &str,
-    (local, remote): (&[TrafficSelector], &[TrafficSelector]),
-) -> u64 {
-    let selectors = (selector::display(local), selector::display(remote));
-    ctx.tunnels.key((&*connection.name, child, core.peer_key, selectors))
-}
-
 /// Where a Child SA stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
     /// In use.
     Up,
-    /// The peer has made its successor and will delete it.
+    /// The peer has made its successor and will delete it, or is about to make one: there are additional key
+    /// exchanges left to do (RFC 9370 s2.2.4).
     Succeeded,
     /// We have made its successor, or it is redundant, or unwanted: our delete is queued or sent.
     Leaving,
-}
-
-/// Two directions and what they were negotiated for.
-pub(crate) struct Pair {
-    pub inbound: Box<ChildInstall>,
-    pub outbound: Box<ChildInstall>,
-    pub local: Vec<TrafficSelector>,
-    pub remote: Vec<TrafficSelector>,
-}
-
-/// The negotiated parameters that a [`Pair`] is made from.
-pub(super) struct Terms<'a> {
-    pub connection: &'a Connection,
-    pub config: &'a Arc<ChildConfig>,
-    pub tunnel: TunnelId,
-    pub chosen: &'a Chosen,
-    pub spi_in: u32,
-    pub spi_out: u32,
-    pub mode: Mode,
-    pub local: Vec<TrafficSelector>,
-    pub remote: Vec<TrafficSelector>,
-    /// We initiated the exchange: KEYMAT starts with what we send (RFC 7296 s2.17).
-    pub initiated: bool,
-    /// Secret of the exchange's own key exchange.
-    pub shared: Option<&'a Secret>,
-    pub ni: &'a [u8],
-    pub nr: &'a [u8],
-}
-
-impl Terms<'_> {
-    /// Derives the keys.
-    pub fn settle(self, core: &Core) -> Result<Pair, String> {
-        let suite = suite(self.chosen)?;
-        let (encr_len, integ_len) =
-            key_lengths(&suite).ok_or_else(|| format!("no keys for {}", self.chosen))?;
-        let protection = core.protection.as_ref().ok_or("no keys yet")?;
-        let keymat = keys::child_keymat(
-            protection.suite.prf,
-            &protection.d,
-            self.shared,
-            &[],
-            self.ni,
-            self.nr,
-            ChildKeys::keymat_len(encr_len, integ_len),
-        )
-        .map_err(|error| error.to_string())?;
-        let keys = ChildKeys::split(&keymat, encr_len, integ_len).ok_or(CryptoError::Library.to_string())?;
-        let initiator = DirectionKeys { encr: keys.encr_i, integ: keys.integ_i };
-        let responder = DirectionKeys { encr: keys.encr_r, integ: keys.integ_r };
-        let (ours, theirs) = if self.initiated { (initiator, responder) } else { (responder, initiator) };
-        let selectors = selector::policies(&self.local, &self.remote)
-            .filter(|policies| !policies.is_empty())
-            .ok_or("selectors make no policy, or too many")?;
-        let install = |spi, keys| {
-            Box::new(ChildInstall {
-                tunnel: self.tunnel,
-                connection: self.connection.name.clone(),
-                child: self.config.clone(),
-                spi,
-                suite,
-                keys,
-                mode: self.mode,
-                selectors: selectors.clone().into(),
-                endpoints: core.endpoints(),
-            })
-        };
-        let (inbound, outbound) = (install(self.spi_in, theirs), install(self.spi_out, ours));
-        Ok(Pair { inbound, outbound, local: self.local, remote: self.remote })
-    }
-}
-
-fn suite(chosen: &Chosen) -> Result<ChildSuite, String> {
-    let protocol = chosen.proposal.protocol;
-    Ok(ChildSuite { protocol, encr: chosen.encr(), integ: chosen.integ(), esn: chosen.esn() })
-}
-
-/// Bytes of encryption key with salt, and of integrity key.
-fn key_lengths(suite: &ChildSuite) -> Option<(usize, usize)> {
-    let encr = match suite.encr {
-        Some((id, bits)) => proposal::encr_key_lengths(id, bits).map(|(key, salt)| key + salt)?,
-        None => 0,
-    };
-    let integ = match suite.integ {
-        Some(IntegId::NONE) | None => 0,
-        Some(id) => proposal::integ_key_length(id)?,
-    };
-    Some((encr, integ))
 }
 
 impl Child {
@@ -210,6 +110,18 @@ impl Children {
 
     pub fn by_inbound(&mut self, spi: u32) -> Option<&mut Child> {
         self.0.iter_mut().find(|child| child.spi_in == spi)
+    }
+
+    /// Nothing comes of what was to succeed this one: it can be rekeyed again.
+    pub fn reopen(&mut self, spi_in: u32) {
+        let Some(tunnel) = self.by_inbound(spi_in).map(|child| child.tunnel) else { return };
+        let others = |child: &&Child| child.tunnel == tunnel && child.spi_in != spi_in;
+        if self.0.iter().filter(others).any(|other| other.stage == Stage::Up) {
+            return;
+        }
+        if let Some(child) = self.by_inbound(spi_in).filter(|child| child.stage == Stage::Succeeded) {
+            child.stage = Stage::Up;
+        }
     }
 
     pub fn by_outbound(&mut self, protocol: ProtocolId, spi: u32) -> Option<&mut Child> {
@@ -296,14 +208,21 @@ impl Children {
     ) -> Option<Child> {
         let index = self.0.iter().position(|child| child.spi_in == spi_in)?;
         let child = self.0.remove(index);
+        // What was to replace it is gone too: the peer has deleted that, and the tunnel ends by it.
+        let reason = if *reason == DownReason::Replaced { &DownReason::PeerDeleted } else { reason };
         let at = ctx.now + child.config.grace;
         ctx.out.retire.push(Retire { at, tunnel: child.tunnel, spi: child.spi_in });
         let mut others = self.0.iter().filter(|other| other.tunnel == child.tunnel);
         let successor = others.clone().rfind(|other| other.stage == Stage::Up).map(|other| other.spi_in);
+        let reopened = others.clone().find(|other| other.stage == Stage::Succeeded).map(|other| other.spi_in);
         if others.next().is_none() {
             self.tunnel_down(ctx, connection, &child, reason);
         } else if let Some(successor) = successor.filter(|_| child.active) {
             self.switch(ctx, successor, false);
+        }
+        // The peer has deleted what was to succeed this one.
+        if let Some(reopened) = reopened {
+            self.reopen(reopened);
         }
         Some(child)
     }

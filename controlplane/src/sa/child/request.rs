@@ -9,8 +9,9 @@ use tracing::debug;
 use super::super::Context;
 use super::super::configuration::{local_hosts, remote_hosts};
 use super::super::core::Core;
+use super::super::followup::{Chain, Progress};
 use super::super::init::{NONCE_LEN, find_notify, notifies};
-use super::{Child, Pair, Terms, tunnel_key};
+use super::{Child, Pair, Terms};
 use crate::config::{ChildConfig, Connection};
 use crate::crypto::{Group, KeyExchange};
 use crate::proposal::{self, Proposal};
@@ -32,6 +33,14 @@ pub(crate) struct Request {
     key_exchange: Option<KeyExchange>,
     /// SPIs of the peer that it deleted while we wait, and that we do not know.
     deleted: Vec<u32>,
+    /// The peer agreed, and additional key exchanges are under way.
+    agreed: Option<Box<Agreed>>,
+}
+
+/// What the peer agreed to, and the additional key exchanges that it takes (RFC 9370 s2.2.4).
+struct Agreed {
+    terms: Terms,
+    chain: Chain,
 }
 
 /// Unknown SPIs that are remembered. The peer can have made only one for us, so this is ample.
@@ -39,8 +48,10 @@ const MAX_DELETED: usize = 16;
 
 /// What became of a request.
 pub(crate) enum Settled {
-    /// A Child SA. Also the responder's nonce, which decides collisions.
+    /// A Child SA. Also the lower nonce of the exchange, which decides collisions.
     Made(Box<Pair>, Vec<u8>),
+    /// The peer agreed; an additional key exchange comes next.
+    More,
     /// The peer wants another key exchange method.
     OtherMethod(Group),
     /// The peer refused it.
@@ -67,6 +78,7 @@ impl Request {
             nonce: Vec::new(),
             key_exchange: None,
             deleted: Vec::new(),
+            agreed: None,
             config,
         }
     }
@@ -97,6 +109,7 @@ impl Request {
             nonce: Vec::new(),
             key_exchange: None,
             deleted: Vec::new(),
+            agreed: None,
             config: old.config.clone(),
         };
         request.freshen(ctx, group);
@@ -138,22 +151,36 @@ impl Request {
         payloads
     }
 
+    /// The payloads of the next additional key exchange.
+    pub fn followup(&self) -> Option<[Payload<'static>; 2]> {
+        self.agreed.as_ref().map(|agreed| agreed.chain.payloads())
+    }
+
+    /// The lower nonce of the exchange, when the peer agreed to it and additional key exchanges are under way.
+    pub fn lowest(&self) -> Option<&[u8]> {
+        self.agreed.as_ref().map(|agreed| agreed.terms.lowest())
+    }
+
     /// Judges the response. `ni` and `nr` are the nonces of IKE_SA_INIT for a Child SA of IKE_AUTH; otherwise
     /// they come from the exchange itself.
     pub fn settle(
-        &self,
+        &mut self,
         ctx: &mut Context<'_>,
         core: &Core,
         connection: &Connection,
         payloads: &[Payload<'_>],
         nonces: Option<(&[u8], &[u8])>,
     ) -> Settled {
+        if let Some(agreed) = self.agreed.take() {
+            return self.proceed(ctx, core, connection, *agreed, payloads);
+        }
         let response = match Response::read(payloads) {
             Ok(response) => response,
             Err(settled) => return self.check_method(settled),
         };
+        let name = self.config.name.clone();
         let unacceptable = |rejection, why: String, ctx: &mut Context<'_>| {
-            debug!(child = %self.config.name, %why, "response not accepted");
+            debug!(child = %name, %why, "response not accepted");
             ctx.reject(rejection);
             Settled::Unacceptable(why, response.spi())
         };
@@ -196,34 +223,75 @@ impl Request {
                 ctx,
             );
         }
-        let tunnel = self.tunnel.unwrap_or_else(|| {
-            let selectors = (response.local, response.remote);
-            let key = tunnel_key(ctx, core, connection, &self.config.name, selectors);
-            let shared = core.renews.then(|| ctx.tunnels.share(core.spi, key, ctx.now, None)).flatten();
-            shared.unwrap_or_else(|| ctx.tunnels.allocate(core.spi, key, ctx.now, core.began))
-        });
+        let methods = if own { chosen.additional() } else { Vec::new() };
         let terms = Terms {
-            connection,
-            config: &self.config,
-            tunnel,
-            chosen: &chosen,
+            config: self.config.clone(),
+            tunnel: self.tunnel,
+            chosen,
             spi_in: self.spi,
             spi_out,
             mode,
             local: response.local.to_vec(),
             remote: response.remote.to_vec(),
             initiated: true,
-            shared: shared.as_ref(),
-            ni,
-            nr,
+            shared,
+            additional: Vec::new(),
+            ni: ni.to_vec(),
+            nr: nr.to_vec(),
         };
-        match terms.settle(core) {
-            Ok(pair) => Settled::Made(Box::new(pair), nr.to_vec()),
+        if let Err(why) = terms.check() {
+            return unacceptable(Rejection::Selectors, why, ctx);
+        }
+        if methods.is_empty() {
+            return self.make(ctx, core, connection, terms);
+        }
+        match Chain::start(methods, payloads) {
+            Ok(chain) => {
+                self.agreed = Some(Box::new(Agreed { terms, chain }));
+                Settled::More
+            }
+            Err(why) => unacceptable(Rejection::KeyExchange, why, ctx),
+        }
+    }
+
+    /// Judges the response of an additional key exchange.
+    fn proceed(
+        &mut self,
+        ctx: &mut Context<'_>,
+        core: &Core,
+        connection: &Connection,
+        agreed: Agreed,
+        payloads: &[Payload<'_>],
+    ) -> Settled {
+        let Agreed { mut terms, chain } = agreed;
+        match chain.proceed(payloads) {
+            Progress::Next(chain) => {
+                self.agreed = Some(Box::new(Agreed { terms, chain }));
+                Settled::More
+            }
+            Progress::Done(secrets) => {
+                terms.additional = secrets;
+                // The SA that it was to replace may be gone.
+                terms.tunnel = self.tunnel;
+                self.make(ctx, core, connection, terms)
+            }
+            Progress::Refused(kind) => Settled::Refused(kind),
+            Progress::Broken(why) => {
+                debug!(child = %self.config.name, %why, "response not accepted");
+                ctx.reject(Rejection::KeyExchange);
+                Settled::Unacceptable(why, Some(terms.spi_out))
+            }
+        }
+    }
+
+    fn make(&self, ctx: &mut Context<'_>, core: &Core, connection: &Connection, terms: Terms) -> Settled {
+        let (spi_out, lowest) = (terms.spi_out, terms.lowest().to_vec());
+        match terms.settle(ctx, core, connection) {
+            Ok(pair) => Settled::Made(pair, lowest),
             Err(why) => {
-                if self.tunnel.is_none() {
-                    ctx.tunnels.release(tunnel, core.spi);
-                }
-                unacceptable(Rejection::Selectors, why, ctx)
+                debug!(child = %self.config.name, %why, "no Child SA");
+                ctx.reject(Rejection::Selectors);
+                Settled::Unacceptable(why, Some(spi_out))
             }
         }
     }
@@ -340,7 +408,7 @@ impl<'p, 'a> Response<'p, 'a> {
 impl From<&Settled> for DownReason {
     fn from(settled: &Settled) -> Self {
         match settled {
-            Settled::Made(..) => Self::Terminated,
+            Settled::Made(..) | Settled::More => Self::Terminated,
             Settled::OtherMethod(_) => Self::Rejected(NotifyType::INVALID_KE_PAYLOAD),
             Settled::Refused(kind) => Self::Rejected(*kind),
             Settled::Unacceptable(why, _) => Self::Failed(why.clone()),

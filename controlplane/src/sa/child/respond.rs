@@ -3,14 +3,14 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use dataplane::sa::{Mode, TunnelId};
+use dataplane::sa::Mode;
 use tracing::info;
 
 use super::super::Context;
 use super::super::configuration::{local_hosts, remote_hosts};
 use super::super::core::Core;
 use super::super::init::{NONCE_LEN, find_notify};
-use super::{Child, Pair, Terms, tunnel_key};
+use super::{Child, Pair, Terms};
 use crate::config::{ChildConfig, Connection};
 use crate::crypto::{Group, Secret, kex};
 use crate::proposal::{self, Chosen, Proposal};
@@ -18,18 +18,16 @@ use crate::rejection::Rejection;
 use crate::selector;
 use crate::wire::{self, KeId, Notify, NotifyType, Payload, ProposalSpi, TrafficSelector};
 
-/// What makes the Child SA that we agreed to.
+/// What we agree to.
 pub(crate) struct Answer {
-    pub pair: Pair,
+    pub terms: Terms,
     pub payloads: Vec<Payload<'static>>,
-    /// Our nonce; it decides collisions.
-    pub nr: Vec<u8>,
 }
 
 impl Answer {
-    /// Gives back what a new tunnel took.
+    /// Gives back what it took: nothing comes of it.
     pub fn discard(self, ctx: &mut Context<'_>) {
-        give_back(ctx, self.pair.inbound.spi, Some(self.pair.inbound.tunnel));
+        ctx.spis.release(self.terms.spi_in);
     }
 }
 
@@ -52,9 +50,36 @@ struct Match<'a> {
     remote: Vec<TrafficSelector>,
 }
 
-/// Answers a request. `rekeyed` is the Child SA that is replaced. In IKE_AUTH the nonces of IKE_SA_INIT are given;
-/// then there is neither nonce nor key exchange in the request.
+/// Answers a request in IKE_AUTH, with the nonces of IKE_SA_INIT.
 pub(crate) fn respond(
+    ctx: &mut Context<'_>,
+    core: &Core,
+    connection: &Connection,
+    payloads: &[Payload<'_>],
+    nonces: (&[u8], &[u8]),
+) -> Result<(Box<Pair>, Vec<Payload<'static>>), Denied> {
+    let Answer { terms, payloads } = negotiate(ctx, core, connection, payloads, None, Some(nonces))?;
+    Ok((make(ctx, core, connection, terms)?, payloads))
+}
+
+/// Makes what was agreed on.
+pub(in crate::sa) fn make(
+    ctx: &mut Context<'_>,
+    core: &Core,
+    connection: &Connection,
+    terms: Terms,
+) -> Result<Box<Pair>, Denied> {
+    let (spi, child) = (terms.spi_in, terms.config.name.clone());
+    terms.settle(ctx, core, connection).map_err(|error| {
+        info!(connection = %connection.name, %child, %error, "Child SA refused");
+        ctx.spis.release(spi);
+        Denied::new(Rejection::Selectors, NotifyType::TS_UNACCEPTABLE)
+    })
+}
+
+/// Judges a request. `rekeyed` is the Child SA that is replaced. In IKE_AUTH the nonces of IKE_SA_INIT are given;
+/// then there is neither nonce nor key exchange in the request.
+pub(super) fn negotiate(
     ctx: &mut Context<'_>,
     core: &Core,
     connection: &Connection,
@@ -95,60 +120,39 @@ pub(crate) fn respond(
     };
     let transport =
         config.mode == Mode::Transport && find_notify(payloads, NotifyType::USE_TRANSPORT_MODE).is_some();
-    let mode = if transport { Mode::Transport } else { Mode::Tunnel };
-    let spi_in = ctx.spis.allocate(ctx.rng);
-    let tunnel = match rekeyed {
-        Some(old) => old.tunnel,
-        None => {
-            let key = tunnel_key(ctx, core, connection, &config.name, (&local, &remote));
-            // When each end begins an IKE SA, neither of the two takes the place of the other.
-            let older = ctx.tunnels.share(core.spi, key, core.since, Some(core.began));
-            older.unwrap_or_else(|| ctx.tunnels.allocate(core.spi, key, ctx.now, core.began))
-        }
-    };
-    let mut answer = vec![Payload::Sa(vec![chosen.answer(ProposalSpi::Child(spi_in))])];
-    if !in_auth {
-        answer.push(Payload::Nonce(Cow::Owned(nonce.clone())));
-    }
-    if let Some((method, public)) = public {
-        answer.push(Payload::Ke(wire::KeyExchange { method, data: Cow::Owned(public) }));
-    }
-    answer.push(Payload::TsI(remote.clone()));
-    answer.push(Payload::TsR(local.clone()));
-    if transport {
-        answer.push(Payload::Notify(Notify::bare(NotifyType::USE_TRANSPORT_MODE)));
-    }
-    let (chosen, shared) = (&chosen, shared.as_ref());
-    let terms = Terms {
-        connection,
-        config,
-        tunnel,
+    let mut terms = Terms {
+        config: config.clone(),
+        tunnel: rekeyed.map(|old| old.tunnel),
         chosen,
-        spi_in,
+        spi_in: 0,
         spi_out,
-        mode,
+        mode: if transport { Mode::Transport } else { Mode::Tunnel },
         local,
         remote,
         initiated: false,
         shared,
-        ni,
-        nr,
+        additional: Vec::new(),
+        ni: ni.to_vec(),
+        nr: nr.to_vec(),
     };
-    match terms.settle(core) {
-        Ok(pair) => Ok(Answer { pair, payloads: answer, nr: nonce }),
-        Err(error) => {
-            info!(connection = %connection.name, child = %config.name, %error, "Child SA refused");
-            give_back(ctx, spi_in, rekeyed.is_none().then_some(tunnel));
-            Err(Denied::new(Rejection::Selectors, NotifyType::TS_UNACCEPTABLE))
-        }
+    if let Err(error) = terms.check() {
+        info!(connection = %connection.name, child = %config.name, %error, "Child SA refused");
+        return Err(Denied::new(Rejection::Selectors, NotifyType::TS_UNACCEPTABLE));
     }
-}
-
-fn give_back(ctx: &mut Context<'_>, spi: u32, tunnel: Option<TunnelId>) {
-    ctx.spis.release(spi);
-    if let Some(tunnel) = tunnel {
-        ctx.tunnels.release(tunnel, ctx.ike);
+    terms.spi_in = ctx.spis.allocate(ctx.rng);
+    let mut answer = vec![Payload::Sa(vec![terms.chosen.answer(ProposalSpi::Child(terms.spi_in))])];
+    if !in_auth {
+        answer.push(Payload::Nonce(Cow::Owned(nonce)));
     }
+    if let Some((method, public)) = public {
+        answer.push(Payload::Ke(wire::KeyExchange { method, data: Cow::Owned(public) }));
+    }
+    answer.push(Payload::TsI(terms.remote.clone()));
+    answer.push(Payload::TsR(terms.local.clone()));
+    if transport {
+        answer.push(Payload::Notify(Notify::bare(NotifyType::USE_TRANSPORT_MODE)));
+    }
+    Ok(Answer { terms, payloads: answer })
 }
 
 /// The parts of a request for a Child SA.
