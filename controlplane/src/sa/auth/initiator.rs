@@ -63,20 +63,17 @@ impl Sent {
         let mut pending =
             Pending { connection, transcript, support, message_id, child: None, later: children };
         let id = id_payload(&pending.connection.local_id);
-        let mut notifies = Vec::new();
-        let (auth, unmixed) = if by_eap {
+        let (proof, unmixed) = if by_eap {
             if pending.connection.ppk.as_ref().is_some_and(|ppk| ppk.required && !pending.support.ppk) {
                 return pending.end(core, ctx, DownReason::Failed(NO_PPK.into()));
             }
-            if matches!(pending.connection.remote_auth, RemoteProof::EapOnly) {
-                notifies.push(Notify::bare(NotifyType::EAP_ONLY_AUTHENTICATION));
-            }
-            (None, None)
+            let eap_only = matches!(pending.connection.remote_auth, RemoteProof::EapOnly);
+            let notify = Payload::Notify(Notify::bare(NotifyType::EAP_ONLY_AUTHENTICATION));
+            (eap_only.then_some(notify).into_iter().collect(), None)
         } else {
             let hashes = pending.support.hashes.clone();
-            let prove = |proofs: Proofs<'_>| proofs.prove(&id, hashes.as_deref());
-            match pending.prove_with_ppk(core, &mut notifies, prove) {
-                Ok((auth, unmixed)) => (Some(auth), unmixed),
+            match pending.prove(core, |proofs| proofs.prove(&id, hashes.as_deref())) {
+                Ok(proof) => proof,
                 Err(why) => return pending.end(core, ctx, DownReason::Failed(why)),
             }
         };
@@ -87,8 +84,7 @@ impl Sent {
         if let IdPattern::Exact(expected) = &connection.remote_id {
             payloads.push(Payload::IdR(id_payload(expected)));
         }
-        payloads.extend(auth.map(Payload::Auth));
-        payloads.extend(notifies.into_iter().map(Payload::Notify));
+        payloads.extend(proof);
         if ctx.first_contact && connection.unique {
             payloads.push(Payload::Notify(Notify::bare(NotifyType::INITIAL_CONTACT)));
         }
@@ -114,7 +110,7 @@ impl Sent {
     }
 
     /// The response came, and its ICV is good. That alone proves nothing about who sent it.
-    pub fn response(mut self: Box<Self>, core: &mut Core, ctx: &mut Context<'_>, opened: &Opened) -> State {
+    pub fn response(self: Box<Self>, core: &mut Core, ctx: &mut Context<'_>, opened: &Opened) -> State {
         let payloads = match parse_chain(opened.first, &opened.plain, 0) {
             Ok(payloads) => payloads,
             Err(error) => return self.pending.fail(core, ctx, Rejection::Malformed, error.to_string()),
@@ -134,13 +130,10 @@ impl Sent {
             Ok(identity) => identity,
             Err(why) => return self.pending.fail(core, ctx, Rejection::Identity, why),
         };
-        if let Err(why) = self.pending.settle_ppk(core, &payloads, &mut self.unmixed) {
-            return self.pending.fail(core, ctx, Rejection::Authentication, why);
-        }
-        if let Err(why) = self.pending.proofs(core).check(&claims, auth, &identity, ctx.unix) {
-            return self.pending.fail(core, ctx, Rejection::Authentication, why.to_string());
-        }
-        self.pending.establish(core, ctx, &payloads, identity)
+        let Self { pending, unmixed } = *self;
+        let unix = ctx.unix;
+        let check = |proofs: Proofs<'_>, identity: &Identity| proofs.check(&claims, auth, identity, unix);
+        pending.conclude(core, ctx, &payloads, identity, unmixed, check)
     }
 
     /// Repeats the request, or gives up.
@@ -179,36 +172,56 @@ impl Pending {
         }
     }
 
-    /// Our AUTH payload, with a PPK when both ends can (RFC 8784 s3). Adds the notifies that go with it.
-    pub fn prove_with_ppk(
+    /// Our AUTH payload, with a PPK when both ends can (RFC 8784 s3), and the notifies that go with it.
+    pub fn prove(
         &self,
         core: &mut Core,
-        notifies: &mut Vec<Notify<'static>>,
         prove: impl Fn(Proofs<'_>) -> Result<Auth<'static>, AuthError>,
-    ) -> Result<(Auth<'static>, Option<Unmixed>), String> {
+    ) -> Result<(Vec<Payload<'static>>, Option<Unmixed>), String> {
         let prove = |core: &Core| prove(self.proofs(core)).map_err(|error| error.to_string());
         let ppk = match &self.connection.ppk {
             Some(ppk) if ppk.required && !self.support.ppk => return Err(NO_PPK.into()),
             Some(ppk) if self.support.ppk => ppk,
-            _ => return Ok((prove(core)?, None)),
+            _ => return Ok((vec![Payload::Auth(prove(core)?)], None)),
         };
-        notifies.push(ppk::identity(ppk));
+        let mut notifies = vec![Payload::Notify(ppk::identity(ppk))];
         if !ppk.required {
-            notifies.push(Notify::new(NotifyType::NO_PPK_AUTH, prove(core)?.data));
+            notifies.push(Payload::Notify(Notify::new(NotifyType::NO_PPK_AUTH, prove(core)?.data)));
         }
         let unmixed = ppk::mix(core, ppk).map_err(|error| error.to_string())?;
-        Ok((prove(core)?, Some(unmixed)))
+        notifies.insert(0, Payload::Auth(prove(core)?));
+        Ok((notifies, Some(unmixed)))
+    }
+
+    /// The response with the responder's last AUTH payload: `check` says whether it is good, after a PPK that the
+    /// responder does not have was taken out of the keys again.
+    pub fn conclude(
+        self,
+        core: &mut Core,
+        ctx: &mut Context<'_>,
+        payloads: &[Payload<'_>],
+        identity: Identity,
+        unmixed: Option<Unmixed>,
+        check: impl FnOnce(Proofs<'_>, &Identity) -> Result<(), AuthError>,
+    ) -> State {
+        let checked = self
+            .settle_ppk(core, payloads, unmixed)
+            .and_then(|()| check(self.proofs(core), &identity).map_err(|why| why.to_string()));
+        match checked {
+            Ok(()) => self.establish(core, ctx, payloads, identity),
+            Err(why) => self.fail(core, ctx, Rejection::Authentication, why),
+        }
     }
 
     /// Takes the PPK out of the keys again when the responder does not have it.
-    pub fn settle_ppk(
+    fn settle_ppk(
         &self,
         core: &mut Core,
         payloads: &[Payload<'_>],
-        unmixed: &mut Option<Unmixed>,
+        unmixed: Option<Unmixed>,
     ) -> Result<(), String> {
-        if let Some(unmixed) = unmixed.take_if(|_| find_notify(payloads, NotifyType::PPK_IDENTITY).is_none())
-        {
+        let without = find_notify(payloads, NotifyType::PPK_IDENTITY).is_none();
+        if let Some(unmixed) = unmixed.filter(|_| without) {
             if self.connection.ppk.as_ref().is_some_and(|ppk| ppk.required) {
                 return Err("peer does not have the PPK, which the connection needs".into());
             }
@@ -218,7 +231,7 @@ impl Pending {
     }
 
     /// The responder has proved itself: what it agreed to comes up. `payloads` is its last response.
-    pub fn establish(
+    fn establish(
         self,
         core: &mut Core,
         ctx: &mut Context<'_>,

@@ -226,6 +226,21 @@ fn unknown_selector_types_are_left_out() {
     assert_eq!(selectors.len(), 1);
 }
 
+/// RFC 7619 s2.2: the data of an ID_NULL is ignored.
+#[test]
+fn an_id_null_may_have_data() {
+    let wire = [0, 0, 0, 11, 13, 0, 0, 0, b'w', b'h', b'o'];
+    let parsed = parse_chain(PayloadType::ID_I, &wire, 0).unwrap();
+    let [Payload::IdI(id)] = parsed.as_slice() else { panic!("{parsed:?}") };
+    assert_eq!((id.to_string().as_str(), &*id.data), ("%null", b"who".as_slice()));
+    assert_eq!(
+        crate::auth::Identity::from_payload(id.kind.0, &id.data).unwrap(),
+        crate::auth::Identity::Null
+    );
+    // AUTH covers the payload as it came.
+    assert_eq!(id.body(), &wire[4..]);
+}
+
 #[test]
 fn the_encrypted_payload_is_found_and_must_be_first() {
     let message = |next: u8, payload: &[u8]| {

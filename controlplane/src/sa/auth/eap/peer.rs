@@ -9,7 +9,7 @@ use super::super::super::init::notifies;
 use super::super::super::ppk::Unmixed;
 use super::super::super::{Context, Core, State};
 use super::super::initiator::Pending;
-use super::super::{claims, id_payload};
+use super::super::{Proofs, claims, id_payload};
 use super::only_eap;
 use crate::auth::eap::{EapPeer, PeerConfig, PeerStep};
 use crate::auth::{Identity, RemoteProof};
@@ -168,11 +168,8 @@ fn prove(
     responder: Responder,
 ) -> State {
     let id = id_payload(&pending.connection.local_id);
-    let mut notifies = Vec::new();
-    match pending.prove_with_ppk(core, &mut notifies, |proofs| proofs.prove_msk(&id, &msk)) {
-        Ok((auth, unmixed)) => {
-            let mut payloads = vec![Payload::Auth(auth)];
-            payloads.extend(notifies.into_iter().map(Payload::Notify));
+    match pending.prove(core, |proofs| proofs.prove_msk(&id, &msk)) {
+        Ok((payloads, unmixed)) => {
             core.request(ctx, ExchangeType::IKE_AUTH, &payloads);
             let stage = Stage::Proved { msk, unmixed, responder };
             State::EapSent(Box::new(Peering { pending, stage }))
@@ -188,7 +185,7 @@ fn finish(
     ctx: &mut Context<'_>,
     payloads: &[Payload<'_>],
     msk: &Secret,
-    mut unmixed: Option<Unmixed>,
+    unmixed: Option<Unmixed>,
     responder: Responder,
 ) -> State {
     let mut auths = payloads.iter().filter_map(|payload| match payload {
@@ -198,12 +195,7 @@ fn finish(
     let (Some(auth), None) = (auths.next(), auths.next()) else {
         return pending.refused(core, ctx, payloads, "one AUTH payload expected after EAP");
     };
-    if let Err(why) = pending.settle_ppk(core, payloads, &mut unmixed) {
-        return pending.fail(core, ctx, Rejection::Authentication, why);
-    }
     let Responder { id, identity } = responder;
-    if let Err(why) = pending.proofs(core).check_msk(&id, auth, msk, &identity) {
-        return pending.fail(core, ctx, Rejection::Authentication, why.to_string());
-    }
-    pending.establish(core, ctx, payloads, identity)
+    let check = |proofs: Proofs<'_>, identity: &Identity| proofs.check_msk(&id, auth, msk, identity);
+    pending.conclude(core, ctx, payloads, identity, unmixed, check)
 }
