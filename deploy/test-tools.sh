@@ -13,9 +13,10 @@ missing=()
 for tool in "${!packages[@]}"; do
     command -v "$tool" >/dev/null || missing+=("${packages[$tool]}")
 done
-# Plugins of strongSwan: ESP in user space and EAP; X25519 and ChaCha20.
+# Plugins of strongSwan: ESP in user space and EAP-TLS; EAP-MSCHAPv2; X25519 and ChaCha20.
 plugins=/usr/lib/ipsec/plugins/libstrongswan
-[[ -e $plugins-kernel-libipsec.so ]] || missing+=(libcharon-extra-plugins)
+[[ -e $plugins-kernel-libipsec.so && -e $plugins-eap-tls.so ]] || missing+=(libcharon-extra-plugins)
+[[ -e $plugins-eap-mschapv2.so ]] || missing+=(libcharon-extauth-plugins)
 [[ -e $plugins-curve25519.so ]] || missing+=(libstrongswan-extra-plugins)
 [[ -e $plugins-openssl.so ]] || missing+=(libstrongswan-standard-plugins)
 # DPDK 22.11 or newer with its drivers, and libclang for its bindings.

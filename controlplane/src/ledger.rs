@@ -10,7 +10,7 @@ use tracing::{info, warn};
 
 use crate::config::{Config, Start};
 use crate::endpoint::IkeStatus;
-use crate::update::{DownReason, Event};
+use crate::update::{Assigned, DownReason, Event};
 
 /// After an attempt that failed, packets do not set off another one for so long.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -26,6 +26,8 @@ pub struct ConnectionStatus {
     pub last_try: Option<SystemTime>,
     /// The last thing that went wrong.
     pub trouble: Option<Trouble>,
+    /// What the peer gave us, while there is an IKE SA.
+    pub assigned: Option<Assigned>,
     /// Its IKE SAs.
     pub ike_sas: Vec<IkeStatus>,
     /// Its children.
@@ -69,6 +71,7 @@ struct Entry {
     last_try: Option<SystemTime>,
     failed: Option<Instant>,
     trouble: Option<Trouble>,
+    assigned: Option<Assigned>,
     children: Vec<Child>,
 }
 
@@ -91,6 +94,7 @@ impl Ledger {
                 last_try: None,
                 failed: None,
                 trouble: None,
+                assigned: None,
                 children: connection
                     .children
                     .iter()
@@ -114,7 +118,10 @@ impl Ledger {
                 entry.tries += 1;
                 entry.last_try = Some(at);
             }),
-            Event::IkeUp { connection, .. } => self.with(connection, |entry| entry.failed = None),
+            // What it gives us comes afterwards.
+            Event::IkeUp { connection, .. } => self.with(connection, |entry| {
+                (entry.failed, entry.assigned) = (None, None);
+            }),
             Event::IkeDown { connection: Some(connection), reason, .. } => self.with(connection, |entry| {
                 let wanted = matches!(reason, DownReason::Terminated | DownReason::Replaced);
                 entry.failed = Some(now).filter(|_| !wanted);
@@ -153,6 +160,7 @@ impl Ledger {
             }
             Event::Configured { connection, assigned } => {
                 info!(%connection, addresses = ?assigned.addresses, dns = ?assigned.dns, subnets = ?assigned.subnets, "the peer assigned inner addresses");
+                self.with(connection, |entry| entry.assigned = Some(assigned.clone()));
             }
             Event::IkeDown { connection: None, .. } => {}
         }
@@ -190,6 +198,7 @@ impl Ledger {
                 tries: entry.tries,
                 last_try: entry.last_try,
                 trouble: entry.trouble.clone(),
+                assigned: entry.assigned.clone().filter(|_| !ike_sas.is_empty()),
                 ike_sas,
                 children: entry.children.iter().map(Child::report).collect(),
             }
@@ -262,6 +271,32 @@ mod tests {
         assert_eq!((report.tries, report.last_try), (1, Some(at)));
         assert_eq!(report.trouble.as_ref().unwrap().reason, "peer says AUTHENTICATION_FAILED");
         assert_eq!((&*report.children[0].name, report.children[0].tunnels), ("lan", 0));
+    }
+
+    #[test]
+    fn what_the_peer_gave_us_is_shown_while_there_is_an_ike_sa() {
+        let (mut ledger, now, at) = (ledger(), Instant::now(), SystemTime::UNIX_EPOCH);
+        let peer = crate::auth::Identity::Null;
+        let up = Event::IkeUp { connection: net(), ike: 7, peer };
+        let assigned = Assigned { addresses: vec!["10.9.0.1".parse().unwrap()], ..Assigned::default() };
+        ledger.enter(&up, now, at);
+        ledger.enter(&Event::Configured { connection: net(), assigned: assigned.clone() }, now, at);
+        let end = || std::net::SocketAddr::from(([198, 51, 100, 1], 500));
+        let sa = IkeStatus {
+            connection: Some(net()),
+            spi: 7,
+            peer_spi: 8,
+            local: end(),
+            remote: end(),
+            peer: None,
+            given: Vec::new(),
+            state: "established",
+            children: Vec::new(),
+        };
+        assert_eq!(ledger.report(std::iter::once(sa.clone()))[0].assigned, Some(assigned));
+        assert_eq!(ledger.report(std::iter::empty())[0].assigned, None);
+        ledger.enter(&up, now, at);
+        assert_eq!(ledger.report(std::iter::once(sa))[0].assigned, None, "a new one, which gave nothing");
     }
 
     #[test]

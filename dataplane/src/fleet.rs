@@ -9,7 +9,7 @@ use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use crate::buffer::{HEADROOM, Pool};
 use crate::crew::{Crew, Threads};
 use crate::crypto::Crypto;
-use crate::message::{Event, Inject, Neighbour, PolicyUpdate, RouteUpdate, SaUpdate, Update};
+use crate::message::{AddressUpdate, Event, Inject, Neighbour, PolicyUpdate, RouteUpdate, SaUpdate, Update};
 use crate::port::{Device, QueueOpener};
 use crate::worker::thread::{Idle, Running, Waker};
 use crate::worker::{Channels, Worker, WorkerConfig};
@@ -137,6 +137,11 @@ impl Fleet {
     /// Changes the routing table of every worker.
     pub fn update_route(&self, update: &RouteUpdate) {
         self.broadcast(|| Update::Route(update.clone()));
+    }
+
+    /// Changes the addresses that are ours on every worker.
+    pub fn update_address(&self, update: &AddressUpdate) {
+        self.broadcast(|| Update::Address(*update));
     }
 
     /// Tells every worker what one of them learned.

@@ -25,6 +25,8 @@ pub enum Update {
     Policy(PolicyUpdate),
     /// To the routing table.
     Route(RouteUpdate),
+    /// To our own addresses.
+    Address(AddressUpdate),
     /// A neighbour that another worker learned.
     Neighbour(Neighbour),
     /// A packet of the control plane to send; goes to one worker only.
@@ -73,6 +75,15 @@ pub enum RouteUpdate {
     Add(Route),
     /// Removes a route.
     Remove(IpNet),
+}
+
+/// A change to our own addresses beyond those of the ports: inner addresses that peers gave us. They are on no link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AddressUpdate {
+    /// It is ours from now on.
+    Add(IpAddr),
+    /// It is not any more.
+    Remove(IpAddr),
 }
 
 /// Where packets to a prefix go.

@@ -110,6 +110,8 @@ pub struct Connection {
     pub last_try_seconds: Option<u64>,
     /// The last thing that went wrong, which may be over.
     pub last_error: Option<Trouble>,
+    /// What the peer gave us, while there is an IKE SA.
+    pub assigned: Option<Assigned>,
     /// Its IKE SAs.
     pub ike_sas: Vec<IkeSa>,
     /// Its children, up or down.
@@ -137,6 +139,17 @@ pub struct Trouble {
     pub seconds: u64,
 }
 
+/// What a peer gave us (RFC 7296 s2.19).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Assigned {
+    /// Our inner addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Name servers.
+    pub dns: Vec<IpAddr>,
+    /// Prefixes behind the peer; empty when it did not say.
+    pub subnets: Vec<IpNet>,
+}
+
 /// One IKE SA.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct IkeSa {
@@ -152,6 +165,8 @@ pub struct IkeSa {
     pub remote: SocketAddr,
     /// Who the peer proved to be.
     pub peer: Option<String>,
+    /// Inner addresses that we gave the peer.
+    pub given: Vec<IpAddr>,
     /// Its Child SAs.
     pub children: Vec<ChildSa>,
 }

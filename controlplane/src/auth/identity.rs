@@ -103,7 +103,7 @@ impl Identity {
         }
     }
 
-    /// From a configuration, with strongSwan's rules: an IP address; a distinguished name if there is an equals
+    /// From a configuration, with strongSwan's rules: `%null` for nobody; an IP address; a distinguished name if there is an equals
     /// sign; `@#` and hexadecimal for a key ID; `@name` for an FQDN and `@@name` for an e-mail address whatever
     /// they look like; an e-mail address if there is an at sign; else an FQDN. A prefix forces the type:
     /// `ipv4:`, `ipv6:`, `fqdn:` or `dns:`, `rfc822:` or `email:` or `userfqdn:`, `asn1dn:`, `keyid:`.
@@ -111,6 +111,9 @@ impl Identity {
         let text = text.trim();
         if text.is_empty() {
             return Err(IdentityError::Empty);
+        }
+        if text == "%null" {
+            return Ok(Self::Null);
         }
         if let Some((prefix, rest)) = text.split_once(':') {
             match prefix.to_ascii_lowercase().as_str() {
@@ -192,9 +195,6 @@ impl IdPattern {
         let text = text.trim();
         if matches!(text, "%any" | "*") {
             return Ok(Self::Any);
-        }
-        if text == "%null" {
-            return Ok(Self::Exact(Identity::Null));
         }
         let name = text.strip_prefix('@').unwrap_or(text);
         if let Some(suffix) = name.strip_prefix("*.") {
@@ -391,6 +391,7 @@ mod tests {
             assert_eq!(IdPattern::parse(text).unwrap().matches(&Identity::Null), None);
         }
         assert_eq!(IdPattern::parse("%null").unwrap().matches(&Identity::Null), Some(MatchQuality::Exact));
+        assert_eq!(Identity::parse("%null"), Ok(Identity::Null), "and it is read as it is shown");
     }
 
     proptest! {

@@ -126,6 +126,15 @@ impl PublicKey {
         Self::from_spki(spki.as_ref())
     }
 
+    /// All public keys of a PEM file, of which there is one at least.
+    pub fn all_from_pem(pem: &[u8]) -> Result<Vec<Self>, SignatureError> {
+        let none = || SignatureError::PublicKey { found: "no PUBLIC KEY in PEM".to_owned() };
+        let keys: Vec<_> = rustls_pki_types::SubjectPublicKeyInfoDer::pem_slice_iter(pem)
+            .map(|der| Self::from_spki(der.map_err(|_| none())?.as_ref()))
+            .collect::<Result<_, _>>()?;
+        if keys.is_empty() { Err(none()) } else { Ok(keys) }
+    }
+
     /// The DER SubjectPublicKeyInfo.
     pub fn spki(&self) -> &[u8] {
         &self.spki

@@ -52,6 +52,8 @@ pub struct IkeStatus {
     pub remote: SocketAddr,
     /// Who the peer proved to be.
     pub peer: Option<Identity>,
+    /// Inner addresses that we gave the peer.
+    pub given: Vec<IpAddr>,
     /// Its state in a word.
     pub state: &'static str,
     /// Its Child SAs.
@@ -267,6 +269,7 @@ impl Endpoint {
                 local: sa.core.path.local,
                 remote: sa.core.path.remote,
                 peer,
+                given: sa.core.inner.remote.clone(),
                 state: sa.state.name(),
                 children,
             }

@@ -73,8 +73,8 @@ pub(super) struct Quiet {
 
 /// Our own addresses. There are few, so a scan beats a search.
 pub(super) struct Addresses {
-    v4: Vec<(Address, PortId)>,
-    v6: Vec<(Address, PortId)>,
+    v4: Vec<(Address, Option<PortId>)>,
+    v6: Vec<(Address, Option<PortId>)>,
 }
 
 impl Tables {
@@ -216,10 +216,23 @@ impl Addresses {
             };
             for net in addresses {
                 let family = if net.addr().is_ipv4() { &mut v4 } else { &mut v6 };
-                family.push((net.addr().into(), port));
+                family.push((net.addr().into(), Some(port)));
             }
         }
         Self { v4, v6 }
+    }
+
+    /// One more, which is on no port.
+    pub(super) fn add(&mut self, address: IpAddr) {
+        self.remove(address);
+        let family = if address.is_ipv4() { &mut self.v4 } else { &mut self.v6 };
+        family.push((address.into(), None));
+    }
+
+    /// Takes back what [`Addresses::add`] did.
+    pub(super) fn remove(&mut self, address: IpAddr) {
+        let family = if address.is_ipv4() { &mut self.v4 } else { &mut self.v6 };
+        family.retain(|&(known, port)| known.to_ip() != address || port.is_some());
     }
 
     /// Whether this address is ours.
@@ -234,7 +247,7 @@ impl Addresses {
     /// Our address on a port, of the family of `like`.
     pub(super) fn on_port(&self, port: PortId, like: IpAddr) -> Option<IpAddr> {
         self.with_ports()
-            .find(|&(address, at)| at == port && can_answer(address, like))
+            .find(|&(address, at)| at == Some(port) && can_answer(address, like))
             .map(|(address, _)| address)
     }
 
@@ -248,7 +261,7 @@ impl Addresses {
         self.with_ports().map(|(address, _)| address)
     }
 
-    fn with_ports(&self) -> impl Iterator<Item = (IpAddr, PortId)> + '_ {
+    fn with_ports(&self) -> impl Iterator<Item = (IpAddr, Option<PortId>)> + '_ {
         self.v4.iter().chain(&self.v6).map(|&(address, port)| (address.to_ip(), port))
     }
 }

@@ -2,7 +2,9 @@
 
 use crossbeam::channel::TrySendError;
 
-use crate::message::{Direction, Event, PolicyUpdate, Refused, Retired, RouteUpdate, SaUpdate, Update};
+use crate::message::{
+    AddressUpdate, Direction, Event, PolicyUpdate, Refused, Retired, RouteUpdate, SaUpdate, Update,
+};
 use crate::snapshot::{PAGE, SaPage, SaReading, Snapshot};
 use crate::worker::tables::{InboundSlot, OutboundSlot};
 use crate::worker::{UPDATES_PER_POLL, Worker};
@@ -43,6 +45,13 @@ impl Worker {
             }
             Update::Route(RouteUpdate::Remove(prefix)) => {
                 self.tables.routes.remove(prefix);
+            }
+            Update::Address(update) => {
+                match update {
+                    AddressUpdate::Add(address) => self.tables.addresses.add(address),
+                    AddressUpdate::Remove(address) => self.tables.addresses.remove(address),
+                }
+                self.sources.forget();
             }
             Update::Neighbour(neighbour) => self.neighbour_learned(&neighbour, now),
             Update::Inject(datagram) => self.inject(datagram, now),

@@ -2,11 +2,8 @@
 
 use std::borrow::Cow;
 use std::net::IpAddr;
-use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
-use controlplane::auth::eap::Users;
 use controlplane::auth::{IdPattern, Identity, IdentityError};
 use controlplane::proposal::{Proposal, Weak};
 use controlplane::wire::{EsnId, ProtocolId, TransformType};
@@ -15,7 +12,8 @@ use dataplane::sa::{Lifetime, Limits, Mode, Protocol};
 use indexmap::IndexMap;
 use ipnet::IpNet;
 
-use super::keyfile::{self, Psk, read_psk};
+use super::auth::{Auth, OurProof, TheirProof, secret_file};
+use super::keyfile::Psk;
 use super::node::{Fields, FromNode, Keyword, Named, Node, OneOrMany};
 use super::options::{LimitsEntry, SaOptions, check_weak, soft_beyond_hard};
 use super::port::is_unicast;
@@ -79,42 +77,6 @@ impl Keyword for OnDown {
     const KEYWORDS: &'static [(&'static str, Self)] = &[("restart", Self::Restart), ("clear", Self::Clear)];
 }
 
-/// How both sides prove who they are (RFC 7296 s2.15).
-#[derive(Clone, Debug)]
-pub enum Auth {
-    /// A pre-shared key.
-    Psk(Psk),
-    /// Certificates. The files are read when the connection is set up.
-    Certificate {
-        /// Our certificate and its intermediates, PEM.
-        cert: PathBuf,
-        /// Our private key, PEM.
-        key: PathBuf,
-        /// The authorities that the peer's certificate may come from, PEM.
-        ca: PathBuf,
-        /// Their revocation lists, PEM or DER.
-        crl: Option<PathBuf>,
-    },
-    /// We are a gateway with a certificate, and peers have passwords: EAP-MSCHAPv2.
-    EapUsers {
-        /// Our certificate and its intermediates, PEM.
-        cert: PathBuf,
-        /// Our private key, PEM.
-        key: PathBuf,
-        /// Names and passwords.
-        users: Arc<Users>,
-    },
-    /// We are a client with a password of a gateway that has a certificate: EAP-MSCHAPv2.
-    EapPassword {
-        /// The authorities that the gateway's certificate may come from, PEM.
-        ca: PathBuf,
-        /// Our user name.
-        user: String,
-        /// Our password.
-        password: Psk,
-    },
-}
-
 /// The IKE SA of a connection.
 #[derive(Clone, Debug)]
 pub struct Ike {
@@ -152,10 +114,13 @@ pub struct Child {
     pub options: SaOptions,
     /// In order of preference.
     pub proposals: Vec<Proposal>,
-    /// Traffic that goes through it. Empty in transport mode, for all between the ends, and with `remote: dynamic`.
+    /// Traffic that goes through it. Empty in transport mode, for all between the ends, with `remote: dynamic` and with
+    /// `local: assigned`.
     pub selectors: Vec<Selector>,
     /// With `remote: dynamic`: what is behind us. The peer's side is its inner address, or its outer one.
     pub behind: Vec<IpNet>,
+    /// With `local: assigned`: what is behind the peer. Our side is the inner address that it gives us.
+    pub assigned: Vec<IpNet>,
     /// `rekey` as soft limit, and the hard one.
     pub lifetime: Lifetime,
     /// When it is set up.
@@ -228,16 +193,16 @@ impl FromNode for Connection {
                 );
             }
         }
-        if let (Some(Auth::EapUsers { .. }), Some(children)) = (&auth, &children) {
-            for (name, _) in children.iter().filter(|(_, child)| child.start != Start::Wait) {
-                let message = format!(
-                    "peers with passwords start themselves, expected `start: wait` in the child {name}"
-                );
-                fields.error::<()>("auth", message);
-            }
+        if let Some(auth) = &auth {
+            check_auth(&fields, auth, local.as_ref(), remote.as_ref(), children.as_ref());
         }
-        if let (Some(Auth::EapPassword { .. }), Some(End { address: None, .. })) = (&auth, &remote) {
-            fields.error::<()>("remote", "with a password only we can start, expected an address");
+        let assigned = children
+            .as_ref()
+            .and_then(|children| children.iter().find(|(_, child)| !child.assigned.is_empty()));
+        if let (Some((name, _)), Some(End { address: None, .. })) = (assigned, &remote) {
+            let message =
+                format!("with `local: assigned` in the child {name} only we can start, expected an address");
+            fields.error::<()>("remote", message);
         }
         fields.finish();
         let (local, remote) = (local?, remote?);
@@ -261,6 +226,70 @@ impl FromNode for Connection {
             on_down,
             children: children?,
         })
+    }
+}
+
+/// What the way of authentication asks of the rest of the connection.
+fn check_auth(
+    fields: &Fields<'_>,
+    auth: &Auth,
+    local: Option<&End<Identity>>,
+    remote: Option<&End<IdPattern>>,
+    children: Option<&IndexMap<String, Child>>,
+) {
+    let children = || children.into_iter().flatten();
+    if matches!(auth.theirs, TheirProof::Eap { .. }) {
+        for (name, _) in children().filter(|(_, child)| child.start != Start::Wait) {
+            let message = format!(
+                "peers that authenticate by EAP start themselves, expected `start: wait` in the child {name}"
+            );
+            fields.error::<()>("auth", message);
+        }
+    }
+    if let (true, Some(End { address: None, .. })) = (auth.ours.is_eap(), remote) {
+        fields.error::<()>("remote", "with EAP only we can start, expected an address");
+    }
+    let (we_are_nobody, peer_is_nobody) =
+        (matches!(auth.ours, OurProof::Null), matches!(auth.theirs, TheirProof::Null));
+    // RFC 7619 s2.2: a name that nobody proves says nothing.
+    if let Some(End { id, .. }) = local
+        && we_are_nobody != (*id == Identity::Null)
+        && !auth.ours.is_eap()
+    {
+        let message = match we_are_nobody {
+            true => {
+                format!("we do not prove that we are {id} (`null_auth`), expected the identity \"%null\"")
+            }
+            false => "\"%null\" is nobody: expected a name, or `null_auth: ours`".to_owned(),
+        };
+        fields.error::<()>("local", message);
+    }
+    if let Some(End { id, .. }) = remote
+        && peer_is_nobody != (*id == IdPattern::Exact(Identity::Null))
+    {
+        let message = match peer_is_nobody {
+            true => format!(
+                "the peer does not prove that it is {id} (`null_auth`), expected the identity \"%null\""
+            ),
+            false => "\"%null\" is nobody: expected a name, or `null_auth: peer`".to_owned(),
+        };
+        fields.error::<()>("remote", message);
+    }
+    if peer_is_nobody {
+        let message = "whoever comes is let in as the peer, and nobody knows who it is (RFC 7619)";
+        fields.warning("auth", message);
+        // RFC 7619 s2.5: whoever comes could have the traffic of others.
+        if let Some(End { address: None, .. }) = remote {
+            for (name, _) in children().filter(|(_, child)| !child.selectors.is_empty()) {
+                let message = format!(
+                    "anybody could claim the traffic of the child {name}, expected `remote: dynamic` in it"
+                );
+                fields.error::<()>("auth", message);
+            }
+        }
+    }
+    if we_are_nobody {
+        fields.warning("auth", "we do not prove who we are (RFC 7619)");
     }
 }
 
@@ -337,103 +366,6 @@ impl FromNode for Ppk {
     }
 }
 
-impl FromNode for Auth {
-    fn expected() -> Cow<'static, str> {
-        "a mapping with `psk_file`, with `cert`, `key` and `ca`, or with `eap_users` or `eap_user`".into()
-    }
-
-    fn from_node(node: Node<'_>) -> Option<Self> {
-        let mut fields = node.fields()?;
-        let psk = fields.has("psk_file");
-        let (users, user) = (fields.has("eap_users"), fields.has("eap_user"));
-        if users || user {
-            if psk || users && user {
-                return node.error(format!("found both, expected {}", Self::expected()));
-            }
-            let auth = if users { read_users(&mut fields) } else { read_user(&mut fields) };
-            fields.finish();
-            return auth;
-        }
-        let certificate = ["cert", "key", "ca"].map(|key| fields.has(key)).contains(&true);
-        let auth = match (psk, certificate) {
-            (false, false) => return node.error(format!("found neither, expected {}", Self::expected())),
-            (true, true) => return node.error(format!("found both, expected {}", Self::expected())),
-            (true, false) => fields.read("psk_file", secret_file).flatten().map(Self::Psk),
-            (false, true) => {
-                let cert = existing_file(&mut fields, "cert", false);
-                let key = existing_file(&mut fields, "key", true);
-                let ca = existing_file(&mut fields, "ca", false);
-                let crl =
-                    if fields.has("crl") { Some(existing_file(&mut fields, "crl", false)?) } else { None };
-                cert.zip(key).zip(ca).map(|((cert, key), ca)| Self::Certificate { cert, key, ca, crl })
-            }
-        };
-        fields.finish();
-        auth
-    }
-}
-
-/// A gateway whose peers have passwords.
-fn read_users(fields: &mut Fields<'_>) -> Option<Auth> {
-    if fields.has("ca") {
-        fields.error::<()>("ca", "peers with passwords have no certificate: leave it out");
-    }
-    let cert = existing_file(fields, "cert", false);
-    let key = existing_file(fields, "key", true);
-    let users = fields.read("eap_users", |node| {
-        let file = secret_file(node)?;
-        let Ok(text) = std::str::from_utf8(file.expose()) else {
-            return node.error("the file is not UTF-8");
-        };
-        match Users::parse(text) {
-            Ok(users) => Some(Arc::new(users)),
-            Err(error) => node.error(error.to_string()),
-        }
-    });
-    let (cert, key, users) = (cert?, key?, users.flatten()?);
-    Some(Auth::EapUsers { cert, key, users })
-}
-
-/// A client that has a password.
-fn read_user(fields: &mut Fields<'_>) -> Option<Auth> {
-    for key in ["cert", "key"] {
-        if fields.has(key) {
-            fields.error::<()>(key, "with a password we have no certificate: leave it out");
-        }
-    }
-    let ca = existing_file(fields, "ca", false);
-    let user = fields.required::<String>("eap_user");
-    let password = match fields.read("eap_password_file", secret_file) {
-        Some(password) => password,
-        None => fields.error("eap_password_file", "missing, expected the path of a file with one line"),
-    };
-    let (ca, user, password) = (ca?, user?, password?);
-    Some(Auth::EapPassword { ca, user, password })
-}
-
-/// The content of a file that only its owner may read.
-fn secret_file(node: Node<'_>) -> Option<Psk> {
-    let path = node.resolve(&PathBuf::from_node(node)?);
-    match read_psk(&path) {
-        Ok(secret) => Some(secret),
-        Err(error) => node.error(error.to_string()),
-    }
-}
-
-fn existing_file(fields: &mut Fields<'_>, key: &'static str, secret: bool) -> Option<PathBuf> {
-    let read = |node: Node<'_>| {
-        let path = node.resolve(&PathBuf::from_node(node)?);
-        match keyfile::check(&path, secret) {
-            Ok(()) => Some(path),
-            Err(error) => node.error(error.to_string()),
-        }
-    };
-    match fields.read(key, read) {
-        Some(path) => path,
-        None => fields.error(key, "missing, expected the path of a PEM file"),
-    }
-}
-
 impl Default for Ike {
     fn default() -> Self {
         Self {
@@ -500,18 +432,31 @@ impl FromNode for Child {
         }
         let ends_only = options.mode == Mode::Transport && !fields.has("local") && !fields.has("remote");
         let dynamic = fields.read("remote", |node| node.value.as_str() == Some("dynamic")) == Some(true);
-        let (selectors, behind) = if dynamic {
-            let local = fields.required::<OneOrMany<IpNet>>("local");
-            (Some(Vec::new()), local.map(|OneOrMany(prefixes)| prefixes))
-        } else if ends_only {
-            (Some(Vec::new()), Some(Vec::new()))
-        } else {
-            (read_selectors(&mut fields), Some(Vec::new()))
-        };
+        let inner = fields.read("local", |node| node.value.as_str() == Some("assigned")) == Some(true);
+        let prefixes = |OneOrMany(prefixes): OneOrMany<IpNet>| prefixes;
+        let (mut selectors, mut behind, mut assigned) =
+            (Some(Vec::new()), Some(Vec::new()), Some(Vec::new()));
+        if inner && dynamic {
+            fields.error::<()>("remote", "found dynamic, expected prefixes with `local: assigned`");
+        } else if inner {
+            assigned = fields.required("remote").map(prefixes);
+        } else if dynamic {
+            behind = fields.required("local").map(prefixes);
+        } else if !ends_only {
+            selectors = read_selectors(&mut fields);
+        }
+        if inner && options.mode == Mode::Transport {
+            fields.error::<()>("mode", "found transport, expected tunnel with `local: assigned`");
+        }
         let lifetime = read_lifetime(&mut fields);
         let start = fields.optional("start").unwrap_or(Start::Wait);
+        if inner && start == Start::Traffic {
+            let message = "found traffic, expected boot or wait: with `local: assigned` no packet is ours before the peer gave us an address";
+            fields.error::<()>("start", message);
+        }
         fields.finish();
-        Some(Self { options, proposals, selectors: selectors?, behind: behind?, lifetime: lifetime?, start })
+        let (selectors, behind, assigned) = (selectors?, behind?, assigned?);
+        Some(Self { options, proposals, selectors, behind, assigned, lifetime: lifetime?, start })
     }
 }
 

@@ -8,6 +8,7 @@
 //! (what sections say of each other), `locate` (from a field to its line, only when there are problems).
 //! Every step is linear in the size of the file.
 
+mod auth;
 mod connection;
 mod dpdk;
 mod error;
@@ -30,7 +31,8 @@ mod validate;
 use dataplane::message::Route;
 use indexmap::IndexMap;
 
-pub use connection::{Auth, Child, Connection, Encapsulation, End, Ike, OnDown, Ppk, Start};
+pub use auth::{Auth, Authorities, OurProof, OwnCertificate, TheirProof};
+pub use connection::{Child, Connection, Encapsulation, End, Ike, OnDown, Ppk, Start};
 pub use dpdk::{Dpdk, HugePages};
 pub use error::{Diagnostics, LoadError, Position, Problem, Severity};
 pub use gateway::{CONTROL_SOCKET, Gateway, Idle, Log, LogFormat, LogLevel, STATE, Workers};
@@ -41,6 +43,7 @@ pub use manual::{ManualSa, SaKey};
 pub use options::SaOptions;
 pub use path::{FieldPath, Step};
 pub use pool::Pool;
+pub(crate) use port::is_unicast;
 pub use port::{Driver, Port, Rpf, XdpMode};
 pub use route::{ClearAction, ClearPolicy};
 

@@ -284,7 +284,7 @@ impl FromNode for PortAddress {
 }
 
 /// Whether packets can be sent to and from this address over a link.
-pub(super) fn is_unicast(address: IpAddr) -> bool {
+pub(crate) fn is_unicast(address: IpAddr) -> bool {
     let reserved = match address {
         // 240.0.0.0/4 is reserved (RFC 1112 s4), 0.0.0.0/8 is "this network" (RFC 1122 s3.2.1.3).
         IpAddr::V4(v4) => v4.octets()[0] >= 240 || v4.octets()[0] == 0,

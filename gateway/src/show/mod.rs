@@ -11,8 +11,8 @@ use serde_json::Value;
 
 use crate::control::What;
 use crate::snapshot::{
-    Conflict, Connection, Direction, Drop, IkeSa, Neighbour, Policy, Port, Route, Sa, Status, Totals, Tunnel,
-    Worker,
+    Assigned, Conflict, Connection, Direction, Drop, IkeSa, Neighbour, Policy, Port, Route, Sa, Status,
+    Totals, Tunnel, Worker,
 };
 use cells::{count, duration, nanoseconds, optional, ports, share};
 
@@ -107,13 +107,39 @@ fn tunnels(rows: &[Tunnel]) -> String {
 }
 
 fn connections(rows: &[Connection]) -> String {
-    let header =
-        ["CONNECTION", "STATE", "LOCAL", "REMOTE", "PEER", "CHILDREN", "#TRIES", "#LAST TRY", "LAST ERROR"];
-    table(header, rows.iter().flat_map(connection))
+    let header = [
+        "CONNECTION",
+        "STATE",
+        "LOCAL",
+        "REMOTE",
+        "PEER",
+        "INNER",
+        "CHILDREN",
+        "#TRIES",
+        "#LAST TRY",
+        "LAST ERROR",
+    ];
+    let mut text = table(header, rows.iter().flat_map(connection));
+    for row in rows {
+        if let Some(Assigned { addresses, dns, subnets }) = &row.assigned {
+            text.push_str(&format!("\nThe peer of {} gave us {}", row.name, words(addresses)));
+            if !dns.is_empty() {
+                text.push_str(&format!("; name servers {}", words(dns)));
+            }
+            if !subnets.is_empty() {
+                text.push_str(&format!("; behind it {}", words(subnets)));
+            }
+        }
+    }
+    text
+}
+
+fn words<T: ToString>(values: &[T]) -> String {
+    values.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
 }
 
 /// A line for each IKE SA, or one for a connection that has none.
-fn connection(connection: &Connection) -> Vec<[String; 9]> {
+fn connection(connection: &Connection) -> Vec<[String; 10]> {
     let ago = |seconds| format!("{} ago", duration(seconds));
     let children = connection.children.iter().map(|child| {
         let state = match (child.tunnels, &child.last_error) {
@@ -133,19 +159,20 @@ fn connection(connection: &Connection) -> Vec<[String; 9]> {
             error.map_or("-".to_owned(), |error| format!("{} ({})", error.reason, ago(error.seconds))),
         ]
     };
-    let row = |state: &str, local, remote, peer| {
+    let row = |state: &str, local, remote, peer, given: &[IpAddr]| {
         let [tries, last_try, error] = tries();
         let (name, state) = (connection.name.clone(), state.to_owned());
-        [name, state, local, remote, peer, children.clone(), tries, last_try, error]
+        let given = if given.is_empty() { "-".to_owned() } else { words(given) };
+        [name, state, local, remote, peer, given, children.clone(), tries, last_try, error]
     };
     if connection.ike_sas.is_empty() {
         let any = |address: Option<IpAddr>| address.map_or("any".to_owned(), |address| address.to_string());
         let (local, remote) = (any(connection.local), any(connection.remote));
-        return vec![row("down", local, remote, connection.remote_id.clone())];
+        return vec![row("down", local, remote, connection.remote_id.clone(), &[])];
     }
     let sa = |sa: &IkeSa| {
         let peer = sa.peer.clone().unwrap_or_else(|| connection.remote_id.clone());
-        row(&sa.state, sa.local.to_string(), sa.remote.to_string(), peer)
+        row(&sa.state, sa.local.to_string(), sa.remote.to_string(), peer, &sa.given)
     };
     connection.ike_sas.iter().map(sa).collect()
 }

@@ -112,9 +112,10 @@ branch/lan  down   -             -             7         0         0    0       
     assert_eq!(
         gateway.table("connections"),
         "\
-CONNECTION  STATE        LOCAL              REMOTE            PEER                CHILDREN  TRIES    LAST TRY  LAST ERROR
-branch      down         198.51.100.1       any               branch.example.net  lan down      3  1m 10s ago  peer says AUTHENTICATION_FAILED (1m 9s ago)
-mobile      established  198.51.100.1:4500  203.0.113.9:1027  a.example.net       lan up        0           -  -
+CONNECTION  STATE        LOCAL              REMOTE            PEER                INNER     CHILDREN  TRIES    LAST TRY  LAST ERROR
+branch      down         198.51.100.1       any               branch.example.net  -         lan down      3  1m 10s ago  peer says AUTHENTICATION_FAILED (1m 9s ago)
+mobile      established  198.51.100.1:4500  203.0.113.9:1027  a.example.net       10.9.1.7  lan up        0           -  -
+The peer of mobile gave us 10.8.0.1; name servers 10.1.0.53; behind it 10.1.0.0/16
 "
     );
     assert_eq!(

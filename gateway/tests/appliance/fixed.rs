@@ -6,9 +6,9 @@ use controlplane::waiters::Verb;
 use dataplane::drops::{DropCounters, DropReason};
 use gateway::control::{Operator, Target};
 use gateway::snapshot::{
-    ChildSa, Conflict, Connection, ConnectionChild, ConnectionState, Direction, Drop, Ike, IkeSa, Latency,
-    LatencyHistogram, Neighbour, Policy, Port, PortCounters, Route, Sa, Snapshot, Status, Totals, Trouble,
-    Tunnel, Worker,
+    Assigned, ChildSa, Conflict, Connection, ConnectionChild, ConnectionState, Direction, Drop, Ike, IkeSa,
+    Latency, LatencyHistogram, Neighbour, Policy, Port, PortCounters, Route, Sa, Snapshot, Status, Totals,
+    Trouble, Tunnel, Worker,
 };
 
 /// Rows that are always the same. `sas` says how many SAs there are.
@@ -67,6 +67,7 @@ impl Snapshot for Fixed {
             tries: 3,
             last_try_seconds: Some(70),
             last_error: trouble("peer says AUTHENTICATION_FAILED", 69),
+            assigned: None,
             ike_sas: Vec::new(),
             children: vec![ConnectionChild {
                 name: "lan".to_owned(),
@@ -82,6 +83,7 @@ impl Snapshot for Fixed {
             local: "198.51.100.1:4500".parse().unwrap(),
             remote: "203.0.113.9:1027".parse().unwrap(),
             peer: Some("a.example.net".to_owned()),
+            given: vec!["10.9.1.7".parse().unwrap()],
             children: vec![ChildSa { name: "lan".to_owned(), spi_in: 7, spi_out: 8, sending: true }],
         };
         let up = Connection {
@@ -91,6 +93,11 @@ impl Snapshot for Fixed {
             tries: 0,
             last_try_seconds: None,
             last_error: None,
+            assigned: Some(Assigned {
+                addresses: vec!["10.8.0.1".parse().unwrap()],
+                dns: vec!["10.1.0.53".parse().unwrap()],
+                subnets: vec!["10.1.0.0/16".parse().unwrap()],
+            }),
             ike_sas: vec![sa],
             children: vec![ConnectionChild { tunnels: 1, ..connection.children[0].clone() }],
             ..connection.clone()

@@ -12,7 +12,7 @@ use dataplane::message::Route;
 use dataplane::policy::Selector;
 use dataplane::sa::{DfPolicy, DscpPolicy, Fragmentation, Limits, Mode, MssClamp, Protocol, UdpPorts};
 use gateway::config::{
-    Auth, ClearAction, Config, Dpdk, Driver, HugePages, Idle, OnDown, Rpf, Start, XdpMode,
+    ClearAction, Config, Dpdk, Driver, HugePages, Idle, OnDown, OurProof, Rpf, Start, TheirProof, XdpMode,
 };
 
 const REFERENCE: &str = include_str!("../../../deploy/gateway.yaml");
@@ -87,7 +87,12 @@ fn a_connection_is_read_with_its_defaults() {
     let branch = &config.connections["branch"];
     assert_eq!(branch.local.id, Identity::Fqdn("pop1.example.net".to_owned()));
     assert_eq!(branch.remote.address, Some("203.0.113.7".parse().unwrap()));
-    assert!(matches!(&branch.auth, Auth::Psk(psk) if psk.expose() == b"correct horse battery staple"));
+    assert!(
+        matches!(&branch.auth.ours, OurProof::Psk(psk) if psk.expose() == b"correct horse battery staple")
+    );
+    assert!(
+        matches!(&branch.auth.theirs, TheirProof::Psk(psk) if psk.expose() == b"correct horse battery staple")
+    );
     assert_eq!(branch.ike.rekey, Duration::from_secs(4 * 3600));
     assert_eq!(branch.ike.dpd, Some(Duration::from_secs(30)));
     assert_eq!((branch.ike.reauth, branch.ike.mobike), (None, true));
@@ -127,15 +132,12 @@ fn the_reference_configuration_is_good_and_shows_every_key() {
         "ike.retransmit",
         "ports.wan",
         "connections.branch",
+        "connections.branch.auth",
         "manual_sas.lab",
     ];
     for place in places {
-        let (section, name) = place.split_once('.').unwrap_or((place, ""));
         let mut value: serde_yaml::Value = serde_yaml::from_str(REFERENCE).unwrap();
-        let mut mapping = &mut value[section];
-        if !name.is_empty() {
-            mapping = &mut mapping[name];
-        }
+        let mapping = place.split('.').fold(&mut value, |mapping, key| &mut mapping[key]);
         mapping["zzzzzzzzzzzz"] = 1.into();
         let messages = files.messages(&serde_yaml::to_string(&value).unwrap());
         let unknown = messages.iter().find(|line| line.contains("expected one of")).unwrap();
@@ -181,6 +183,105 @@ fn a_gateway_for_roadwarriors_is_read() {
         (lan.selectors.len(), lan.behind.as_slice()),
         (0, ["10.1.0.0/16".parse().unwrap()].as_slice())
     );
+}
+
+/// The connection of [`GOOD`] with another `auth`, whose children wait.
+fn auth(auth: &str) -> (OurProof, TheirProof) {
+    let text = GOOD.replace("start: boot", "start: wait").replace("psk_file: branch.psk", auth);
+    let files = Files::new();
+    files.secret("users", "carol: secret\n");
+    let auth = config(&files, &text).connections["branch"].auth.clone();
+    (auth.ours, auth.theirs)
+}
+
+#[test]
+fn every_way_of_authentication_is_read() {
+    let own = "cert: cert.pem, key: branch.psk";
+    let (ours, theirs) = auth(&format!("{own}, ca: cert.pem, crl: cert.pem"));
+    assert!(matches!(ours, OurProof::Certificate(_)));
+    assert!(matches!(theirs, TheirProof::Authorities(ca) if ca.crl.is_some()));
+    let (ours, theirs) = auth(&format!("{own}, peer_cert: cert.pem"));
+    assert!(matches!((ours, theirs), (OurProof::Certificate(_), TheirProof::Certificate(_))));
+    let (ours, theirs) = auth("key: branch.psk, peer_key: cert.pem");
+    assert!(matches!((ours, theirs), (OurProof::RawKey(_), TheirProof::RawKey(_))));
+    let (ours, theirs) = auth(&format!("{own}, eap_users: users"));
+    assert!(matches!(ours, OurProof::Certificate(_)));
+    assert!(matches!(theirs, TheirProof::Eap { users: Some(_), tls: None }));
+    let (ours, theirs) = auth(&format!("{own}, eap_users: users, eap_ca: cert.pem"));
+    assert!(matches!(ours, OurProof::Certificate(_)));
+    assert!(matches!(theirs, TheirProof::Eap { users: Some(_), tls: Some(_) }));
+    let (ours, theirs) = auth(&format!("{own}, eap_ca: cert.pem, eap_only: true"));
+    assert!(matches!((ours, theirs), (OurProof::EapOnly, TheirProof::Eap { users: None, tls: Some(_) })));
+    let (ours, theirs) = auth("ca: cert.pem, eap_user: carol, eap_password_file: branch.psk");
+    assert!(matches!((ours, theirs), (OurProof::EapPassword { .. }, TheirProof::Authorities(_))));
+    let client = "ca: cert.pem, eap_cert: cert.pem, eap_key: branch.psk";
+    let (ours, theirs) = auth(client);
+    assert!(matches!((ours, theirs), (OurProof::EapTls(..), TheirProof::Authorities(_))));
+    let (ours, theirs) = auth(&format!("{client}, eap_only: true"));
+    assert!(matches!((ours, theirs), (OurProof::EapTls(..), TheirProof::EapOnly)));
+}
+
+#[test]
+fn who_proves_nothing_is_nobody_and_that_is_said() {
+    let files = Files::new();
+    let nobody = "id: \"%null\"";
+    let text = GOOD
+        .replace("psk_file: branch.psk", "cert: cert.pem, key: branch.psk, null_auth: peer")
+        .replace("id: branch.example.net", nobody);
+    let branch = config(&files, &text).connections["branch"].clone();
+    assert!(matches!(branch.auth.theirs, TheirProof::Null));
+    let messages = files.messages(&text);
+    let warning = "gateway.yaml:21:5: warning: connections.branch.auth: whoever comes is let in as the peer, and nobody knows who it is (RFC 7619)";
+    assert!(messages.iter().any(|line| line == warning), "{messages:#?}");
+    // From anywhere: nobody may choose whose traffic it gets.
+    let anywhere = text.replace("address: 203.0.113.7", "address: any").replace("start: boot", "start: wait");
+    let error = "gateway.yaml:21:5: error: connections.branch.auth: anybody could claim the traffic of the child lan, expected `remote: dynamic` in it";
+    let messages = files.messages(&anywhere);
+    assert!(messages.iter().any(|line| line == error), "{messages:#?}");
+    config(&files, &anywhere.replace("remote: [10.2.0.0/16]", "remote: dynamic"));
+    let both = GOOD
+        .replace("psk_file: branch.psk", "null_auth: both")
+        .replace("id: branch.example.net", nobody)
+        .replace("id: pop1.example.net", nobody);
+    let branch = config(&files, &both).connections["branch"].clone();
+    assert!(matches!((branch.auth.ours, branch.auth.theirs), (OurProof::Null, TheirProof::Null)));
+}
+
+#[test]
+fn a_child_may_have_the_address_that_the_peer_gives() {
+    let files = Files::new();
+    let text = GOOD
+        .replace("local: [10.1.0.0/16]", "local: assigned")
+        .replace("remote: [10.2.0.0/16]", "remote: [10.2.0.0/16, \"2001:db8:2::/48\"]");
+    let lan = config(&files, &text).connections["branch"].children["lan"].clone();
+    assert!(lan.selectors.is_empty() && lan.behind.is_empty());
+    assert_eq!(lan.assigned, ["10.2.0.0/16".parse().unwrap(), "2001:db8:2::/48".parse().unwrap()]);
+    for (from, to, error) in [
+        (
+            "start: boot",
+            "start: traffic",
+            "gateway.yaml:32:9: error: connections.branch.children.lan.start: found traffic, expected boot or wait: with `local: assigned` no packet is ours before the peer gave us an address",
+        ),
+        (
+            "start: boot",
+            "start: boot\n        mode: transport",
+            "gateway.yaml:33:9: error: connections.branch.children.lan.mode: found transport, expected tunnel with `local: assigned`",
+        ),
+        (
+            "remote: [10.2.0.0/16, \"2001:db8:2::/48\"]",
+            "remote: dynamic",
+            "gateway.yaml:29:9: error: connections.branch.children.lan.remote: found dynamic, expected prefixes with `local: assigned`",
+        ),
+        (
+            "address: 203.0.113.7",
+            "address: any",
+            "gateway.yaml:20:5: error: connections.branch.remote: with `local: assigned` in the child lan only we can start, expected an address",
+        ),
+    ] {
+        assert!(text.contains(from), "{from}");
+        let messages = files.messages(&text.replace(from, to));
+        assert!(messages.iter().any(|line| line == error), "{error}\nnot in {messages:#?}");
+    }
 }
 
 #[test]

@@ -22,10 +22,13 @@ mod operate;
 mod options;
 mod pair;
 mod pki;
+mod proofs;
 mod site;
 mod strongswan;
+mod swan_addresses;
 #[cfg(feature = "dpdk")]
 mod swan_dpdk;
+mod swan_eap;
 mod swan_establish;
 mod swan_life;
 #[allow(dead_code, reason = "shared with the tests of the data plane")]

@@ -33,6 +33,22 @@ pub struct Plan<'a> {
     /// More settings of strongSwan's connection, and of charon.
     pub peer: &'a str,
     pub charon: &'a str,
+    /// Identities of both.
+    pub ids: [&'a str; 2],
+    /// Contents of Spillway's `auth` when it does not follow from the credentials, and files with secrets for it.
+    pub auth: Option<&'a str>,
+    pub secrets: &'a [(&'a str, &'a str)],
+    /// More keys of Spillway's connection.
+    pub more: &'a str,
+    /// Where Spillway expects the peer, when it is somewhere else.
+    pub remote: Option<&'a str>,
+    /// strongSwan's own addresses, when they are others.
+    pub peer_addresses: Option<&'a str>,
+    /// `auth` and more of strongSwan's sections `local` and `remote`, when they do not follow from the credentials.
+    pub peer_auth: Option<[&'a str; 2]>,
+    /// More sections of swanctl.conf, and secrets.
+    pub peer_top: &'a str,
+    pub peer_secrets: &'a str,
 }
 
 const CHILD: &str = "local: [10.1.0.0/16, 'fd00:1::/64'], remote: [10.2.0.0/16, 'fd00:2::/64'], \
@@ -69,6 +85,15 @@ impl Default for Plan<'_> {
             peer_child: PEER_CHILD,
             peer: "",
             charon: "",
+            ids: [identity(1), identity(2)],
+            auth: None,
+            secrets: &[],
+            more: "",
+            remote: None,
+            peer_addresses: None,
+            peer_auth: None,
+            peer_top: "",
+            peer_secrets: "",
         }
     }
 }
@@ -97,6 +122,7 @@ impl Pair {
         if let Some(credentials) = plan.credentials {
             credentials.provide(&files);
         }
+        plan.secrets.iter().for_each(|(name, secret)| files.key_file(name, secret));
         let gateway = Gateway::start(&lab.left, files, &yaml(plan));
         Self { lab, gateway, charon }
     }
@@ -173,15 +199,15 @@ impl Pair {
 }
 
 fn setup<'a>(plan: &Plan<'a>) -> Setup<'a> {
-    let Plan { outer, peer, peer_child, .. } = plan;
-    let (local, remote) = (outer_address(*outer, 2), outer_address(*outer, 1));
+    let Plan { outer, peer, peer_child, peer_top, peer_secrets, ids: [theirs, ours], .. } = plan;
+    let (local, remote) = (outer_address(*outer, 2).to_string(), outer_address(*outer, 1));
+    let local = plan.peer_addresses.unwrap_or(&local);
     // Spillway behind a NAT comes from the router's address.
     let router = if *outer == Family::V4 { "203.0.113.254" } else { "2001:db8:2::fe" };
-    let (ours, theirs) = (identity(2), identity(1));
-    let (local_auth, remote_auth) = match plan.credentials {
-        None => ("auth = psk", "auth = psk"),
-        Some(_) => ("auth = pubkey\n certs = own.pem", "auth = pubkey"),
-    };
+    let [local_auth, remote_auth] = plan.peer_auth.unwrap_or(match plan.credentials {
+        None => ["auth = psk", "auth = psk"],
+        Some(_) => ["auth = pubkey\n certs = own.pem", "auth = pubkey"],
+    });
     let conf = format!(
         "connections {{ {CONNECTION} {{
             version = 2
@@ -198,7 +224,9 @@ fn setup<'a>(plan: &Plan<'a>) -> Setup<'a> {
             children {{ lan {{
                 {peer_child} }} }}
         }} }}
-        secrets {{ ike-1 {{ secret = \"correct horse battery staple\" }} }}"
+        {peer_top}
+        secrets {{ ike-1 {{ secret = \"correct horse battery staple\" }}
+            {peer_secrets} }}"
     );
     let files = plan.credentials.map_or_else(Vec::new, Credentials::of_peer);
     Setup { conf, files, charon: plan.charon }
@@ -206,17 +234,17 @@ fn setup<'a>(plan: &Plan<'a>) -> Setup<'a> {
 
 /// Spillway's configuration.
 pub fn yaml(plan: &Plan<'_>) -> String {
-    let Plan { outer, top, ike, child, .. } = plan;
+    let Plan { outer, top, ike, child, more, ids: [ours, theirs], .. } = plan;
     let local = outer_address(*outer, 1);
-    let remote = match plan.nat {
-        Nat::Right => "any".to_owned(),
-        Nat::None | Nat::Left => outer_address(*outer, 2).to_string(),
+    let remote = match (plan.remote, plan.nat) {
+        (Some(remote), _) => remote.to_owned(),
+        (None, Nat::Right) => "any".to_owned(),
+        (None, Nat::None | Nat::Left) => outer_address(*outer, 2).to_string(),
     };
-    let auth = match plan.credentials {
+    let auth = plan.auth.unwrap_or(match plan.credentials {
         None => "psk_file: net.psk",
         Some(_) => "cert: own.pem, key: own.key, ca: ca.pem",
-    };
-    let (ours, theirs) = (identity(1), identity(2));
+    });
     let (wan, lan) = (plan.driver.port("wan0", 0), plan.driver.port("lan0", 1));
     let (dpdk, cores) = match plan.driver {
         Driver::AfPacket => ("", "[0]"),
@@ -235,6 +263,7 @@ pub fn yaml(plan: &Plan<'_>) -> String {
          \x20   remote: {{ address: '{remote}', id: {theirs} }}\n\
          \x20   auth: {{ {auth} }}\n\
          \x20   ike: {{ {ike} }}\n\
+         \x20   {more}\n\
          \x20   children: {{ lan: {{ {child} }} }}\n"
     )
 }

@@ -7,7 +7,7 @@ use crate::netns::privileged;
 use crate::pair::{Pair, Plan};
 use crate::pki::Credentials;
 use crate::serial;
-use crate::site::{CONNECTION, Family};
+use crate::site::{CONNECTION, Family, TUNNEL};
 use crate::strongswan::TOOLS;
 
 /// Up from one side, traffic, down; up from the other side, traffic.
@@ -84,6 +84,24 @@ fn a_nat_in_front_of_strongswan() {
         pair.initiate_from_peer();
         pair.assert_traffic();
         pair.rekey(CONNECTION);
+        pair.assert_traffic();
+    });
+}
+
+#[test]
+fn a_nat_of_ipv6_in_front_of_either() {
+    privileged(&[TOOLS, &["nft"]].concat(), || {
+        let _alone = serial();
+        let pair = Pair::new(&Plan { outer: Family::V6, nat: Nat::Left, ..Plan::default() });
+        pair.initiate();
+        pair.assert_traffic();
+        let sas = pair.charon.sas();
+        assert!(sas.contains("2001:db8:2::fe"), "{sas}");
+        drop(pair);
+        let pair = Pair::new(&Plan { outer: Family::V6, nat: Nat::Right, ..Plan::default() });
+        pair.initiate_from_peer();
+        pair.assert_traffic();
+        pair.rekey(TUNNEL);
         pair.assert_traffic();
     });
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::support::*;
 use crate::drops::DropReason;
+use crate::message::{AddressUpdate, Update};
 use crate::packet::icmp;
 use crate::packet::ip::{self, protocol};
 use crate::policy::Action;
@@ -100,6 +101,29 @@ fn errors_that_could_only_leave_in_the_clear_are_not_sent() {
 }
 
 #[test]
+fn an_inner_address_is_ours_for_as_long_as_it_is_given() {
+    let (mut pair, inner) = (narrow(), "10.2.9.1".parse().unwrap());
+    let answers = |pair: &mut Pair| {
+        let (_, out) = pair.left_to_right(&[ping4("10.1.0.5", "10.2.9.1", 64)]);
+        let wire = pair.right.sent(WAN);
+        pair.left.receive(WAN, &wire);
+        (pair.left.sent_ip(LAN).len(), out.len())
+    };
+    assert_eq!(answers(&mut pair), (0, 1), "somebody else's, who is asked for");
+    pair.right.update(Update::Address(AddressUpdate::Add(inner)));
+    assert_eq!(answers(&mut pair), (1, 0));
+    // Nobody else may come in its name, nor from outside the tunnel to it.
+    pair.right.receive_ip(LAN, &[udp4("10.2.9.1", "10.1.0.5", 20)]);
+    assert_eq!(pair.right.count(DropReason::ReversePath), 1);
+    pair.right.receive_ip(WAN, &[ping4("10.1.0.5", "10.2.9.1", 20)]);
+    assert_eq!(pair.right.count(DropReason::PolicyClear), 1);
+    pair.right.update(Update::Address(AddressUpdate::Remove(inner)));
+    assert_eq!(answers(&mut pair).0, 0);
+    pair.right.receive_ip(LAN, &[udp4("10.2.9.1", "10.1.0.5", 20)]);
+    assert_eq!(pair.right.count(DropReason::ReversePath), 1, "and a host may have it again");
+}
+
+#[test]
 fn a_neighbour_that_does_not_answer_is_told_through_the_tunnel() {
     let mut pair = Pair::new(&Tunnel::new("198.51.100.1", "198.51.100.2"));
     pair.left_to_right(&[udp4("10.1.0.5", "10.2.0.66", 100)]);
@@ -120,9 +144,7 @@ fn an_answer_to_a_ping_out_of_a_tunnel_does_not_leave_in_the_clear() {
     pair.left.receive_ip(LAN, &[ping4("10.1.0.5", "10.2.0.1", 64)]);
     let wire = pair.left.sent(WAN);
     // The policy goes before the packet comes; the inbound SA is still there.
-    pair.right.update(crate::message::Update::Policy(crate::message::PolicyUpdate::Remove(
-        crate::policy::PolicyId(1),
-    )));
+    pair.right.update(Update::Policy(crate::message::PolicyUpdate::Remove(crate::policy::PolicyId(1))));
     pair.right.receive(WAN, &wire);
     assert_eq!(pair.right.drops(), [(DropReason::PolicyDiscard, 1)]);
     assert!(pair.right.sent(WAN).is_empty());

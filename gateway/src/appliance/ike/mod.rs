@@ -5,8 +5,10 @@
 //! child's traffic there as long as no tunnel is up, so that it never leaves in the clear. A tunnel that comes up
 //! claims the traffic that was negotiated for it.
 
+mod inner;
 mod install;
 mod keylog;
+mod proofs;
 mod report;
 mod translate;
 
@@ -27,8 +29,9 @@ use dataplane::sa::{Endpoints, Spi, TunnelId};
 
 use super::spd::{Claimant, SpdEntries};
 use super::tunnels::{RowId, Tunnels};
-use crate::config::{Config, SaOptions, Start};
+use crate::config::{Config, OurProof, SaOptions, Start, TheirProof};
 
+use inner::InnerAddresses;
 use keylog::KeyLog;
 pub(super) use report::Desk;
 
@@ -49,6 +52,8 @@ struct Plan {
     held: Vec<Selector>,
     /// Any peer may come for it: whoever else names the same traffic has it.
     shared: bool,
+    /// Our side of it is an address that the peer gave us.
+    assigned: bool,
 }
 
 /// A child by the names of its connection and its own.
@@ -61,6 +66,7 @@ pub(super) struct Plans {
     children: Vec<(Name, Plan)>,
     on_demand: u32,
     key_log: Option<KeyLog>,
+    inner: InnerAddresses,
     config: controlplane::config::Config,
 }
 
@@ -77,16 +83,20 @@ impl Plans {
                 let row = tunnels.add_row(&name, connection.local.address, connection.remote.address);
                 let held = translate::held(connection, child);
                 let shared = connection.remote.address.is_none();
-                let plan = Plan { row, options: child.options.clone(), start: child.start, held, shared };
+                let assigned = !child.assigned.is_empty();
+                let options = child.options.clone();
+                let plan = Plan { row, options, start: child.start, held, shared, assigned };
                 children.push(((connection_name.as_str().into(), child_name.as_str().into()), plan));
             }
         }
+        warn_of_anonymity(config);
         children.sort_by_key(|(_, plan)| plan.start != Start::Traffic);
         let holds = u32::try_from(children.len()).context("too many children")?;
         let on_demand = children.iter().filter(|(_, plan)| plan.start == Start::Traffic).count() as u32;
         let key_log = config.log.key_log.as_deref().map(KeyLog::open).transpose()?;
+        let inner = InnerAddresses::new(config);
         let config = translate::config(config, first_tunnel + holds)?;
-        Ok(Self { first_hold: first_tunnel, children, on_demand, key_log, config })
+        Ok(Self { first_hold: first_tunnel, children, on_demand, key_log, inner, config })
     }
 
     /// Holds of the children that traffic sets up.
@@ -137,6 +147,7 @@ impl Plans {
             on_demand,
             children: self.children.into_iter().collect(),
             claims: HashMap::new(),
+            inner: self.inner,
             barriers: VecDeque::new(),
         })
     }
@@ -156,6 +167,8 @@ pub(super) struct Ike {
     children: HashMap<Name, Plan>,
     /// What each tunnel that is up has claimed.
     claims: HashMap<TunnelId, Arc<[Selector]>>,
+    /// Addresses that peers gave us.
+    inner: InnerAddresses,
     /// Barriers under way, and how many workers have not passed them.
     barriers: VecDeque<(u64, usize)>,
 }
@@ -269,6 +282,10 @@ impl Ike {
                     Ok(sa) => {
                         tunnels.set_outbound(plan.row, &sa, install.endpoints);
                         fleet.update_sa(&SaUpdate::SetOutbound(sa, install.endpoints));
+                        if plan.assigned {
+                            let own = self.inner.set(install.tunnel, &install.selectors);
+                            own.iter().for_each(|update| fleet.update_address(update));
+                        }
                         self.claim(install.tunnel, &install.selectors, fleet, spd);
                     }
                     Err(error) => self.refuse(&install, &error),
@@ -280,6 +297,7 @@ impl Ike {
             }
             ChildUpdate::RemoveOutbound(tunnel) => {
                 self.release(tunnel, fleet, spd);
+                self.inner.set(tunnel, &[]).iter().for_each(|update| fleet.update_address(update));
                 tunnels.remove_outbound(tunnel);
                 fleet.update_sa(&SaUpdate::RemoveOutbound(tunnel));
             }
@@ -333,6 +351,18 @@ impl Ike {
         let (connection, child) = (&install.connection, &install.child.name);
         tracing::error!(%connection, %child, spi = install.spi, "{error:#}; the Child SA is deleted");
         self.expired(install.tunnel, install.spi, true);
+    }
+}
+
+/// Loud, since whoever reads the log may not be who wrote the configuration.
+fn warn_of_anonymity(config: &Config) {
+    for (connection, one) in &config.connections {
+        if matches!(one.auth.theirs, TheirProof::Null) {
+            tracing::warn!(%connection, "WHOEVER COMES IS LET IN: the peer need not prove who it is (`null_auth`, RFC 7619)");
+        }
+        if matches!(one.auth.ours, OurProof::Null) {
+            tracing::warn!(%connection, "we do not prove who we are (`null_auth`, RFC 7619)");
+        }
     }
 }
 

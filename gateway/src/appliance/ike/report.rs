@@ -7,6 +7,7 @@ use controlplane::config::Start;
 use controlplane::endpoint::IkeStatus;
 use controlplane::ledger::{ChildReport, ConnectionStatus, Trouble};
 use controlplane::thread::{Asker, Report};
+use controlplane::update::Assigned;
 use controlplane::waiters::{Command, Verb};
 
 use crate::config::Config;
@@ -38,6 +39,7 @@ impl Desk {
             tries: 0,
             last_try_seconds: None,
             last_error: None,
+            assigned: None,
             ike_sas: Vec::new(),
             children: Vec::new(),
         });
@@ -97,6 +99,11 @@ fn join(fixed: shown::Connection, status: ConnectionStatus, now: SystemTime) -> 
         tries: status.tries,
         last_try_seconds: status.last_try.map(|at| seconds(at, now)),
         last_error: status.trouble.map(|trouble| show_trouble(trouble, now)),
+        assigned: status.assigned.map(|Assigned { addresses, dns, subnets }| shown::Assigned {
+            addresses,
+            dns,
+            subnets,
+        }),
         ike_sas: status.ike_sas.into_iter().map(show_sa).collect(),
         children: status.children.into_iter().map(|child| show_child(child, now)).collect(),
         ..fixed
@@ -117,6 +124,7 @@ fn show_sa(sa: IkeStatus) -> shown::IkeSa {
         local: sa.local,
         remote: sa.remote,
         peer: sa.peer.map(|peer| peer.to_string()),
+        given: sa.given,
         children: children.collect(),
     }
 }

@@ -1,25 +1,20 @@
 //! From the section `connections` to the control plane's configuration.
 
-use std::fs;
-use std::net::IpAddr;
-use std::path::Path;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use controlplane::auth::eap::{PeerConfig, PeerMethod, ServerConfig, ServerMethod};
-use controlplane::auth::x509::{Revocation, read_pem};
-use controlplane::auth::{Identity, LocalProof, RemoteProof, TrustStore};
 use controlplane::config as core;
-use controlplane::crypto::{RsaPadding, Secret, SigningKey};
+use controlplane::crypto::Secret;
 use controlplane::selector::SelectorSpec;
 use controlplane::wire::{ProtocolId, TrafficSelector};
 use dataplane::policy::Selector;
 use dataplane::sa::Protocol;
 use ipnet::IpNet;
-use zeroize::Zeroizing;
 
-use crate::config::{Auth, Child, Config, Connection, Encapsulation, OnDown, Start};
+use super::proofs::proofs;
+use crate::config::{Child, Config, Connection, Encapsulation, OnDown, OurProof, Start, TheirProof};
 
 /// Rekeying starts earlier by up to this part of the time that is configured.
 const JITTER: u32 = 10;
@@ -54,7 +49,7 @@ pub(super) fn config(config: &Config, first_tunnel: u32) -> Result<core::Config>
 }
 
 fn connection(name: &str, connection: &Connection) -> Result<core::Connection> {
-    let (local_auth, remote_auth) = proofs(&connection.auth, &connection.local.id).context("auth")?;
+    let (local_auth, remote_auth) = proofs(connection).context("auth")?;
     let children = connection.children.iter().map(|(name, one)| Arc::new(child(name, one)));
     Ok(core::Connection {
         name: name.into(),
@@ -89,13 +84,27 @@ fn connection(name: &str, connection: &Connection) -> Result<core::Connection> {
         start_on_4500: false,
         nat_keepalive: NAT_KEEPALIVE,
         childless: false,
-        unique: true,
+        // Who is nobody is not the same as another nobody (RFC 7619 s2.3).
+        unique: !is_anonymous(connection),
         pools: connection.pools.iter().map(|name| name.as_str().into()).collect(),
         dns: connection.dns.clone(),
         subnets: connection.subnets.clone(),
-        request_addresses: Vec::new(),
+        request_addresses: request_addresses(connection),
         children: children.collect(),
     })
+}
+
+/// One end, or both, prove nothing.
+pub(super) fn is_anonymous(connection: &Connection) -> bool {
+    matches!(connection.auth.ours, OurProof::Null) || matches!(connection.auth.theirs, TheirProof::Null)
+}
+
+/// Inner addresses to ask the peer for: one of each family that is behind it.
+fn request_addresses(connection: &Connection) -> Vec<IpAddr> {
+    let prefixes = || connection.children.values().flat_map(|child| &child.assigned);
+    let any: [IpAddr; 2] = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
+    let wanted = |any: &IpAddr| prefixes().any(|prefix| prefix.addr().is_ipv4() == any.is_ipv4());
+    any.into_iter().filter(wanted).collect()
 }
 
 fn child(name: &str, child: &Child) -> core::ChildConfig {
@@ -104,17 +113,15 @@ fn child(name: &str, child: &Child) -> core::ChildConfig {
         Protocol::Ah => ProtocolId::AH,
     };
     let rekey = child.lifetime.soft.time;
+    let prefixes = |prefixes: &[IpNet]| prefixes.iter().map(|&net| net.into()).collect();
     let local = side(&child.selectors, |one| (one.local, &one.local_ports, one.protocol));
+    let remote = side(&child.selectors, |one| (one.remote, &one.remote_ports, one.protocol));
     core::ChildConfig {
         name: name.into(),
         protocol,
         mode: child.options.mode,
-        local: if child.behind.is_empty() {
-            local
-        } else {
-            child.behind.iter().map(|&net| net.into()).collect()
-        },
-        remote: side(&child.selectors, |one| (one.remote, &one.remote_ports, one.protocol)),
+        local: if child.behind.is_empty() { local } else { prefixes(&child.behind) },
+        remote: if child.assigned.is_empty() { remote } else { prefixes(&child.assigned) },
         proposals: child.proposals.clone(),
         rekey,
         rekey_jitter: rekey.unwrap_or_default() / JITTER,
@@ -144,58 +151,11 @@ fn side(pairs: &[Selector], part: for<'a> fn(&'a Selector) -> Side<'a>) -> Vec<S
     if side.is_empty() { vec![SelectorSpec::DYNAMIC] } else { side }
 }
 
-fn proofs(auth: &Auth, local_id: &Identity) -> Result<(LocalProof, RemoteProof)> {
-    Ok(match auth {
-        Auth::Psk(psk) => {
-            let secret = Secret::copy_of(psk.expose());
-            (LocalProof::Psk(secret.clone()), RemoteProof::Psk(secret))
-        }
-        Auth::Certificate { cert, key, ca, crl } => {
-            (own_certificate(cert, key)?, authorities(ca, crl.as_deref())?)
-        }
-        Auth::EapUsers { cert, key, users } => {
-            let methods = vec![ServerMethod::Mschapv2(users.clone())];
-            let server = ServerConfig { name: local_id.to_string(), ask_identity: true, methods };
-            (own_certificate(cert, key)?, RemoteProof::Eap(Arc::new(server)))
-        }
-        Auth::EapPassword { ca, user, password } => {
-            let password = Secret::copy_of(password.expose());
-            let methods = vec![PeerMethod::Mschapv2 { user: user.clone(), password }];
-            let peer = PeerConfig { identity: user.clone(), methods };
-            (LocalProof::Eap(Arc::new(peer)), authorities(ca, None)?)
-        }
-    })
-}
-
-fn own_certificate(cert: &Path, key: &Path) -> Result<LocalProof> {
-    let chain = read_pem(&read(cert)?).with_context(|| cert.display().to_string())?;
-    let pem = Zeroizing::new(read(key)?);
-    let key_path = key.display();
-    let key = SigningKey::from_pem(&pem).with_context(|| key_path.to_string())?;
-    if chain.first().is_none_or(|first| first.public_key().spki() != key.public().spki()) {
-        anyhow::bail!("{key_path} is not the key of the first certificate in {}", cert.display());
-    }
-    Ok(LocalProof::Certificate { key: Arc::new(key), chain: chain.into(), rsa: RsaPadding::default() })
-}
-
-fn authorities(ca: &Path, crl: Option<&Path>) -> Result<RemoteProof> {
-    let mut trust = TrustStore::new(Revocation::IfKnown);
-    trust.add_authorities_pem(&read(ca)?).with_context(|| ca.display().to_string())?;
-    if let Some(crl) = crl {
-        trust.add_crls(&read(crl)?).with_context(|| crl.display().to_string())?;
-    }
-    Ok(RemoteProof::Certificate(Arc::new(trust)))
-}
-
-fn read(path: &Path) -> Result<Vec<u8>> {
-    fs::read(path).with_context(|| format!("cannot read {}", path.display()))
-}
-
 /// What a child holds back in the clear while it is not up: its selectors, or in transport mode all traffic
 /// between the ends, where both are known.
 pub(super) fn held(connection: &Connection, child: &Child) -> Vec<Selector> {
-    // Where the peer's side is not known yet there is nothing to name; what nothing matches is discarded.
-    if !child.selectors.is_empty() || !child.behind.is_empty() {
+    // Where one side is not known yet there is nothing to name; what nothing matches is discarded.
+    if !(child.selectors.is_empty() && child.behind.is_empty() && child.assigned.is_empty()) {
         return child.selectors.clone();
     }
     let host = |address: Option<IpAddr>| address.map(IpNet::from);

@@ -14,6 +14,7 @@ use rustls::{
     ClientConfig, DigitallySignedStruct, DistinguishedName, OtherError, SignatureScheme,
     SupportedProtocolVersion,
 };
+use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
 use super::super::EapError;
@@ -33,6 +34,11 @@ pub struct TlsPeerConfig {
 }
 
 impl TlsServerConfig {
+    /// [`TlsServerConfig::new`], with the private key as a PEM file.
+    pub fn from_pem(trust: Arc<TrustStore>, chain: &[Certificate], key: &[u8]) -> Result<Self, EapError> {
+        Self::new(trust, ders(chain), private_key(key)?)
+    }
+
     /// `chain` and `key` prove the server; `trust` decides about peers, who always have to show a certificate.
     pub fn new(
         trust: Arc<TrustStore>,
@@ -55,6 +61,16 @@ impl TlsServerConfig {
 }
 
 impl TlsPeerConfig {
+    /// [`TlsPeerConfig::new`], with the private key as a PEM file.
+    pub fn from_pem(
+        trust: Arc<TrustStore>,
+        chain: &[Certificate],
+        key: &[u8],
+        expected: IdPattern,
+    ) -> Result<Self, EapError> {
+        Self::new(trust, ders(chain), private_key(key)?, expected)
+    }
+
     /// `chain` and `key` prove the peer; the server's certificate has to come from `trust` and match `expected`.
     pub fn new(
         trust: Arc<TrustStore>,
@@ -85,6 +101,14 @@ impl TlsPeerConfig {
         tls.resumption = rustls::client::Resumption::disabled();
         Ok(Self { tls: Arc::new(tls), clock })
     }
+}
+
+fn ders(chain: &[Certificate]) -> Vec<CertificateDer<'static>> {
+    chain.iter().map(|certificate| certificate.der().clone()).collect()
+}
+
+fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, EapError> {
+    PrivateKeyDer::from_pem_slice(pem).map_err(|_| EapError::Tls("no private key in PEM".into()))
 }
 
 impl fmt::Debug for TlsServerConfig {
