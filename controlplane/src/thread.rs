@@ -22,6 +22,7 @@
 //! workers and operators tell has a channel of its own without a bound, and goes first.
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -92,6 +93,8 @@ pub enum Input {
         /// The child.
         child: Arc<str>,
     },
+    /// Our addresses that packets can come by are these from now on.
+    Addresses(Vec<IpAddr>),
     /// Every worker has passed this barrier.
     InForce(u64),
     /// An operator wants something done; the answer comes when its end is known, or after a while.
@@ -142,12 +145,16 @@ pub struct ControlThread {
 }
 
 impl ControlThread {
-    /// Starts it, and what the configuration wants up from the start. Orders come by `orders`, those of one step
+    /// Starts it, and what the configuration wants up from the start. We have these `addresses` then. Orders come by `orders`, those of one step
     /// together. When the thread has ended, that channel has no sender any more.
     ///
     /// # Errors
     /// When the system has no thread to give.
-    pub fn start(config: Arc<Config>, orders: Sender<Vec<Order>>) -> io::Result<Self> {
+    pub fn start(
+        config: Arc<Config>,
+        addresses: Vec<IpAddr>,
+        orders: Sender<Vec<Order>>,
+    ) -> io::Result<Self> {
         let (inputs, told) = unbounded();
         let (datagrams, received) = bounded(DATAGRAMS);
         let dropped = Arc::new(AtomicU64::new(0));
@@ -156,7 +163,8 @@ impl ControlThread {
             let ledger = Ledger::new(&config);
             let endpoint = Endpoint::new(config, wall_clock(Instant::now()));
             let (gate, waiters) = Default::default();
-            Driver { endpoint, ledger, waiters, gate, barriers: 0, overflow, orders }.run(&told, &received);
+            let driver = Driver { endpoint, ledger, waiters, gate, barriers: 0, overflow, orders };
+            driver.run(addresses, &told, &received);
         })?;
         Ok(Self { inputs, datagrams, dropped, thread })
     }
@@ -201,8 +209,9 @@ struct Driver {
 }
 
 impl Driver {
-    fn run(mut self, told: &Receiver<Input>, received: &Receiver<Datagram>) {
+    fn run(mut self, addresses: Vec<IpAddr>, told: &Receiver<Input>, received: &Receiver<Datagram>) {
         let mut rng = SystemRandom;
+        self.endpoint.set_local_addresses(Instant::now(), &mut rng, addresses);
         self.endpoint.start(Instant::now(), &mut rng);
         let mut clock_read = Instant::now();
         let mut ends: Option<Instant> = None;
@@ -249,6 +258,7 @@ impl Driver {
         match input {
             Input::Expired { tunnel, spi, hard } => self.endpoint.child_expired(now, rng, tunnel, spi, hard),
             Input::PeerMoved { tunnel, endpoints } => self.endpoint.peer_moved(now, rng, tunnel, endpoints),
+            Input::Addresses(addresses) => self.endpoint.set_local_addresses(now, rng, addresses),
             Input::InForce(barrier) => {
                 let free: Vec<_> = self.gate.open(barrier).map(Order::Send).collect();
                 // When the appliance is gone the next step notices.

@@ -213,7 +213,13 @@ impl Families<'_, '_> {
             let rows = ports.iter().map(|port| ([("port", port.name.as_str())], value(&port.counters)));
             self.counters(name, help, rows)?;
         }
-        Ok(())
+        let known = ports.iter().filter_map(|port| Some((port.name.as_str(), port.link?)));
+        let up = known.map(|(port, link)| ([("port", port)], f64::from(u8::from(link))));
+        self.gauges(
+            "spillway_port_up",
+            "Whether the other end of the wire is there; left out where nobody knows",
+            up,
+        )
     }
 
     fn tunnels(&mut self, snapshot: &dyn Snapshot) -> fmt::Result {

@@ -292,6 +292,8 @@ pub struct Port {
     pub addresses: Vec<IpNet>,
     /// Queue pairs.
     pub queues: usize,
+    /// The other end of the wire is there; `None` where nobody knows.
+    pub link: Option<bool>,
     /// What the driver has to say, such as `mode: zero-copy`.
     pub features: BTreeMap<String, String>,
     /// Stations that were seen with one of our addresses.
@@ -459,6 +461,8 @@ pub struct Route {
     pub port: String,
     /// Next hop; `None` when the destinations are on the port's own link.
     pub via: Option<IpAddr>,
+    /// Packets go there. Of several routes to the same destinations it is one: the first whose port has its link.
+    pub in_force: bool,
 }
 
 /// One neighbour.

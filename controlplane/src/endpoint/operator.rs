@@ -232,17 +232,17 @@ impl Endpoint {
     }
 
     /// The addresses that this gateway has now. Connections begin from one of them that they may use; those with
-    /// MOBIKE move when theirs is gone, and tell their peers of the others (RFC 4555). Before the first call all
-    /// configured addresses count as present.
+    /// MOBIKE move when theirs is gone, or when one that they prefer is there again, and tell their peers of the others
+    /// (RFC 4555). Before the first call all configured addresses count as present.
     pub fn set_local_addresses(&mut self, now: Instant, rng: &mut dyn Random, addresses: Vec<IpAddr>) {
         if self.addresses.as_ref() == Some(&addresses) {
             return;
         }
-        self.addresses = Some(addresses);
+        let before = self.addresses.replace(addresses);
         let mut spis: Vec<_> = self.sas.keys().copied().collect();
         spis.sort_unstable();
         for spi in spis {
-            self.serve(now, rng, spi, |sa, ctx| sa.addresses_changed(ctx));
+            self.serve(now, rng, spi, |sa, ctx| sa.addresses_changed(ctx, before.as_deref()));
         }
     }
 
@@ -307,7 +307,11 @@ impl Endpoint {
     /// The addresses to begin a connection with: the first pair of one family.
     fn way(&self, connection: &Connection) -> Option<(IpAddr, IpAddr)> {
         let RemoteAddress::Addresses(theirs) = &connection.remote else { return None };
-        let ours = crate::sa::usable(connection, self.addresses.as_deref());
+        let mut ours = crate::sa::usable(connection, self.addresses.as_deref());
+        if ours.is_empty() {
+            // What we send may be repeated until one of them is there.
+            ours.clone_from(&connection.local_addresses);
+        }
         let pairs = theirs.iter().flat_map(|&remote| ours.iter().map(move |&local| (local, remote)));
         pairs.into_iter().find(|(local, remote)| local.is_ipv4() == remote.is_ipv4())
     }

@@ -131,7 +131,12 @@ pub(crate) fn usable(connection: &Connection, ours: Option<&[IpAddr]>) -> Vec<Ip
     }
 }
 
+/// What we tell the peer of. Where the configuration names no addresses, nobody said that the peer can reach the others
+/// that we have, or what they tell of our network is any of its business.
 fn others(connection: &Connection, core: &Core, ours: Option<&[IpAddr]>) -> Vec<IpAddr> {
+    if connection.local_addresses.is_empty() {
+        return Vec::new();
+    }
     let mut addresses = usable(connection, ours);
     addresses.retain(|&address| address != core.path.local.ip());
     addresses
@@ -189,13 +194,23 @@ impl Core {
 }
 
 impl Established {
-    /// The addresses of this gateway changed.
-    pub fn addresses_changed(&mut self, core: &mut Core, ctx: &mut Context<'_>) {
+    /// The addresses of this gateway changed; they were these before.
+    pub fn addresses_changed(&mut self, core: &mut Core, ctx: &mut Context<'_>, before: Option<&[IpAddr]>) {
         if core.mobike.is_none() || matches!(self.phase, Phase::Redundant { .. } | Phase::Leaving(_)) {
             return;
         }
-        let present = usable(&self.connection, ctx.addresses).contains(&core.path.local.ip());
-        if !present {
+        let (was, now) = (usable(&self.connection, before), usable(&self.connection, ctx.addresses));
+        let (ours, theirs) = (core.path.local.ip(), core.path.remote.ip());
+        // They are in the order of preference. One that was there all the while may be of no use beyond its link.
+        let better = now.iter().take_while(|&&address| address != ours);
+        let mut back =
+            better.filter(|address| address.is_ipv4() == theirs.is_ipv4() && !was.contains(address));
+        let stays = now.contains(&ours) && !(core.initiates_moves() && back.next().is_some());
+        let told = |addresses| others(&self.connection, core, addresses);
+        if stays && told(before) == told(ctx.addresses) {
+            return;
+        }
+        if !stays {
             let Some(&way) = ways(&self.connection, core, ctx.addresses).first() else {
                 warn!(connection = %self.connection.name, "no address is left to reach the peer from");
                 return;
@@ -205,7 +220,7 @@ impl Established {
             let outstanding = core.requests.packets().to_vec();
             core.transmit(ctx, &outstanding);
         }
-        if present || !core.initiates_moves() {
+        if stays || !core.initiates_moves() {
             self.add_once(ctx, Task::TellAddresses);
         } else {
             self.add_once(ctx, Task::UpdateAddresses);
@@ -460,10 +475,10 @@ impl Established {
 }
 
 impl super::IkeSa {
-    /// The addresses of this gateway changed.
-    pub fn addresses_changed(&mut self, ctx: &mut Context<'_>) {
+    /// The addresses of this gateway changed; they were these before.
+    pub fn addresses_changed(&mut self, ctx: &mut Context<'_>, before: Option<&[IpAddr]>) {
         if let State::Established(established) = &mut self.state {
-            established.addresses_changed(&mut self.core, ctx);
+            established.addresses_changed(&mut self.core, ctx, before);
         }
     }
 }

@@ -118,10 +118,10 @@ fn the_initiator_moves_and_the_responder_checks_and_follows() {
     // The responder made the last rekey; the initiator of the first IKE SA still decides (RFC 4555 s1.2).
     roaming.place(A, &OURS[..2]);
     roaming.world.run(SOON);
-    roaming.assert_between(OURS[1], THEIRS[0]);
-    roaming.place(A, &OURS[..1]);
-    roaming.world.run(SOON);
     roaming.assert_between(OURS[0], THEIRS[0]);
+    roaming.place(A, &OURS[1..2]);
+    roaming.world.run(SOON);
+    roaming.assert_between(OURS[1], THEIRS[0]);
     roaming.finish();
 }
 
@@ -249,6 +249,49 @@ fn nat(world: &mut World, on: &Rc<Cell<bool>>, base: &Rc<Cell<u16>>) -> IpAddr {
 fn udp(world: &World, side: usize) -> Option<(u16, u16)> {
     let endpoints = world.sides[side].plane.outbound.values().next().unwrap().endpoints;
     endpoints.udp.map(|udp| (udp.local, udp.remote))
+}
+
+#[test]
+fn the_preferred_address_is_taken_again_when_it_comes_back() {
+    let mut roaming = Roaming::up(7, |_, _| {});
+    roaming.place(A, &OURS[1..2]);
+    roaming.world.run(SOON);
+    roaming.assert_between(OURS[1], THEIRS[0]);
+    roaming.place(A, &OURS[..2]);
+    roaming.world.run(SOON);
+    roaming.assert_between(OURS[0], THEIRS[0]);
+    // One that is worse, or of the other family, changes nothing.
+    roaming.place(A, &OURS);
+    roaming.world.run(SOON);
+    roaming.assert_between(OURS[0], THEIRS[0]);
+    // Of one that the connection does not use the peer hears nothing.
+    let told = count(&mut roaming.world, A, NotifyType::ADDITIONAL_IP4_ADDRESS);
+    roaming.place(A, &[OURS[0], OURS[1], OURS[2], "10.1.0.1"]);
+    roaming.world.run(SOON);
+    assert_eq!(told.get(), 0);
+    roaming.place(A, &[OURS[0], OURS[1], "10.1.0.1"]);
+    roaming.world.run(SOON);
+    assert_eq!(told.get(), 1, "of one that is gone it does");
+    roaming.finish();
+}
+
+#[test]
+fn who_names_no_address_tells_the_peer_of_none() {
+    let mut roaming = Roaming::new(8, |side, connection| {
+        if side == B {
+            connection.local_addresses.clear();
+        }
+    });
+    let told = count(&mut roaming.world, B, NotifyType::ADDITIONAL_IP4_ADDRESS);
+    roaming.place(A, &OURS[..1]);
+    roaming.place(B, &THEIRS[..2]);
+    roaming.world.initiate(A);
+    roaming.world.run(SOON);
+    roaming.place(B, &THEIRS);
+    roaming.world.run(SOON);
+    roaming.assert_between(OURS[0], THEIRS[0]);
+    assert_eq!(told.get(), 0);
+    roaming.finish();
 }
 
 #[test]

@@ -11,10 +11,10 @@ use super::Gateway;
 use super::ike::Ike;
 use super::tunnels::Tunnels;
 
-impl Gateway {
+impl Gateway<'_> {
     /// Deals with one event.
     pub(super) fn handle(&mut self, event: Event) {
-        let Self { fleet, tunnels, spd, ike, collector } = self;
+        let Self { fleet, tunnels, spd, ike, collector, .. } = self;
         match event {
             Event::Neighbour(neighbour) => fleet.share_neighbour(neighbour),
             Event::Conflict(other) => collector.conflict(&other),

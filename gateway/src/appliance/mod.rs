@@ -28,22 +28,26 @@ mod devices;
 mod dpdk;
 mod events;
 mod ike;
+mod links;
 mod manual;
 mod readings;
 mod shutdown;
 mod spd;
 mod state;
 mod tunnels;
+mod uplinks;
 mod view;
 
 use devices::OpenPorts;
 pub use dpdk::probe;
 use ike::{Desk, Ike, Plans};
+use links::LinkWatch;
 use manual::Manual;
 use readings::Collector;
 use spd::{Claimant, SpdEntries};
 use state::State;
 use tunnels::Tunnels;
+use uplinks::Routes;
 use view::{Facts, View};
 
 /// Frames of a worker beyond what its ports' rings hold.
@@ -84,6 +88,8 @@ pub fn run(config: &Config) -> Result<()> {
     let crypto = Arc::new(Crypto::new(config.workers.crypto)?);
     let ports = OpenPorts::open(config)?;
     let infos = ports.infos();
+    let links = LinkWatch::open(config).context("state of links")?;
+    let routes = Routes::new(config);
     let state = State::open(config).context("state of manual SAs")?;
     let mut tunnels = Tunnels::new(config.workers.cores.len());
     let manual = manual::make(config, &crypto, state.as_ref(), &mut tunnels).context("manual_sas")?;
@@ -107,8 +113,9 @@ pub fn run(config: &Config) -> Result<()> {
     // What fails before costs no sequence numbers.
     let keeper = state.map(|state| state.keep(manual::kept(&manual, config))).transpose()?;
     let spd = policies(config, &manual, &plans);
-    install(config, &manual, &mut tunnels, &spd, &fleet);
-    let ike = plans.start(crypto, &desk)?;
+    routes.in_force(links.states()).for_each(|route| fleet.update_route(&RouteUpdate::Add(route)));
+    install(&manual, &mut tunnels, &spd, &fleet);
+    let ike = plans.start(crypto, uplinks::addresses(config, links.states()), &desk)?;
     // Last: a gateway that answers is up.
     let control =
         control::serve(socket, Arc::clone(&view) as _, Arc::clone(&view) as _).context("control socket")?;
@@ -121,8 +128,9 @@ pub fn run(config: &Config) -> Result<()> {
     );
 
     let port_names = config.ports.keys().cloned().collect();
-    let collector = Collector::new(fleet.len(), port_names, Arc::clone(view.readings()));
-    let mut gateway = Gateway { fleet, tunnels, spd, ike, collector };
+    let mut collector = Collector::new(fleet.len(), port_names, Arc::clone(view.readings()));
+    collector.links(links.states());
+    let mut gateway = Gateway { config, fleet, tunnels, spd, ike, collector, links, routes };
     let ended = gateway.attend(&asked, &stop);
     gateway.say_goodbye();
     drop((control, metrics));
@@ -135,15 +143,18 @@ pub fn run(config: &Config) -> Result<()> {
 }
 
 /// What the control side works on.
-struct Gateway {
+struct Gateway<'a> {
+    config: &'a Config,
     fleet: Fleet,
     tunnels: Tunnels,
     spd: SpdEntries,
     ike: Ike,
     collector: Collector,
+    links: LinkWatch,
+    routes: Routes,
 }
 
-impl Gateway {
+impl Gateway<'_> {
     /// Hears workers, IKE and operators until it is time to stop.
     fn attend(&mut self, asked: &Receiver<view::Request>, stop: &shutdown::Stop) -> Result<()> {
         let look = tick(LOOK_EVERY);
@@ -170,6 +181,7 @@ impl Gateway {
                         tracing::info!(signal, "stopping: no more packets are received, those in hand are sent");
                         return Ok(());
                     }
+                    self.watch_links();
                     if announced < ANNOUNCEMENTS && Instant::now() >= announce_at {
                         self.fleet.send(0, Update::Announce);
                         announce_at += ANNOUNCE_EVERY;
@@ -182,6 +194,24 @@ impl Gateway {
                 },
             }
         }
+    }
+
+    /// A port may have lost its link, or got it back.
+    fn watch_links(&mut self) {
+        let before = self.links.states().clone();
+        if !self.links.look() {
+            return;
+        }
+        let now = self.links.states();
+        for update in self.routes.changes(&before, now) {
+            self.fleet.update_route(&update);
+        }
+        // Whoever is behind a link that came back may have forgotten us, or is somebody else.
+        if (0..self.config.ports.len()).any(|port| !before.usable(port) && now.usable(port)) {
+            self.fleet.send(0, Update::Announce);
+        }
+        self.ike.set_addresses(uplinks::addresses(self.config, now));
+        self.collector.links(now);
     }
 
     /// Lets IKE take its leave of the peers, while the workers still carry its messages.
@@ -259,11 +289,8 @@ fn policies(config: &Config, manual: &[Manual], plans: &Plans) -> SpdEntries {
     spd
 }
 
-/// Tells the workers routes, SAs and policies, in this order: a policy never points at a tunnel that is not there.
-fn install(config: &Config, manual: &[Manual], tunnels: &mut Tunnels, spd: &SpdEntries, fleet: &Fleet) {
-    for &route in &config.routes {
-        fleet.update_route(&RouteUpdate::Add(route));
-    }
+/// Tells the workers SAs and policies, in this order: a policy never points at a tunnel that is not there.
+fn install(manual: &[Manual], tunnels: &mut Tunnels, spd: &SpdEntries, fleet: &Fleet) {
     for Manual { row, endpoints, outbound, inbound } in manual {
         tunnels.add_inbound(*row, inbound);
         fleet.update_sa(&SaUpdate::AddInbound(Arc::clone(inbound)));

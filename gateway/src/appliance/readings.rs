@@ -14,6 +14,7 @@ use dataplane::sa::{Endpoints, InboundSa, OutboundSa, TunnelId};
 use dataplane::snapshot::{SaPage, Snapshot};
 
 use super::conflicts::Conflicts;
+use super::links::LinkStates;
 use super::spd::SpdEntries;
 use super::tunnels::{self, Installed, Key, Side, Tunnels};
 use super::view::{Request, mac_text};
@@ -32,6 +33,8 @@ pub(super) struct Readings {
     pub(super) sas: Vec<SaReading>,
     /// Stations that use addresses of ours.
     pub(super) conflicts: Conflicts,
+    /// Which ports have their links.
+    pub(super) links: LinkStates,
     /// The SPD, in no order.
     pub(super) policies: Arc<[Policy]>,
     /// The row of each tunnel that has SAs.
@@ -78,6 +81,7 @@ impl From<Direction> for Side {
 pub(super) struct Collector {
     ports: Vec<String>,
     conflicts: Conflicts,
+    links: LinkStates,
     snapshots: Vec<Snapshot>,
     /// By worker.
     counters: Vec<HashMap<Key, SaCounters>>,
@@ -95,6 +99,7 @@ impl Collector {
         Self {
             ports,
             conflicts: Conflicts::default(),
+            links: LinkStates::default(),
             snapshots: Vec::new(),
             counters: vec![HashMap::new(); workers],
             policies: (u64::MAX, Arc::default()),
@@ -149,6 +154,11 @@ impl Collector {
         if let Some(counters) = self.counters.get_mut(worker) {
             counters.remove(&tunnels::key(sa));
         }
+    }
+
+    /// Takes in which ports have their links.
+    pub(super) fn links(&mut self, links: &LinkStates) {
+        self.links = links.clone();
     }
 
     /// Takes in that a station uses an address of ours.
@@ -225,7 +235,8 @@ impl Collector {
             self.policies = (spd.changes(), spd.policies().collect());
         }
         let (conflicts, policies) = (self.conflicts.clone(), Arc::clone(&self.policies.1));
-        Readings { workers, rows, sas, conflicts, policies, rows_of }
+        let links = self.links.clone();
+        Readings { workers, rows, sas, conflicts, links, policies, rows_of }
     }
 
     fn counters_of(&self, key: Key) -> SaCounters {

@@ -1,6 +1,6 @@
 //! Answers about the running gateway: what the configuration says, joined with what the workers counted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -31,7 +31,8 @@ pub(super) struct Facts {
     crypto: String,
     cores: Vec<usize>,
     ports: Vec<(String, shown::Port)>,
-    routes: Vec<shown::Route>,
+    /// With the ports that they lead by.
+    routes: Vec<(usize, shown::Route)>,
     /// Names of the children that hold their traffic back while they are down, by tunnel id from the first.
     holds: (u32, Vec<String>),
     started: Instant,
@@ -122,13 +123,16 @@ impl Facts {
     ) -> Self {
         let port_name =
             |id: u16| config.ports.get_index(id.into()).map_or_else(String::new, |(name, _)| name.clone());
-        let connected = config.ports.iter().flat_map(|(name, port)| {
-            port.addresses.iter().map(|net| shown::Route { to: net.trunc(), port: name.clone(), via: None })
+        let connected = config.ports.iter().enumerate().flat_map(|(index, (name, port))| {
+            port.addresses.iter().map(move |net| {
+                let (to, port) = (net.trunc(), name.clone());
+                (index, shown::Route { to, port, via: None, in_force: true })
+            })
         });
-        let fixed = config.routes.iter().map(|route| shown::Route {
-            to: route.to,
-            port: route.port.map_or_else(String::new, port_name),
-            via: route.via,
+        let fixed = config.routes.iter().map(|route| {
+            let port = route.port.map_or_else(String::new, port_name);
+            let shown = shown::Route { to: route.to, port, via: route.via, in_force: true };
+            (route.port.map_or(usize::MAX, usize::from), shown)
         });
         let fast: Suite =
             "aes128gcm16".parse().unwrap_or_else(|_| unreachable!("a keyword of the data plane"));
@@ -227,7 +231,7 @@ impl shown::Snapshot for View {
                     })
                     .collect();
                 conflicts.sort_by_key(|conflict| conflict.address);
-                shown::Port { counters, conflicts, ..port.clone() }
+                shown::Port { link: readings.links.of(index), counters, conflicts, ..port.clone() }
             })
             .collect()
     }
@@ -269,7 +273,20 @@ impl shown::Snapshot for View {
     }
 
     fn routes(&self) -> Vec<shown::Route> {
-        self.facts.routes.clone()
+        // As `uplinks` chooses: the first to a destination that may carry packets, or else the first.
+        let links = self.read().links.clone();
+        let mut chosen: HashMap<ipnet::IpNet, (usize, bool)> = HashMap::new();
+        for (index, (port, route)) in self.facts.routes.iter().enumerate() {
+            let usable = links.usable(*port);
+            let choice = chosen.entry(route.to).or_insert((index, usable));
+            if usable && !choice.1 {
+                *choice = (index, usable);
+            }
+        }
+        let in_force = |index, to| chosen.get(&to).is_some_and(|(choice, _)| *choice == index);
+        let rows = self.facts.routes.iter().enumerate();
+        rows.map(|(index, (_, route))| shown::Route { in_force: in_force(index, route.to), ..route.clone() })
+            .collect()
     }
 
     fn neighbours(&self) -> Vec<shown::Neighbour> {
@@ -358,6 +375,7 @@ fn show_port(name: &str, mtu: u32, addresses: &[ipnet::IpNet], info: &DeviceInfo
         mtu: mtu.min(info.mtu),
         addresses: addresses.to_vec(),
         queues: info.queues,
+        link: None,
         features: info.features.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect(),
         conflicts: Vec::new(),
         counters: shown::PortCounters::default(),

@@ -11,6 +11,7 @@ use dataplane::policy::Selector;
 use dataplane::sa::{Lifetime, Limits, Mode, Protocol};
 use indexmap::IndexMap;
 use ipnet::IpNet;
+use serde_yaml::Value;
 
 use super::auth::{Auth, OurProof, TheirProof, secret_file};
 use super::keyfile::Psk;
@@ -47,10 +48,19 @@ pub struct Connection {
 /// One end of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct End<I> {
-    /// Outer address.
+    /// Outer address; of several the preferred one.
     pub address: Option<IpAddr>,
+    /// The others, in the order of preference.
+    pub others: Vec<IpAddr>,
     /// Identity (RFC 7296 s3.5), or what it must be like.
     pub id: I,
+}
+
+impl<I> End<I> {
+    /// All addresses, in the order of preference; none for any.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.address.into_iter().chain(self.others.iter().copied())
+    }
 }
 
 /// A post-quantum preshared key (RFC 8784).
@@ -214,6 +224,14 @@ impl FromNode for Connection {
                 return node.error(format!("both ends have the address {ours}"));
             }
         }
+        if let Some(children) = &children
+            && !(local.others.is_empty() && remote.others.is_empty())
+            && let Some((name, _)) = children.iter().find(|(_, child)| child.options.mode == Mode::Transport)
+        {
+            return node.error(format!(
+                "the child {name} is in transport mode, which is between two addresses: expected one in `local` and `remote`"
+            ));
+        }
         Some(Self {
             local,
             remote,
@@ -300,20 +318,26 @@ impl<I: FromNode> FromNode for End<I> {
 
     fn from_node(node: Node<'_>) -> Option<Self> {
         let mut fields = node.fields()?;
-        let read = |node: Node<'_>| match node.value.as_str() {
-            Some("any") => Some(None),
-            _ => match IpAddr::from_node(node)? {
-                address if is_unicast(address) => Some(Some(address)),
-                address => node.error(format!("{address} cannot be the end of a tunnel")),
-            },
+        let one = |node: Node<'_>| match IpAddr::from_node(node)? {
+            address if is_unicast(address) => Some(address),
+            address => node.error(format!("{address} cannot be the end of a tunnel")),
         };
-        let address = match fields.read("address", read) {
-            Some(address) => address,
+        let read = |node: Node<'_>| match node.value {
+            Value::String(text) if text == "any" => Some(Vec::new()),
+            Value::Sequence(list) if list.is_empty() => {
+                node.error("found an empty list, expected an address or any")
+            }
+            Value::Sequence(_) => node.each(one),
+            _ => one(node).map(|address| vec![address]),
+        };
+        let addresses = match fields.read("address", read) {
+            Some(addresses) => addresses,
             None => fields.error("address", "missing, expected an address or any"),
         };
         let id = fields.required::<I>("id");
         fields.finish();
-        Some(Self { address: address?, id: id? })
+        let mut addresses = addresses?.into_iter();
+        Some(Self { address: addresses.next(), others: addresses.collect(), id: id? })
     }
 }
 

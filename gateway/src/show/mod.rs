@@ -252,6 +252,7 @@ fn ports_table(rows: &[Port]) -> String {
         [
             port.name.clone(),
             format!("{} {}", port.driver, port.device),
+            port.link.map_or("-", |up| if up { "up" } else { "down" }).to_owned(),
             optional(port.mac.as_ref()),
             port.mtu.to_string(),
             addresses.collect::<Vec<_>>().join(" "),
@@ -267,6 +268,7 @@ fn ports_table(rows: &[Port]) -> String {
     let header = [
         "PORT",
         "DEVICE",
+        "LINK",
         "MAC",
         "#MTU",
         "ADDRESSES",
@@ -337,8 +339,9 @@ fn drops(rows: &[Drop]) -> String {
 }
 
 fn routes(rows: &[Route]) -> String {
-    let row = |route: &Route| [route.to.to_string(), optional(route.via), route.port.clone()];
-    table(["TO", "VIA", "PORT"], rows.iter().map(row))
+    let state = |route: &Route| if route.in_force { "in force" } else { "standby" }.to_owned();
+    let row = |route: &Route| [route.to.to_string(), optional(route.via), route.port.clone(), state(route)];
+    table(["TO", "VIA", "PORT", "STATE"], rows.iter().map(row))
 }
 
 fn neighbours(rows: &[Neighbour]) -> String {

@@ -76,7 +76,7 @@ fn the_protocol_is_lines_of_json() {
     assert_eq!(ask(r#"{"command":"show","what":"sas"}"#), r#"{"result":[]}"#);
     assert_eq!(
         ask(r#"{"command":"show","what":"routes"}"#),
-        r#"{"result":[{"to":"0.0.0.0/0","port":"wan","via":"198.51.100.254"}]}"#
+        r#"{"result":[{"to":"0.0.0.0/0","port":"wan","via":"198.51.100.254","in_force":true},{"to":"0.0.0.0/0","port":"lte","via":null,"in_force":false}]}"#
     );
     assert!(ask(r#"{"command":"stop"}"#).starts_with(r#"{"error":"unknown variant `stop`"#));
     assert!(ask("nonsense").starts_with(r#"{"error":"#));
@@ -135,8 +135,8 @@ protect  lab     10.1.0.0/16  10.3.0.0/16  6         any          443
     assert_eq!(
         gateway.table("ports"),
         "\
-PORT  DEVICE       MAC                 MTU  ADDRESSES           RX  RX BYTES  RX LOST  TX  TX BYTES  TX LOST  FEATURES
-wan   af_xdp eth0  02:00:00:00:00:01  1500  198.51.100.1/24  1,234         0        5   0        99        0  mode=copy
+PORT  DEVICE       LINK  MAC                 MTU  ADDRESSES           RX  RX BYTES  RX LOST  TX  TX BYTES  TX LOST  FEATURES
+wan   af_xdp eth0  up    02:00:00:00:00:01  1500  198.51.100.1/24  1,234         0        5   0        99        0  mode=copy
 CONFLICT on wan: 198.51.100.1 is used by 02:00:00:00:00:09 too, seen 12s ago
 "
     );
@@ -151,7 +151,14 @@ WORKER  CORE     RX     TX  DROPS  BUSY POLLS  SLEEPS  FREE FRAMES    P50    P99
         gateway.table("drops"),
         "REASON           PACKETS\nicv_bad               31\nike_unknown_spi        4\n"
     );
-    assert_eq!(gateway.table("routes"), "TO         VIA             PORT\n0.0.0.0/0  198.51.100.254  wan\n");
+    assert_eq!(
+        gateway.table("routes"),
+        "\
+TO         VIA             PORT  STATE
+0.0.0.0/0  198.51.100.254  wan   in force
+0.0.0.0/0  -               lte   standby
+"
+    );
     assert_eq!(gateway.table("neighbours"), "ADDRESS         PORT  MAC\n198.51.100.254  wan   unresolved\n");
 }
 

@@ -149,6 +149,7 @@ impl Snapshot for Fixed {
             mtu: 1500,
             addresses: vec!["198.51.100.1/24".parse().unwrap()],
             queues: 1,
+            link: Some(true),
             features: BTreeMap::from([("mode".to_owned(), "copy".to_owned())]),
             conflicts: vec![Conflict {
                 address: "198.51.100.1".parse().unwrap(),
@@ -193,7 +194,9 @@ impl Snapshot for Fixed {
 
     fn routes(&self) -> Vec<Route> {
         let via = Some("198.51.100.254".parse().unwrap());
-        vec![Route { to: "0.0.0.0/0".parse().unwrap(), port: "wan".to_owned(), via }]
+        let to = "0.0.0.0/0".parse().unwrap();
+        let standby = Route { to, port: "lte".to_owned(), via: None, in_force: false };
+        vec![Route { to, port: "wan".to_owned(), via, in_force: true }, standby]
     }
 
     fn neighbours(&self) -> Vec<Neighbour> {

@@ -248,6 +248,25 @@ fn who_proves_nothing_is_nobody_and_that_is_said() {
 }
 
 #[test]
+fn a_second_uplink_is_read() {
+    let files = Files::new();
+    let text = GOOD
+        .replace("local: { address: 198.51.100.1,", "local: { address: [198.51.100.1, 192.0.2.1],")
+        .replace("  lan:\n    driver", "  lte: { driver: tap, device: lte0, addresses: [192.0.2.1/24] }\n  lan:\n    driver")
+        .replace("routes:\n", "routes:\n  - { to: 10.8.0.0/16, via: 198.51.100.254 }\n  - { to: 10.8.0.0/16, via: 192.0.2.254 }\n");
+    let config = config(&files, &text);
+    let addresses: Vec<_> =
+        config.connections["branch"].local.addresses().map(|one| one.to_string()).collect();
+    assert_eq!(addresses, ["198.51.100.1", "192.0.2.1"]);
+    let ports: Vec<_> = config.routes.iter().map(|route| route.port).collect();
+    assert_eq!(ports, [Some(0), Some(1), Some(0), Some(2)], "in the order of preference");
+    let transport = text.replace("local: [10.1.0.0/16]\n        remote: [10.2.0.0/16]", "mode: transport");
+    let messages = files.messages(&transport);
+    let error = "connections.branch: the child lan is in transport mode, which is between two addresses: expected one in `local` and `remote`";
+    assert!(messages.iter().any(|line| line.ends_with(error)), "{messages:#?}");
+}
+
+#[test]
 fn a_child_may_have_the_address_that_the_peer_gives() {
     let files = Files::new();
     let text = GOOD

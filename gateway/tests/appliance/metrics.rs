@@ -41,6 +41,7 @@ fn a_scrape_has_every_family() {
         r#"spillway_port_rx_packets_total{port="wan"} 1234"#,
         r#"spillway_port_rx_missed_total{port="wan"} 5"#,
         r#"spillway_port_tx_bytes_total{port="wan"} 99"#,
+        r#"spillway_port_up{port="wan"} 1.0"#,
         r#"spillway_tunnel_up{tunnel="lab"} 1.0"#,
         r#"spillway_tunnel_packets_total{tunnel="lab",direction="outbound"} 20"#,
         r#"spillway_tunnel_bytes_total{tunnel="lab",direction="inbound"} 1000"#,

@@ -75,6 +75,12 @@ impl Lab {
         }
     }
 
+    /// Gives the left gateway a second way to the router: `wan1`, 192.0.2.1 to 192.0.2.254.
+    pub fn add_uplink(&self) {
+        self.left.join("wan1", &self.middle, "lte", 1, 1500);
+        self.middle.ip("addr add 192.0.2.254/24 dev lte");
+    }
+
     /// Makes the router hide one side behind its own address.
     pub fn translate(&self, nat: Nat) {
         self.middle.command("nft", "flush ruleset");

@@ -34,6 +34,7 @@ mod swan_life;
 #[allow(dead_code, reason = "shared with the tests of the data plane")]
 #[path = "../interop/traffic.rs"]
 mod traffic;
+mod uplinks;
 #[path = "../interop/waiting.rs"]
 mod waiting;
 

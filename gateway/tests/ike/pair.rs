@@ -42,6 +42,10 @@ pub struct Plan<'a> {
     pub more: &'a str,
     /// Where Spillway expects the peer, when it is somewhere else.
     pub remote: Option<&'a str>,
+    /// Spillway has a second way to the router in the middle, `lte`.
+    pub second_uplink: bool,
+    /// Where strongSwan expects Spillway, when it is somewhere else.
+    pub peer_remote: Option<&'a str>,
     /// strongSwan's own addresses, when they are others.
     pub peer_addresses: Option<&'a str>,
     /// `auth` and more of strongSwan's sections `local` and `remote`, when they do not follow from the credentials.
@@ -90,6 +94,8 @@ impl Default for Plan<'_> {
             secrets: &[],
             more: "",
             remote: None,
+            second_uplink: false,
+            peer_remote: None,
             peer_addresses: None,
             peer_auth: None,
             peer_top: "",
@@ -116,6 +122,9 @@ impl Pair {
             }
         };
         lab.translate(plan.nat);
+        if plan.second_uplink {
+            lab.add_uplink();
+        }
         let charon = Charon::start(&lab.right, &setup(plan));
         let files = Files::new();
         files.key_file("net.psk", "correct horse battery staple");
@@ -204,6 +213,7 @@ fn setup<'a>(plan: &Plan<'a>) -> Setup<'a> {
     let local = plan.peer_addresses.unwrap_or(&local);
     // Spillway behind a NAT comes from the router's address.
     let router = if *outer == Family::V4 { "203.0.113.254" } else { "2001:db8:2::fe" };
+    let remote = plan.peer_remote.map_or_else(|| format!("{remote},{router}"), str::to_owned);
     let [local_auth, remote_auth] = plan.peer_auth.unwrap_or(match plan.credentials {
         None => ["auth = psk", "auth = psk"],
         Some(_) => ["auth = pubkey\n certs = own.pem", "auth = pubkey"],
@@ -212,7 +222,7 @@ fn setup<'a>(plan: &Plan<'a>) -> Setup<'a> {
         "connections {{ {CONNECTION} {{
             version = 2
             local_addrs = {local}
-            remote_addrs = {remote},{router}
+            remote_addrs = {remote}
             encap = yes
             proposals = aes256gcm16-prfsha384-x25519
             rekey_time = 4h
@@ -235,7 +245,15 @@ fn setup<'a>(plan: &Plan<'a>) -> Setup<'a> {
 /// Spillway's configuration.
 pub fn yaml(plan: &Plan<'_>) -> String {
     let Plan { outer, top, ike, child, more, ids: [ours, theirs], .. } = plan;
-    let local = outer_address(*outer, 1);
+    let local = format!("'{}'", outer_address(*outer, 1));
+    let (local, lte, lte_route) = match plan.second_uplink {
+        false => (local, "", ""),
+        true => (
+            format!("[{local}, 192.0.2.1]"),
+            "  lte: { driver: af_packet, device: wan1, addresses: [192.0.2.1/24] }\n",
+            ", { to: 0.0.0.0/0, via: 192.0.2.254 }",
+        ),
+    };
     let remote = match (plan.remote, plan.nat) {
         (Some(remote), _) => remote.to_owned(),
         (None, Nat::Right) => "any".to_owned(),
@@ -256,10 +274,11 @@ pub fn yaml(plan: &Plan<'_>) -> String {
          ports:\n\
          \x20 wan: {{ {wan}, addresses: [198.51.100.1/24, '2001:db8:1::1/64'] }}\n\
          \x20 lan: {{ {lan}, addresses: [10.1.0.1/16, 'fd00:1::1/64'] }}\n\
-         routes: [ {{ to: 0.0.0.0/0, via: 198.51.100.254 }}, {{ to: '::/0', via: '2001:db8:1::fe' }} ]\n\
+         {lte}\
+         routes: [ {{ to: 0.0.0.0/0, via: 198.51.100.254 }}, {{ to: '::/0', via: '2001:db8:1::fe' }}{lte_route} ]\n\
          connections:\n\
          \x20 {CONNECTION}:\n\
-         \x20   local: {{ address: '{local}', id: {ours} }}\n\
+         \x20   local: {{ address: {local}, id: {ours} }}\n\
          \x20   remote: {{ address: '{remote}', id: {theirs} }}\n\
          \x20   auth: {{ {auth} }}\n\
          \x20   ike: {{ {ike} }}\n\

@@ -13,6 +13,7 @@ mod report;
 mod translate;
 
 use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -121,11 +122,11 @@ impl Plans {
         }
     }
 
-    /// Starts the control thread, unless there is nothing for it to do.
+    /// Starts the control thread, unless there is nothing for it to do. We have these `addresses` at the start.
     ///
     /// # Errors
     /// When the system has no thread to give.
-    pub(super) fn start(self, crypto: Arc<Crypto>, desk: &Desk) -> Result<Ike> {
+    pub(super) fn start(self, crypto: Arc<Crypto>, addresses: Vec<IpAddr>, desk: &Desk) -> Result<Ike> {
         let first_tunnel = self.config.first_tunnel;
         let on_demand =
             self.children.iter().take(self.on_demand as usize).map(|(name, _)| name.clone()).collect();
@@ -133,7 +134,8 @@ impl Plans {
             (None, never())
         } else {
             let (sender, orders) = unbounded();
-            let thread = ControlThread::start(Arc::new(self.config), sender).context("IKE thread")?;
+            let thread =
+                ControlThread::start(Arc::new(self.config), addresses, sender).context("IKE thread")?;
             desk.open(thread.asker());
             (Some(thread), orders)
         };
@@ -248,6 +250,11 @@ impl Ike {
     /// An authentic packet came from elsewhere.
     pub(super) fn peer_moved(&self, tunnel: TunnelId, endpoints: Endpoints) {
         self.tell(Input::PeerMoved { tunnel, endpoints });
+    }
+
+    /// Our addresses that packets can come by are these from now on.
+    pub(super) fn set_addresses(&self, addresses: Vec<IpAddr>) {
+        self.tell(Input::Addresses(addresses));
     }
 
     /// Lets the control thread say goodbye. Orders go on coming until their channel is closed. `false` when there is

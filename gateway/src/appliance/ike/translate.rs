@@ -53,9 +53,9 @@ fn connection(name: &str, connection: &Connection) -> Result<core::Connection> {
     let children = connection.children.iter().map(|(name, one)| Arc::new(child(name, one)));
     Ok(core::Connection {
         name: name.into(),
-        local_addresses: connection.local.address.into_iter().collect(),
+        local_addresses: connection.local.addresses().collect(),
         remote: match connection.remote.address {
-            Some(address) => core::RemoteAddress::Addresses(vec![address]),
+            Some(_) => core::RemoteAddress::Addresses(connection.remote.addresses().collect()),
             None => core::RemoteAddress::Any,
         },
         local_id: connection.local.id.clone(),

@@ -1,8 +1,10 @@
 //! Routes against ports.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 
 use dataplane::message::Route;
+use ipnet::IpNet;
 
 use super::super::error::Problems;
 use super::super::node::{Named, nearest, quoted};
@@ -16,8 +18,10 @@ use super::prefix_table::PrefixTable;
 #[derive(Default)]
 pub(super) struct Routes {
     pub(super) list: Vec<Route>,
-    /// Destinations, and the line that each was given in.
+    /// Destinations, and the line that each was first given in.
     table: PrefixTable<FieldPath>,
+    /// Destinations with the port that leads there, and the line that said so.
+    by_port: HashMap<(IpNet, u16), FieldPath>,
     /// Whether none was left out because of a problem.
     complete: bool,
 }
@@ -41,8 +45,8 @@ pub(super) fn resolve(
 ) -> Routes {
     let mut routes = Routes { complete: problems.errors() == 0, ..Routes::default() };
     for (path, route) in entries {
-        if let Some(first) = routes.table.insert(route.to, path.clone()) {
-            problems.error(path.clone().key("to"), format!("{} is routed by {first} already", route.to));
+        if routes.table.get(route.to).is_none() {
+            routes.table.insert(route.to, path.clone());
         }
         if let Some(port) = links.port_of_link(route.to) {
             let port = name_of(ports, port);
@@ -61,6 +65,11 @@ pub(super) fn resolve(
             (None, None) => None,
         };
         if let Some(port) = port.and_then(|port| u16::try_from(port).ok()) {
+            // Another one is for when the port of the first has no link.
+            if let Some(first) = routes.by_port.insert((route.to, port), path.clone()) {
+                let message = format!("{} is routed by {first} by the same port already", route.to);
+                problems.error(path.clone().key("to"), message);
+            }
             routes.list.push(Route { to: route.to, port: Some(port), via: route.via });
         }
     }

@@ -101,11 +101,15 @@ pub(super) fn connections(
     let top = FieldPath::of(["connections"]);
     for (name, connection) in &connections.entries {
         let path = || top.clone().key(name);
-        if let Some(local) = connection.local.address {
-            own(local, &path().key("local").key("address"), links, problems);
+        for (place, local) in connection.local.addresses().enumerate() {
+            let path = path().key("local").key("address");
+            let path = if connection.local.others.is_empty() { path } else { path.index(place) };
+            own(local, &path, links, problems);
         }
-        if let Some(remote) = connection.remote.address {
-            peer(remote, &path().key("remote").key("address"), links, routes, problems);
+        for (place, remote) in connection.remote.addresses().enumerate() {
+            let path = path().key("remote").key("address");
+            let path = if connection.remote.others.is_empty() { path } else { path.index(place) };
+            peer(remote, &path, links, routes, problems);
         }
         for (child_name, child) in &connection.children {
             // Peers without a fixed address are told apart by what they negotiate.
