@@ -14,7 +14,7 @@ use crate::selector::SelectorSpec;
 use crate::wire::ProtocolId;
 
 /// Everything that an [`Endpoint`](crate::Endpoint) is given.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Config {
     /// Connections; of several that fit a peer the best identity match wins, then the first.
     pub connections: Vec<Arc<Connection>>,
@@ -30,6 +30,23 @@ pub struct Config {
     pub first_tunnel: u32,
     /// Inbound SPIs that are somebody else's: those of manual SAs.
     pub reserved_spis: Vec<Spi>,
+    /// As many inbound SAs as the data plane's tables hold, which SPIs are chosen for.
+    pub inbound_sas: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            connections: Vec::new(),
+            pools: Vec::new(),
+            retransmit: Retransmit::default(),
+            limits: FloodLimits::default(),
+            log_keys: false,
+            first_tunnel: 0,
+            reserved_spis: Vec::new(),
+            inbound_sas: 1 << 12,
+        }
+    }
 }
 
 impl Config {

@@ -12,7 +12,9 @@ use crate::config::{Config, Start};
 use crate::endpoint::IkeStatus;
 use crate::update::{Assigned, DownReason, Event};
 
-/// After an attempt that failed, packets do not set off another one for so long.
+/// After an attempt that failed, packets do not set off another one for so long. An attempt costs both ends a key exchange,
+/// and traffic asks for one without end; the peer that answered "no" will hardly change its mind sooner. Whoever mends
+/// the cause waits no longer than this, and an operator's `initiate` does not wait at all.
 const PAUSE: Duration = Duration::from_secs(5);
 
 /// A connection of the configuration.

@@ -5,6 +5,7 @@ use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::Arc;
 use std::time::Instant;
 
+use dataplane::sa::allocator::SpiAllocator;
 use dataplane::sa::{Spi, TunnelId};
 
 use crate::crypto::Random;
@@ -12,35 +13,53 @@ use crate::crypto::Random;
 /// SPIs below this are reserved (RFC 4303 s2.1).
 const FIRST_SPI: Spi = 256;
 
-/// Inbound SPIs in use. They are random, so that nobody off the path can guess one.
-#[derive(Debug, Default)]
+/// Inbound SPIs in use. The low bits of one are the slot of its SA in the data plane's tables, so that a packet finds it
+/// by one access; the rest is random.
+#[derive(Debug)]
 pub(crate) struct SpiPool {
-    used: HashSet<Spi>,
+    slots: SpiAllocator,
+    /// Those that found no slot: more than the data plane has room for, which is for it to refuse.
+    beyond: HashSet<Spi>,
 }
 
 impl SpiPool {
-    /// Without these, which are in use elsewhere.
-    pub fn without(reserved: &[Spi]) -> Self {
-        Self { used: reserved.iter().copied().collect() }
+    /// For tables of this many SAs. `reserved` are in use elsewhere.
+    pub fn new(capacity: u32, reserved: &[Spi]) -> Self {
+        let mut pool = Self { slots: SpiAllocator::new(capacity), beyond: HashSet::new() };
+        for &spi in reserved {
+            if pool.slots.reserve(spi).is_err() {
+                pool.beyond.insert(spi);
+            }
+        }
+        pool
     }
 
     pub fn allocate(&mut self, rng: &mut dyn Random) -> Spi {
         loop {
             let mut bytes = [0; 4];
             rng.fill(&mut bytes);
-            let spi = Spi::from_be_bytes(bytes);
-            if spi >= FIRST_SPI && self.used.insert(spi) {
-                return spi;
+            let random = Spi::from_be_bytes(bytes);
+            match self.slots.allocate_with(random) {
+                Ok(spi) if !self.beyond.contains(&spi) => return spi,
+                Ok(spi) => self.slots.release(spi),
+                Err(_)
+                    if random >= FIRST_SPI && !self.slots.is_in_use(random) && self.beyond.insert(random) =>
+                {
+                    return random;
+                }
+                Err(_) => {}
             }
         }
     }
 
     pub fn release(&mut self, spi: Spi) {
-        self.used.remove(&spi);
+        if !self.beyond.remove(&spi) {
+            self.slots.release(spi);
+        }
     }
 
     pub fn len(&self) -> usize {
-        self.used.len()
+        self.slots.len() as usize + self.beyond.len()
     }
 }
 
@@ -263,13 +282,17 @@ mod tests {
     use crate::crypto::Seeded;
 
     #[test]
-    fn spis_are_unique_and_not_reserved() {
-        let (mut pool, mut rng) = (SpiPool::default(), Seeded(1));
-        let spis: HashSet<_> = (0..1000).map(|_| pool.allocate(&mut rng)).collect();
-        assert_eq!(spis.len(), 1000);
+    fn spis_are_unique_and_not_reserved_and_each_has_a_slot_while_there_are_some() {
+        let (mut pool, mut rng) = (SpiPool::new(512, &[]), Seeded(1));
+        let spis: Vec<_> = (0..1000).map(|_| pool.allocate(&mut rng)).collect();
+        let distinct =
+            |spis: &[Spi], mask: Spi| spis.iter().map(|spi| spi & mask).collect::<HashSet<_>>().len();
+        assert_eq!((distinct(&spis, Spi::MAX), distinct(&spis[..512], 511)), (1000, 512));
         assert!(spis.iter().all(|&spi| spi >= 256));
+        assert_eq!(pool.len(), 1000);
         spis.into_iter().for_each(|spi| pool.release(spi));
         assert_eq!(pool.len(), 0);
+        assert_eq!(distinct(&(0..512).map(|_| pool.allocate(&mut rng)).collect::<Vec<_>>(), 511), 512);
     }
 
     #[test]
@@ -289,7 +312,7 @@ mod tests {
     #[test]
     fn reserved_spis_are_never_given() {
         let reserved: Vec<_> = (256..u32::from(u16::MAX)).collect();
-        let mut pool = SpiPool::without(&reserved);
+        let mut pool = SpiPool::new(1 << 10, &reserved);
         let mut rng = Seeded(7);
         assert!((0..100_000).map(|_| pool.allocate(&mut rng)).all(|spi| !reserved.contains(&spi)));
     }

@@ -112,7 +112,7 @@ impl Endpoint {
             directory: Directory::new(&config.connections),
             pools: Pools::new(&config.pools),
             cookies: Cookies::new(config.limits.cookie_lifetime),
-            spis: SpiPool::without(&config.reserved_spis),
+            spis: SpiPool::new(config.inbound_sas, &config.reserved_spis),
             tunnels: TunnelPool::starting_at(config.first_tunnel),
             config,
             sas: HashMap::new(),

@@ -13,6 +13,7 @@ use dataplane::policy::Selector;
 use dataplane::sa::Protocol;
 use ipnet::IpNet;
 
+use super::super::MAX_SAS;
 use super::proofs::proofs;
 use crate::config::{Child, Config, Connection, Encapsulation, OnDown, OurProof, Start, TheirProof};
 
@@ -44,6 +45,7 @@ pub(super) fn config(config: &Config, first_tunnel: u32) -> Result<core::Config>
         limits: config.ike.limits,
         log_keys: config.log.key_log.is_some(),
         first_tunnel,
+        inbound_sas: MAX_SAS,
         reserved_spis: config.manual_sas.values().map(|sa| sa.inbound.spi).collect(),
     })
 }
