@@ -31,6 +31,7 @@ mod swan_dpdk;
 mod swan_eap;
 mod swan_establish;
 mod swan_life;
+mod swan_proofs;
 #[allow(dead_code, reason = "shared with the tests of the data plane")]
 #[path = "../interop/traffic.rs"]
 mod traffic;

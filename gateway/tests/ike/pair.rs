@@ -50,6 +50,8 @@ pub struct Plan<'a> {
     pub peer_addresses: Option<&'a str>,
     /// `auth` and more of strongSwan's sections `local` and `remote`, when they do not follow from the credentials.
     pub peer_auth: Option<[&'a str; 2]>,
+    /// More files of swanctl.
+    pub peer_files: &'a [(&'a str, &'a str)],
     /// More sections of swanctl.conf, and secrets.
     pub peer_top: &'a str,
     pub peer_secrets: &'a str,
@@ -98,6 +100,7 @@ impl Default for Plan<'_> {
             peer_remote: None,
             peer_addresses: None,
             peer_auth: None,
+            peer_files: &[],
             peer_top: "",
             peer_secrets: "",
         }
@@ -238,7 +241,8 @@ fn setup<'a>(plan: &Plan<'a>) -> Setup<'a> {
         secrets {{ ike-1 {{ secret = \"correct horse battery staple\" }}
             {peer_secrets} }}"
     );
-    let files = plan.credentials.map_or_else(Vec::new, Credentials::of_peer);
+    let mut files = plan.credentials.map_or_else(Vec::new, Credentials::of_peer);
+    files.extend(plan.peer_files.iter().map(|(name, text)| (*name, (*text).to_owned())));
     Setup { conf, files, charon: plan.charon }
 }
 
