@@ -10,9 +10,10 @@ use crate::auth::x509::testing::{Authority, Leaf};
 use crate::auth::{Certificate, TrustStore};
 use crate::config::Ppk;
 use crate::crypto::RsaPadding;
+use crate::endpoint::Forgery;
 use crate::rejection::Rejection;
 use crate::update::DownReason;
-use crate::wire::{Eap, EapCode, ExchangeType, NotifyType, Payload};
+use crate::wire::{Eap, EapCode, ExchangeType, NotifyType, Payload, PayloadType};
 
 const SOON: Duration = Duration::from_secs(5);
 const LONG: Duration = Duration::from_secs(1000);
@@ -260,6 +261,35 @@ fn wrong_password_and_unknown_user_are_refused_alike() {
         assert_fails(world, B, Rejection::Eap, "E=691");
     }
     assert_eq!(sizes[0], sizes[1]);
+}
+
+/// The peer closes by itself when it hears that its password is wrong, as strongSwan does, and acknowledges nothing.
+#[test]
+fn a_peer_that_gives_up_is_closed_at_once_and_the_reason_is_known() {
+    let setup = Setup::new();
+    let mut world = World::new(1, setup.configs(password("carol@example.net", "wrong"), vec![setup.users()]));
+    world.filter = Some(Box::new(|side, datagram| side == B || datagram.payload[20..24] != [0, 0, 0, 4]));
+    world.initiate(A);
+    world.run(SOON);
+    assert_eq!(world.sides[B].endpoint.half_open(), 1);
+    let say = |what: NotifyType| {
+        let [high, low] = what.0.to_be_bytes();
+        Forgery {
+            which: 0,
+            exchange: ExchangeType::INFORMATIONAL,
+            response: false,
+            first: PayloadType::NOTIFY,
+            plain: vec![0, 0, 0, 8, 0, 0, high, low],
+        }
+    };
+    for (what, left) in [(NotifyType::INVALID_SYNTAX, 1), (NotifyType::AUTHENTICATION_FAILED, 0)] {
+        let message = world.at(A, |endpoint, _, rng| endpoint.forge(rng, &say(what))).unwrap();
+        world.at(B, |endpoint, now, rng| endpoint.handle_datagram(now, message, rng));
+        assert_eq!(world.sides[B].endpoint.half_open(), left, "{what}");
+    }
+    assert_eq!(world.sides[B].endpoint.counters().get(Rejection::Eap), 1);
+    let known = |event: &Event| matches!(event, Event::Refused { why, .. } if why.contains("wrong password"));
+    assert!(world.has_event(B, known));
 }
 
 #[test]

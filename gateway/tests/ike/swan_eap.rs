@@ -37,6 +37,10 @@ fn strongswan_is_a_client_with_a_password() {
         let pair = Pair::new(&Plan { secrets: &[("users", wrong.as_str())], ..plan });
         assert!(pair.charon.try_swanctl(&["--initiate", "--child", "lan", "--timeout", "15"]).is_err());
         assert!(!pair.is_up());
+        // strongSwan leaves without acknowledging the failure; the reason is known all the same.
+        let row = pair.gateway.row("connections", |row| row["name"] == CONNECTION);
+        let reason = row["last_error"]["reason"].as_str().unwrap_or_default();
+        assert!(reason.contains("wrong password for user \"carol@example.net\""), "{row}");
     });
 }
 

@@ -151,6 +151,17 @@ impl EapServer {
         }
     }
 
+    /// What the method has found wrong with the peer, while the peer is told so and has not acknowledged it.
+    pub fn verdict(&self) -> Option<&EapError> {
+        match &self.state {
+            State::Offered(running) | State::Running(running) => match running {
+                Running::Tls(server) => server.verdict(),
+                Running::Mschapv2(server, _) => server.verdict(),
+            },
+            State::Identity | State::Over => None,
+        }
+    }
+
     /// Makes the first request of a method. `wanted` is the list of a Nak.
     fn offer(&mut self, method: Option<ServerMethod>, wanted: &[u8], random: &mut dyn Random) -> ServerStep {
         self.identifier = self.identifier.wrapping_add(1);

@@ -60,6 +60,14 @@ impl Server {
         }
     }
 
+    /// Why the peer is refused, while it is told so.
+    pub(super) fn verdict(&self) -> Option<&EapError> {
+        match &self.state {
+            ServerState::Failed { error } => Some(error),
+            _ => None,
+        }
+    }
+
     /// An unknown user gets the same steps and the same work as a wrong password, so that names cannot be probed.
     fn check(
         &mut self,

@@ -57,6 +57,11 @@ impl Server {
         }
     }
 
+    /// Why the handshake failed, while the peer is told so.
+    pub(super) fn verdict(&self) -> Option<&EapError> {
+        self.failed.as_ref()
+    }
+
     fn advance(&mut self, message: &[u8]) -> MethodStep {
         let was_handshaking = self.session.connection.is_handshaking();
         let mut result = self.session.read(message);

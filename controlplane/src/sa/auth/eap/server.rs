@@ -6,6 +6,7 @@ use std::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::super::super::core::Opened;
+use super::super::super::init::find_notify;
 use super::super::super::{Command, Context, Core, State};
 use super::super::responder::{Accepted, mix_ppk, refuse, refuse_malformed};
 use super::super::{certificates, id_payload};
@@ -15,6 +16,7 @@ use crate::auth::{Identity, LocalProof, RemoteProof};
 use crate::config::Connection;
 use crate::crypto::Secret;
 use crate::rejection::Rejection;
+use crate::update::Event;
 use crate::wire::{Auth, Eap, ExchangeType, Header, Id, Notify, NotifyType, Payload, parse_chain};
 
 /// An EAP exchange may take so many times as long as another half-open IKE SA: there may be a human in it.
@@ -105,6 +107,9 @@ impl Serving {
         header: &Header,
         opened: &Opened,
     ) -> State {
+        if header.exchange == ExchangeType::INFORMATIONAL {
+            return self.informational(core, ctx, opened);
+        }
         if header.exchange != ExchangeType::IKE_AUTH {
             ctx.reject(Rejection::UnexpectedExchange);
             return State::EapServing(self);
@@ -117,6 +122,29 @@ impl Serving {
             ctx.out.commands.push(Command::NoLongerHalfOpen);
         }
         state
+    }
+
+    /// A peer that does not get on may say so in an exchange of its own (RFC 7296 s2.21.2), and leave unacknowledged what
+    /// its method was told.
+    fn informational(self: Box<Self>, core: &mut Core, ctx: &mut Context<'_>, opened: &Opened) -> State {
+        let gives_up = parse_chain(opened.first, &opened.plain, 0)
+            .is_ok_and(|payloads| find_notify(&payloads, NotifyType::AUTHENTICATION_FAILED).is_some());
+        if !gives_up {
+            ctx.reject(Rejection::UnexpectedExchange);
+            return State::EapServing(self);
+        }
+        core.respond(ctx, ExchangeType::INFORMATIONAL, &[]);
+        ctx.out.commands.push(Command::NoLongerHalfOpen);
+        let verdict = match &self.stage {
+            Stage::Running(server) => server.verdict(),
+            Stage::Succeeded { .. } => None,
+        };
+        match verdict {
+            Some(error) => failed(&self.accepted, core, ctx, &error.to_string()),
+            // It does not accept us, rather than we it.
+            None => told(&self.accepted, core, ctx, "the peer gave up"),
+        }
+        State::closed(ctx)
     }
 
     fn serve(mut self: Box<Self>, core: &mut Core, ctx: &mut Context<'_>, payloads: &[Payload<'_>]) -> State {
@@ -141,9 +169,7 @@ impl Serving {
                 }
             }
             ServerStep::Failure { packet, error } => {
-                let (name, peer) = (&connection.name, &self.accepted.peer);
-                warn!(connection = %name, %peer, remote = %core.path.remote, %error, "EAP failed");
-                ctx.reject(Rejection::Eap);
+                failed(&self.accepted, core, ctx, &error.to_string());
                 let packet = Eap::from_packet(&packet).map(Payload::Eap);
                 core.respond(ctx, ExchangeType::IKE_AUTH, packet.as_slice());
                 return State::closed(ctx);
@@ -210,6 +236,20 @@ impl Serving {
         ctx.out.commands.push(Command::NoLongerHalfOpen);
         State::gone(ctx)
     }
+}
+
+/// The peer is not let in.
+fn failed(accepted: &Accepted, core: &Core, ctx: &mut Context<'_>, why: &str) {
+    ctx.reject(Rejection::Eap);
+    told(accepted, core, ctx, why);
+}
+
+/// Operators learn why nothing came of it.
+fn told(accepted: &Accepted, core: &Core, ctx: &mut Context<'_>, why: &str) {
+    let (connection, peer, remote) = (&accepted.connection.name, &accepted.peer, core.path.remote);
+    warn!(%connection, %peer, %remote, error = why, "EAP failed");
+    let why = format!("EAP of {peer} failed: {why}");
+    ctx.out.events.push_back(Event::Refused { connection: connection.clone(), remote, why });
 }
 
 /// The name that EAP proved, which counts from now on (RFC 7296 s2.16). It has to be one that the connection is
