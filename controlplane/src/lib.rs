@@ -28,6 +28,8 @@
 //!   verifies.
 //! - **Amplification**: an answer to a stranger is about as long as the request, and error answers are limited in
 //!   number.
+//! - **A peer that takes ever more**, once it is authenticated: Child SAs of an IKE SA are bounded, and so is what is
+//!   begun and not finished of additional key exchanges, in number and time.
 //! - **A NAT mapping that is stolen**: the peer's address follows only a new authentic message, and only when the
 //!   peer is behind a NAT. With MOBIKE no IKE message moves anything but the one that says so, and tunnels follow to
 //!   another address only after a return routability check, so that no peer can have us flood somebody else.
@@ -43,6 +45,7 @@
 //! | EAP without server authentication | `sim/eap.rs`: `eap_without_server_authentication_is_refused` |
 //! | EAP of another IKE SA | `sim/eap.rs`: `the_key_of_eap_ties_it_…`, `a_success_that_the_method_did_not_reach_…` |
 //! | AUTH cut short | `sim/eap.rs`: `an_auth_payload_that_is_cut_short_…`, `auth/proof.rs`: every length of every method |
+//! | ever more | `sim/followup.rs`: `what_a_peer_has_under_way_is_bounded`, `child_sas_of_a_peer_are_bounded` |
 //! | stolen path | `sim/mobike.rs`: `a_peer_that_is_not_where_it_says_…`, `a_wrong_cookie_…` |
 //! | malformed messages | `sim/hostile.rs`: `bent_…`, `wire/payload/tests.rs` |
 #![forbid(unsafe_code)]

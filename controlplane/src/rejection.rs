@@ -73,6 +73,8 @@ rejections! {
     ChildNotFound = "child-not-found";
     /// An additional key exchange after CREATE_CHILD_SA that belongs to nothing under way (RFC 9370).
     FollowupUnknown = "followup-unknown";
+    /// Too many Child SAs of one IKE SA.
+    ChildLimit = "child-limit";
     /// Too many Child SAs whose additional key exchanges are under way at once.
     FollowupLimit = "followup-limit";
     /// A response to no request of ours.

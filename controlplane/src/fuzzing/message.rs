@@ -10,7 +10,7 @@ use crate::Endpoint;
 use crate::config::Config;
 use crate::crypto::Seeded;
 use crate::sim::{A, B, configs, socket, wall_clock};
-use crate::wire::{Encrypted, HEADER_LEN, Header, emit_chain, parse_chain};
+use crate::wire::{Encrypted, HEADER_LEN, Header, Payload, emit_chain, parse_chain};
 
 thread_local!(static CONFIG: RefCell<Option<Arc<Config>>> = const { RefCell::new(None) });
 
@@ -50,7 +50,14 @@ fn parse(data: &[u8]) {
     {
         assert!((HEADER_LEN..=data.len()).contains(&body_at));
     }
-    let Ok(payloads) = parse_chain(header.next_payload, &data[HEADER_LEN..], HEADER_LEN) else { return };
+    let Ok(mut payloads) = parse_chain(header.next_payload, &data[HEADER_LEN..], HEADER_LEN) else { return };
+    for payload in &mut payloads {
+        if let Payload::Sa(proposals) = payload {
+            // That there was an attribute which we do not know is noted and not kept, and we never send one.
+            let transforms = proposals.iter_mut().flat_map(|proposal| &mut proposal.transforms);
+            transforms.for_each(|transform| transform.unknown_attribute = None);
+        }
+    }
     let mut again = Vec::new();
     let first = emit_chain(&payloads, &mut again).expect("what came in a message fits one");
     assert_eq!(parse_chain(first, &again, HEADER_LEN).as_ref(), Ok(&payloads));

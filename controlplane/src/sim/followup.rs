@@ -139,6 +139,51 @@ fn a_new_child_does_them_too() {
     finish(world);
 }
 
+/// When rekeys cross, whoever began the exchange with the lowest of the four nonces does not go on.
+#[test]
+fn the_lowest_nonce_stops() {
+    for what in [rekey_child, rekey_ike] {
+        let mut stopped = [0; 2];
+        for seed in 0..8 {
+            log();
+            let mut world = World::new(seed, configs(hybrid));
+            world.initiate(A);
+            world.run(SOON);
+            let nonces = Rc::new(RefCell::new(Vec::<(Vec<u8>, usize)>::new()));
+            for side in [A, B] {
+                let nonces = nonces.clone();
+                bend(&mut world, side, move |exchange, response, payloads| {
+                    let initiator = if response { 1 - side } else { side };
+                    for payload in payloads {
+                        if let (ExchangeType::CREATE_CHILD_SA, Payload::Nonce(nonce)) = (exchange, payload) {
+                            nonces.borrow_mut().push((nonce.to_vec(), initiator));
+                        }
+                    }
+                });
+            }
+            let gone_on: Rc<RefCell<BTreeSet<usize>>> = Rc::default();
+            let notes = gone_on.clone();
+            world.filter = Some(Box::new(move |side, datagram| {
+                let header = Header::parse(&datagram.payload).unwrap();
+                if header.exchange == ExchangeType::IKE_FOLLOWUP_KE && !header.response {
+                    notes.borrow_mut().insert(side);
+                }
+                true
+            }));
+            what(&mut world, A);
+            what(&mut world, B);
+            world.run(SOON * 3);
+            world.filter = None;
+            world.assert_agreement(&["lan"]);
+            assert_eq!(nonces.borrow().len(), 4);
+            let (_, lowest) = nonces.borrow().iter().min().cloned().unwrap();
+            assert_eq!(*gone_on.borrow(), BTreeSet::from([1 - lowest]), "seed {seed}");
+            stopped[lowest] += 1;
+        }
+        assert!(stopped[A] > 0 && stopped[B] > 0, "{stopped:?}");
+    }
+}
+
 /// A KEM turns a bent ciphertext into another secret: if it did not matter, both ends would have the same keys.
 #[test]
 fn the_secrets_go_into_the_keys() {
@@ -245,6 +290,14 @@ fn an_initiator_that_forgets_blocks_nothing_for_long() {
         what(&mut world, B);
         world.run(Duration::from_secs(10));
         assert_eq!(spis(&world), before, "the peer is at it");
+        // And it does not come back to it.
+        world.filter = Some(Box::new(|side, datagram| {
+            let header = Header::parse(&datagram.payload).unwrap();
+            side == B || header.response || header.exchange != ExchangeType::CREATE_CHILD_SA
+        }));
+        world.run(Duration::from_secs(60));
+        assert_ne!(spis(&world), before);
+        world.filter = None;
         world.run(Duration::from_secs(60));
         world.assert_agreement(&["lan"]);
         assert_ne!(spis(&world), before);
@@ -274,6 +327,34 @@ fn what_a_peer_has_under_way_is_bounded() {
     world.sides[B].endpoint.bend(None);
     world.run(Duration::from_secs(30));
     world.assert_agreement(&["lan", "more"]);
+    finish(world);
+}
+
+#[test]
+fn child_sas_of_a_peer_are_bounded() {
+    log();
+    let mut world = World::new(
+        1,
+        configs(|side, connection| {
+            connection.children = vec![Arc::new(child(side, "lan", 1)), Arc::new(child(side, "more", 2))];
+        }),
+    );
+    world.at(A, |endpoint, now, rng| endpoint.initiate(now, rng, "net", Some("lan"))).unwrap();
+    world.run(SOON);
+    bend(&mut world, B, |exchange, response, payloads| {
+        if exchange == ExchangeType::CREATE_CHILD_SA && response {
+            *payloads = vec![Payload::Notify(Notify::bare(NotifyType::TEMPORARY_FAILURE))];
+        }
+    });
+    world.at(A, |endpoint, now, rng| endpoint.initiate(now, rng, "net", Some("more"))).unwrap();
+    world.run(Duration::from_secs(300));
+    assert!(count(&world, Rejection::ChildLimit) > 5);
+    assert_eq!(world.sides[B].endpoint.status().map(|ike| ike.children.len()).sum::<usize>(), 256);
+    // A is told so, and stops asking.
+    world.sides[B].endpoint.bend(None);
+    world.run(SOON);
+    let told = |event: &Event| matches!(event, Event::ChildFailed { reason: DownReason::Rejected(kind), .. } if *kind == NotifyType::NO_ADDITIONAL_SAS);
+    assert!(world.has_event(A, told));
     finish(world);
 }
 

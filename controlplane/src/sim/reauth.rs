@@ -74,6 +74,28 @@ fn a_new_ike_sa_takes_over_without_a_lost_packet() {
     }
 }
 
+/// What the other end asks for on the old IKE SA just when that goes comes up on the new one.
+#[test]
+fn a_child_that_is_asked_for_meanwhile() {
+    for seed in 0..6 {
+        for delay in [5, 15, 25, 35, 42, 45, 48, 55, 65] {
+            let every = Duration::from_secs(600);
+            let mut world = world(seed, |side, connection| connection.reauth = (side == A).then_some(every));
+            world.initiate(A);
+            world.run(SOON);
+            world.at(B, |one, now, rng| one.terminate(now, rng, "net", Some("voice"))).unwrap();
+            world.run(SOON);
+            // It came up two round trips after the start.
+            world.run(every + Duration::from_millis(40 + delay) - SOON * 2);
+            world.at(B, |one, now, rng| one.initiate(now, rng, "net", Some("voice"))).unwrap();
+            world.run(Duration::from_secs(60));
+            assert_eq!((ups(&world, A), ups(&world, B)), (2, 2));
+            world.assert_agreement(&NAMES);
+            finish(world);
+        }
+    }
+}
+
 #[test]
 fn over_a_bad_network_among_rekeys() {
     for seed in 0..10 {

@@ -100,6 +100,10 @@ impl Child {
 pub(crate) struct Children(Vec<Child>);
 
 impl Children {
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = &Child> {
         self.0.iter()
     }
