@@ -48,7 +48,8 @@ pub const FIGURES: &[(&str, &str, usize)] = &[
     ("gbits", "Gbit/s", 1),
     // Millions of packets that arrived in a second.
     ("offered_mpps", "Mpps offered", 2),
-    // Microseconds from a packet's arrival to the end of the poll that sent it, and of the longest poll.
+    // Microseconds from a packet's arrival to the end of the poll that sent it, or from the first message to a live peer
+    // until the tunnel was up; and of the longest poll.
     ("p50_us", "p50 us", 2),
     ("p99_us", "p99 us", 2),
     ("p999_us", "p99.9 us", 2),
@@ -57,7 +58,8 @@ pub const FIGURES: &[(&str, &str, usize)] = &[
     // Packets that did not come out, and slices that count although another thread of the machine disturbed them.
     ("lost", "lost", 0),
     ("disturbed", "disturbed slices", 0),
-    // Microseconds of CPU time a handshake, as above, and how many a second of CPU time.
+    // Microseconds of CPU time a handshake, as above, and how many a second of CPU time, or of
+    // the clock on the wall with a live peer.
     ("cpu_us", "us/handshake", 1),
     ("cpu_us_p10", "p10", 1),
     ("cpu_us_p90", "p90", 1),

@@ -120,6 +120,31 @@ impl Plan {
         Ok(Config { connections, ..Config::default() })
     }
 
+    /// Connections to a peer at this address, each from an identity of its own.
+    pub fn towards(&self, local: IpAddr, peer: IpAddr, connections: usize) -> anyhow::Result<Config> {
+        let mut config = self.initiator(0..connections, true)?;
+        for connection in &mut config.connections {
+            let connection = Arc::make_mut(connection);
+            connection.local_addresses = vec![local];
+            connection.remote = RemoteAddress::Addresses(vec![peer]);
+            // Not every peer has 64-bit sequence numbers.
+            for child in &mut connection.children {
+                Arc::make_mut(child).proposals.push(Proposal::esp("aes128gcm16")?);
+            }
+        }
+        Ok(config)
+    }
+
+    /// The end that answers them, at this address.
+    #[cfg(test)]
+    pub fn answering(&self, local: IpAddr) -> anyhow::Result<Config> {
+        let mut config = self.responder()?;
+        for connection in &mut config.connections {
+            Arc::make_mut(connection).local_addresses = vec![local];
+        }
+        Ok(config)
+    }
+
     /// What is the same at both ends; addresses, identities and children are for the caller to set.
     fn connection(&self, name: &str) -> anyhow::Result<Connection> {
         Ok(Connection {

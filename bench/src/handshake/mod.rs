@@ -1,15 +1,18 @@
 //! `spillway-bench handshake`: what it costs to set a tunnel up, and how much memory one takes.
 
-use anyhow::ensure;
+use std::net::IpAddr;
+
+use anyhow::{Context, ensure};
 use clap::{Args, ValueEnum};
 
 use self::case::Kind;
 use self::pair::Side;
-use crate::measure::{self, Case, Samples};
+use crate::measure::{self, Case, Round, Samples};
 use crate::report::{Finding, Goal, Report, Row};
 
 mod case;
 mod established;
+mod live;
 mod pair;
 
 /// A part of the bench.
@@ -19,6 +22,8 @@ pub enum Part {
     Tunnels,
     /// Handshakes a second.
     Rate,
+    /// Handshakes a second with a peer on the network, from `--local` to `--peer`.
+    Live,
 }
 
 /// What to measure.
@@ -27,6 +32,11 @@ pub enum Part {
 /// side spends is counted apart, in CPU time of the thread; sockets and the data plane are left out. tunnels: a gateway
 /// that answers, whose peers each live for one handshake; then a gateway that sets up as many connections of its own, one
 /// after the other. Memory is what the process has more than before, so it includes what the allocator wastes.
+///
+/// live: the same connections over UDP with whatever implementation answers at `--peer`, each taken down as soon as it is up;
+/// for psk and hybrid. The peer needs a connection from any address with: its identity gateway.example.net, ours
+/// *.branches.example.net, the preshared key "a preshared key that everybody knows" for both, and a child from 10.0.0.0/16
+/// to 10.128.0.0/9 with aes128gcm16.
 #[derive(Args, Clone, Debug)]
 pub struct Options {
     /// Parts.
@@ -47,6 +57,15 @@ pub struct Options {
     /// Established tunnels.
     #[arg(long, default_value_t = 50_000)]
     tunnels: usize,
+    /// Address of the peer, for live.
+    #[arg(long)]
+    peer: Option<IpAddr>,
+    /// Our address, whose ports 500 and 4500 are free, for live.
+    #[arg(long)]
+    local: Option<IpAddr>,
+    /// Handshakes under way at once, for live.
+    #[arg(long, default_value_t = 8)]
+    in_flight: usize,
 }
 
 /// Runs the bench.
@@ -64,7 +83,41 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
     if options.parts.contains(&Part::Rate) {
         rate(options, &mut report)?;
     }
+    if options.parts.contains(&Part::Live) {
+        live(options, &mut report)?;
+    }
     Ok(report)
+}
+
+/// Handshakes with a live peer: what the clock on the wall says.
+fn live(options: &Options, report: &mut Report) -> anyhow::Result<()> {
+    let ends = live::ends(options.local, options.peer)?;
+    ensure!(options.in_flight > 0, "--in-flight: at least 1");
+    for &kind in options.kinds.iter().filter(|kind| matches!(kind, Kind::Psk | Kind::Hybrid)) {
+        let plan = case::Plan::new(kind, &options.ike)?;
+        let name = name_of(kind);
+        let mut live = live::Live::new(&plan, ends, options.handshakes, options.in_flight)?;
+        let mut rounds = Vec::with_capacity(options.rounds);
+        for _ in 0..options.rounds {
+            let Round { time, packets } =
+                live.round().with_context(|| format!("{name} with {}", ends.peer))?;
+            rounds.push(packets as f64 / time.as_secs_f64());
+        }
+        let labels = vec![
+            ("kind", name),
+            ("IKE", plan.keywords.clone()),
+            ("peer", ends.peer.to_string()),
+            ("at once", options.in_flight.to_string()),
+        ];
+        let rates: Samples = rounds.into_iter().collect();
+        report.rows.push(live.row(labels, &rates));
+    }
+    Ok(())
+}
+
+/// As on the command line.
+fn name_of(kind: Kind) -> String {
+    kind.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
 }
 
 /// Handshakes of every kind in turns, the responder's and the initiator's share apart.
@@ -80,8 +133,7 @@ fn rate(options: &Options, report: &mut Report) -> anyhow::Result<()> {
     let samples = measure::interleave(&mut runs, options.rounds)?;
     drop(runs);
     for ((plan, side), samples) in cases().zip(&samples) {
-        let name =
-            plan.kind.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
+        let name = name_of(plan.kind);
         let stats = samples.stats();
         let labels = vec![("kind", name.clone()), ("IKE", plan.keywords.clone()), ("side", side.to_string())];
         let figures = vec![
