@@ -88,3 +88,34 @@ pub fn rounds<I: Isa, const N: usize>(
     }
     isa.broadcast(&keys[key.rounds().count()])
 }
+
+/// The same for two packets at once whose keys have as many rounds. A round of one runs while the other waits for its own.
+#[inline(always)]
+pub fn rounds_of_two<I: Isa, const N: usize>(
+    isa: I,
+    keys: [&VaesKey; 2],
+    states: &mut [[I::Vector; N]; 2],
+) -> [I::Vector; 2] {
+    let [a, b] = keys.map(VaesKey::round_keys);
+    macro_rules! round {
+        ($($round:literal)*) => {$(
+            let (of_a, of_b) = (isa.broadcast(&a[$round]), isa.broadcast(&b[$round]));
+            for n in 0..N {
+                states[0][n] = isa.round(states[0][n], of_a);
+                states[1][n] = isa.round(states[1][n], of_b);
+            }
+        )*};
+    }
+    round!(1 2 3 4 5 6 7 8 9);
+    match keys[0].rounds() {
+        Rounds::Ten => {}
+        Rounds::Twelve => {
+            round!(10 11);
+        }
+        Rounds::Fourteen => {
+            round!(10 11 12 13);
+        }
+    }
+    let last = keys[0].rounds().count();
+    [isa.broadcast(&a[last]), isa.broadcast(&b[last])]
+}

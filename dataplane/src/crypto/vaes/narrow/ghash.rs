@@ -61,6 +61,17 @@ impl<V: Copy> Products<V> {
     }
 }
 
+/// The hashes of two packets, reduced together where there is a lane for each.
+#[inline(always)]
+pub fn reduce_two<I: Isa>(isa: I, a: Products<I::Vector>, b: Products<I::Vector>) -> [__m128i; 2] {
+    if I::LANES == 1 {
+        [a, b].map(|products| isa.lane(isa.reflect(products.reduce(isa))))
+    } else {
+        let both = isa.reflect(a.gather(isa, b).reduce(isa));
+        [isa.lane(both), isa.second(both)]
+    }
+}
+
 /// Powers of H, one to a lane.
 #[derive(Clone, Copy)]
 pub struct Power<V> {

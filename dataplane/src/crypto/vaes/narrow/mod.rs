@@ -54,69 +54,60 @@ const fn vector_len<I: Isa>() -> usize {
     I::LANES * frame::BLOCK
 }
 
+/// Vectors of a packet behind vector 0, which has the header.
+#[inline(always)]
+fn behind<I: Isa>(frame: &Frame<'_>) -> usize {
+    frame.body.len.saturating_sub(head_len::<I>()).div_ceil(vector_len::<I>())
+}
+
+/// [`behind`] of two packets that go through AES side by side: short ones that have as many vectors and rounds. Of longer ones,
+/// and in vectors of one block, one fills the units.
+#[inline(always)]
+fn behind_of_two<I: Isa>(a: &Frame<'_>, b: &Frame<'_>) -> Option<usize> {
+    let count = behind::<I>(a);
+    let alike = count == behind::<I>(b) && a.key.rounds() == b.key.rounds();
+    (I::LANES > 1 && alike && (1..=3).contains(&count)).then_some(count)
+}
+
 /// Vectors of a batch: as many AES chains as fill the pipes and leave registers for GHASH.
 const BATCH: usize = 8;
 
-impl Tier for Avx2 {
-    const NAME: &'static str = "vaes-avx2";
+/// Makes a tier of an [`Isa`]: all that is inlined into the functions here is compiled with these instructions.
+macro_rules! tier {
+    ($isa:ident, $name:literal, $features:literal) => {
+        impl Tier for $isa {
+            const NAME: &'static str = $name;
 
-    fn detect() -> Result<Self, String> {
-        Self::detect()
-    }
+            fn detect() -> Result<Self, String> {
+                Self::detect()
+            }
 
-    fn least(self) -> AesNi {
-        Isa::least(self)
-    }
+            fn least(self) -> AesNi {
+                Isa::least(self)
+            }
 
-    #[inline]
-    fn seal(self, jobs: &mut [Job<'_>]) {
-        #[target_feature(enable = "avx2,bmi2,aes,pclmulqdq,vaes,vpclmulqdq")]
-        fn inner(isa: Avx2, jobs: &mut [Job<'_>]) {
-            burst::<true, Rest<'_>>(jobs, |frames| seal::seal(isa, frames));
+            #[inline]
+            fn seal(self, jobs: &mut [Job<'_>]) {
+                #[target_feature(enable = $features)]
+                fn inner(isa: $isa, jobs: &mut [Job<'_>]) {
+                    burst::<true, Rest<'_>>(jobs, |frames| seal::seal(isa, frames));
+                }
+                // SAFETY: a value of this type exists only when the CPU has all the features.
+                unsafe { inner(self, jobs) }
+            }
+
+            #[inline]
+            fn open(self, jobs: &mut [Job<'_>]) {
+                #[target_feature(enable = $features)]
+                fn inner(isa: $isa, jobs: &mut [Job<'_>]) {
+                    burst::<false, Rest<'_>>(jobs, |frames| open::open(isa, frames));
+                }
+                // SAFETY: as in `seal`.
+                unsafe { inner(self, jobs) }
+            }
         }
-        // SAFETY: an `Avx2` exists only when the CPU has all the features.
-        unsafe { inner(self, jobs) }
-    }
-
-    #[inline]
-    fn open(self, jobs: &mut [Job<'_>]) {
-        #[target_feature(enable = "avx2,bmi2,aes,pclmulqdq,vaes,vpclmulqdq")]
-        fn inner(isa: Avx2, jobs: &mut [Job<'_>]) {
-            burst::<false, Rest<'_>>(jobs, |frames| open::open(isa, frames));
-        }
-        // SAFETY: as in `seal`.
-        unsafe { inner(self, jobs) }
-    }
+    };
 }
 
-impl Tier for AesNi {
-    const NAME: &'static str = "aes-ni";
-
-    fn detect() -> Result<Self, String> {
-        Self::detect()
-    }
-
-    fn least(self) -> AesNi {
-        self
-    }
-
-    #[inline]
-    fn seal(self, jobs: &mut [Job<'_>]) {
-        #[target_feature(enable = "avx,aes,pclmulqdq")]
-        fn inner(isa: AesNi, jobs: &mut [Job<'_>]) {
-            burst::<true, Rest<'_>>(jobs, |frames| seal::seal(isa, frames));
-        }
-        // SAFETY: an `AesNi` exists only when the CPU has all the features.
-        unsafe { inner(self, jobs) }
-    }
-
-    #[inline]
-    fn open(self, jobs: &mut [Job<'_>]) {
-        #[target_feature(enable = "avx,aes,pclmulqdq")]
-        fn inner(isa: AesNi, jobs: &mut [Job<'_>]) {
-            burst::<false, Rest<'_>>(jobs, |frames| open::open(isa, frames));
-        }
-        // SAFETY: as in `seal`.
-        unsafe { inner(self, jobs) }
-    }
-}
+tier!(Avx2, "vaes-avx2", "avx2,bmi2,aes,pclmulqdq,vaes,vpclmulqdq");
+tier!(AesNi, "aes-ni", "avx,aes,pclmulqdq");

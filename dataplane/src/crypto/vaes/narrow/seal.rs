@@ -1,15 +1,15 @@
 //! Seal.
 //!
-//! The last steps from products of GHASH to ICVs are done for two packets at once where a vector has two lanes: they share a
-//! reduction.
+//! Two packets at a time: short ones go through AES side by side, and where a vector has two lanes the last steps from products
+//! of GHASH to ICVs are done for both at once.
 
 use std::arch::x86_64::__m128i;
 
-use super::cipher::{Counters, Nothing, rounds};
-use super::ghash::Products;
+use super::cipher::{Counters, Nothing, rounds, rounds_of_two};
+use super::ghash::{Products, reduce_two};
 use super::hash::{BatchHash, End};
 use super::tail::{self, Tail};
-use super::{BATCH, Frame, Isa, head_len, vector_len};
+use super::{BATCH, Frame, Isa, behind, behind_of_two, head_len, vector_len};
 use crate::crypto::vaes::frame::{BLOCK, Block};
 use crate::crypto::vaes::key::VaesKey;
 
@@ -19,10 +19,17 @@ pub fn seal<I: Isa>(isa: I, frames: &mut [Frame<'_>]) {
     for two in frames.chunks_mut(I::LANES) {
         let nothing = Sealed { products: Products::none(isa), mask: isa.least().zero() };
         let mut slots = [nothing; 2];
-        for (frame, slot) in two.iter_mut().zip(&mut slots) {
-            *slot = encrypt(isa, frame);
-            *frame.ok = true;
+        if let [a, b] = &mut *two
+            && let Some(behind) = behind_of_two::<I>(a, b)
+        {
+            slots = encrypt_two(isa, behind, a, b);
+        } else {
+            // In one place: it is inlined, and it is large.
+            for (frame, slot) in two.iter_mut().zip(&mut slots) {
+                *slot = encrypt(isa, frame);
+            }
         }
+        two.iter_mut().for_each(|frame| *frame.ok = true);
         write_icvs(isa, two, &slots);
     }
 }
@@ -36,23 +43,48 @@ struct Sealed<V> {
     mask: __m128i,
 }
 
-/// Writes the ICVs of as many packets as there are lanes.
+/// Writes the ICVs of one or two packets.
 #[inline(always)]
 fn write_icvs<I: Isa>(isa: I, frames: &mut [Frame<'_>], slots: &[Sealed<I::Vector>; 2]) {
     let [a, b] = slots;
-    let hashes = isa.reflect(a.products.gather(isa, b.products).reduce(isa));
-    for (lane, (frame, slot)) in frames.iter_mut().zip(slots).enumerate() {
-        let hash = if lane == 0 { isa.lane(hashes) } else { isa.second(hashes) };
+    let hashes = reduce_two(isa, a.products, b.products);
+    for (frame, (slot, hash)) in frames.iter_mut().zip(slots.iter().zip(hashes)) {
         isa.least().store_start(&mut frame.body.bytes[frame.body.len..], isa.least().xor(hash, slot.mask));
     }
+}
+
+/// Encrypts two packets with so many vectors behind vector 0.
+#[inline(always)]
+fn encrypt_two<I: Isa>(
+    isa: I,
+    behind: usize,
+    a: &mut Frame<'_>,
+    b: &mut Frame<'_>,
+) -> [Sealed<I::Vector>; 2] {
+    match behind {
+        1 => encrypt_two_short::<I, 2>(isa, a, b),
+        2 => encrypt_two_short::<I, 3>(isa, a, b),
+        _ => encrypt_two_short::<I, 4>(isa, a, b),
+    }
+}
+
+/// Encrypts two packets of N vectors.
+#[inline(always)]
+fn encrypt_two_short<I: Isa, const N: usize>(
+    isa: I,
+    a: &mut Frame<'_>,
+    b: &mut Frame<'_>,
+) -> [Sealed<I::Vector>; 2] {
+    let counters = |frame: &Frame<'_>| Counters::new(isa, frame.key, &frame.nonce).batch::<I, N>(isa, 0);
+    let mut states = [counters(a), counters(b)];
+    let last_keys = rounds_of_two(isa, [a.key, b.key], &mut states);
+    [finish_short(isa, a, states[0], last_keys[0]), finish_short(isa, b, states[1], last_keys[1])]
 }
 
 /// Encrypts a packet.
 #[inline(always)]
 fn encrypt<I: Isa>(isa: I, frame: &mut Frame<'_>) -> Sealed<I::Vector> {
-    // Vectors behind vector 0, which has the header.
-    let behind = frame.body.len.saturating_sub(head_len::<I>()).div_ceil(vector_len::<I>());
-    match behind {
+    match behind::<I>(frame) {
         0 => encrypt_tiny(isa, frame),
         1 => encrypt_short::<I, 2>(isa, frame),
         2 => encrypt_short::<I, 3>(isa, frame),
@@ -83,10 +115,20 @@ fn encrypt_tiny<I: Isa>(isa: I, frame: &mut Frame<'_>) -> Sealed<I::Vector> {
 /// A packet of N vectors.
 #[inline(always)]
 fn encrypt_short<I: Isa, const N: usize>(isa: I, frame: &mut Frame<'_>) -> Sealed<I::Vector> {
-    let (least, key) = (isa.least(), frame.key);
-    let mut states = Counters::new(isa, key, &frame.nonce).batch::<I, N>(isa, 0);
-    let last_key = rounds(isa, key, &mut states, &mut Nothing);
+    let mut states = Counters::new(isa, frame.key, &frame.nonce).batch::<I, N>(isa, 0);
+    let last_key = rounds(isa, frame.key, &mut states, &mut Nothing);
+    finish_short(isa, frame, states, last_key)
+}
 
+/// From the last round of AES on.
+#[inline(always)]
+fn finish_short<I: Isa, const N: usize>(
+    isa: I,
+    frame: &mut Frame<'_>,
+    states: [I::Vector; N],
+    last_key: I::Vector,
+) -> Sealed<I::Vector> {
+    let (least, key) = (isa.least(), frame.key);
     let (head, rest) = frame.body.bytes.split_at_mut(head_len::<I>());
     let (whole, rest) = rest.split_at_mut((N - 2) * vector_len::<I>());
     let tail_len = frame.body.len - head_len::<I>() - (N - 2) * vector_len::<I>();
