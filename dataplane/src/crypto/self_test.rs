@@ -152,10 +152,8 @@ mod tests {
     }
 
     #[test]
-    fn a_sound_engine_passes_in_time() {
-        let start = std::time::Instant::now();
+    fn a_sound_engine_passes() {
         assert_eq!(esp(&AwsLc::new()).and_then(|()| ah(&AwsLc::new())), Ok(()));
-        assert!(start.elapsed().as_millis() < 500, "{:?}", start.elapsed());
     }
 
     #[test]
