@@ -213,7 +213,7 @@ impl Peers {
         let outer = Outer::new(&endpoints, protocol::ESP, 64);
         let stamp = Stamp { tos: 0, dont_fragment: true, id: seq as u16 };
         let header = Header { spi: *spi, seq };
-        let at = outbound::tunnel(&mut packet, key, &outer, stamp, header, Version::V4, 0)
+        let at = outbound::tunnel(&mut packet, key.suite(), &outer, stamp, header, Version::V4, 0)
             .map_err(|reason| anyhow!("a peer cannot wrap a packet: {}", reason.name()))?;
         Ok((packet, at))
     }

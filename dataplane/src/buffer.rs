@@ -288,6 +288,12 @@ impl Packet {
         unsafe { std::slice::from_raw_parts(self.buf.as_ptr().add(self.headroom()), self.len()) }
     }
 
+    /// Asks for the cache line that the data begin in.
+    #[inline]
+    pub fn prefetch(&self) {
+        prefetch(self.data().as_ptr(), 1);
+    }
+
     /// The data, to change in place.
     #[inline]
     pub fn data_mut(&mut self) -> &mut [u8] {
@@ -318,11 +324,31 @@ impl Packet {
         self.data_mut().get_mut(old..)
     }
 
+    /// Grows the data by `front` bytes at the front and `back` bytes at the end and returns all of it, or `None` when there is
+    /// not as much room. The new bytes hold whatever the frame held.
+    #[inline]
+    pub fn extend(&mut self, front: usize, back: usize) -> Option<&mut [u8]> {
+        if front > self.headroom() || back > self.tailroom() {
+            return None;
+        }
+        self.window =
+            Window::new(self.window.start() - front as u32, self.window.len() + (front + back) as u32);
+        Some(self.data_mut())
+    }
+
     /// Drops the first `n` bytes of the data (all of it when there are fewer).
     #[inline]
     pub fn trim_front(&mut self, n: usize) {
         let n = n.min(self.len()) as u32;
         self.window = Window::new(self.window.start() + n, self.window.len() - n);
+    }
+
+    /// Keeps only the `n` bytes of the data behind the first `front`, or fewer when there are not as many.
+    #[inline]
+    pub fn narrow(&mut self, front: usize, n: usize) {
+        let front = front.min(self.len());
+        let n = n.min(self.len() - front);
+        self.window = Window::new(self.window.start() + front as u32, n as u32);
     }
 
     /// Keeps only the first `n` bytes of the data.
@@ -431,6 +457,17 @@ mod tests {
         assert!(packet.prepend(HEADROOM + 2).is_none());
         assert!(packet.append(2048).is_none());
         assert_eq!(packet.data(), b"bcde");
+        assert!(packet.extend(HEADROOM + 2, 0).is_none() && packet.extend(0, 2048).is_none());
+        assert_eq!(packet.extend(1, 2).unwrap().len(), 7);
+        assert_eq!(packet.data()[1..5], *b"bcde");
+        packet.narrow(1, 4);
+        packet.narrow(1, 2);
+        assert_eq!(packet.data(), b"cd");
+        packet.narrow(1, 9);
+        assert_eq!(packet.data(), b"d");
+        packet.narrow(9, 9);
+        assert!(packet.is_empty());
+        let mut packet = pool.alloc_from(b"abcdef").unwrap_or(packet);
         packet.trim_front(99);
         assert!(packet.is_empty());
     }

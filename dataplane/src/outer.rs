@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 
 use crate::packet::address::Address;
+use crate::packet::bytes::put;
 use crate::packet::checksum::Checksum;
 use crate::packet::ip::{self, Version};
 use crate::packet::{esp, ipv4, ipv6, udp};
@@ -112,17 +113,20 @@ impl Outer {
             header[4..6].copy_from_slice(&((total - IPV6_LEN) as u16).to_be_bytes());
         } else {
             let Some(header) = packet.first_chunk_mut::<IPV4_LEN>() else { return };
+            // In words of four bytes, as they are in the packet.
+            let first = u32::from(stamp.tos) << 16 | total as u32 & 0xffff;
+            let second = u32::from(stamp.id) << 16 | if stamp.dont_fragment { 0x4000 } else { 0 };
+            let sum = self.sum.u32(first).u32(second).finish();
+            let [_, _, _, _, _, _, _, _, ttl, protocol, ..] = self.bytes;
             header.copy_from_slice(&self.bytes[..IPV4_LEN]);
-            let flags: u16 = if stamp.dont_fragment { 0x4000 } else { 0 };
-            header[1] = stamp.tos;
-            header[2..4].copy_from_slice(&(total as u16).to_be_bytes());
-            header[4..6].copy_from_slice(&stamp.id.to_be_bytes());
-            header[6..8].copy_from_slice(&flags.to_be_bytes());
-            let sum = self.sum.u16(stamp.tos.into()).u16(total as u16).u16(stamp.id).u16(flags);
-            header[10..12].copy_from_slice(&sum.finish().to_be_bytes());
+            put::<0, 4, _>(header, (0x4500_0000 | first).to_be_bytes());
+            put::<4, 4, _>(header, second.to_be_bytes());
+            let third = u32::from(ttl) << 24 | u32::from(protocol) << 16 | u32::from(sum);
+            put::<8, 4, _>(header, third.to_be_bytes());
         }
-        let ip_len = self.ip_len();
-        if let Some(datagram) = packet.get_mut(ip_len..) {
+        if self.is_udp()
+            && let Some(datagram) = packet.get_mut(self.ip_len()..)
+        {
             self.write_udp(datagram);
         }
     }

@@ -10,6 +10,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::buffer::prefetch;
+
 pub mod aws_lc;
 #[cfg(target_arch = "x86_64")]
 pub mod cbc_hmac;
@@ -315,6 +317,17 @@ impl Crypto {
                 Key::with_engine(cbc_hmac, suite, esn, material)
             }
             _ => Key::with_engine(&self.aws_lc, suite, esn, material),
+        }
+    }
+
+    /// Asks for what a packet of `len` bytes needs of a key of `suite`, without a look at the key. What AWS-LC keeps of a
+    /// key is behind a pointer that it shows nobody.
+    #[inline]
+    pub fn prefetch(&self, key: &Key, suite: Suite, len: usize) {
+        match (&self.vaes, &self.cbc_hmac) {
+            (Some(vaes), _) if vaes.supports(suite) => vaes.prefetch(&key.engine, len),
+            (_, Some(cbc_hmac)) if cbc_hmac.supports(suite) => cbc_hmac.prefetch(&key.engine),
+            _ => prefetch(&key.engine, size_of::<AwsLcKey>()),
         }
     }
 

@@ -1,7 +1,7 @@
 //! Inbound ESP (RFC 4303 s3.4): what comes before the engine opens a packet, and what comes after.
 
 use crate::buffer::Packet;
-use crate::crypto::Key;
+use crate::crypto::Suite;
 use crate::drops::DropReason;
 use crate::esp::padding;
 use crate::packet::esp::HEADER_LEN;
@@ -9,14 +9,14 @@ use crate::packet::ip::protocol;
 use crate::sa::Mode;
 use crate::transport;
 
-/// Checks that an ESP packet of `len` bytes can be one of `key`'s: header, IV, a trailer, ICV, whole blocks.
+/// Checks that an ESP packet of `len` bytes can be one of `suite`'s: header, IV, a trailer, ICV, whole blocks.
 ///
 /// # Errors
 /// [`DropReason::EspMalformed`].
 #[inline]
-pub fn check_len(key: &Key, len: usize) -> Result<(), DropReason> {
-    match len.checked_sub(HEADER_LEN + key.iv_len() + key.icv_len()) {
-        Some(body) if body >= padding::TRAILER_LEN && body & (key.pad_align() - 1) == 0 => Ok(()),
+pub fn check_len(suite: Suite, len: usize) -> Result<(), DropReason> {
+    match len.checked_sub(HEADER_LEN + suite.iv_len() + suite.icv_len()) {
+        Some(body) if body >= padding::TRAILER_LEN && body & (suite.pad_align() - 1) == 0 => Ok(()),
         _ => Err(DropReason::EspMalformed),
     }
 }
@@ -31,13 +31,13 @@ pub fn check_len(key: &Key, len: usize) -> Result<(), DropReason> {
 #[inline]
 pub fn unwrap(
     packet: &mut Packet,
-    key: &Key,
+    suite: Suite,
     mode: Mode,
     ip_len: usize,
     esp_at: usize,
 ) -> Result<(), DropReason> {
-    let body_at = esp_at + HEADER_LEN + key.iv_len();
-    let body_end = packet.len().saturating_sub(key.icv_len());
+    let body_at = esp_at + HEADER_LEN + suite.iv_len();
+    let body_end = packet.len().saturating_sub(suite.icv_len());
     let body = packet.data().get(body_at..body_end).ok_or(DropReason::EspMalformed)?;
     let (payload, next_header) = padding::strip(body).ok_or(DropReason::PadBad)?;
     match (mode, next_header) {

@@ -97,8 +97,9 @@ mod tests {
                         let original = tunnelled(version, len);
                         let mut packet = pool.alloc_from(&original).unwrap();
                         let at =
-                            outbound::tunnel(&mut packet, &key, &outer, STAMP, HEADER, version, 0).unwrap();
-                        assert_eq!(packet.len(), outbound::tunnel_len(&key, &outer, len));
+                            outbound::tunnel(&mut packet, key.suite(), &outer, STAMP, HEADER, version, 0)
+                                .unwrap();
+                        assert_eq!(packet.len(), outbound::tunnel_len(key.suite(), &outer, len));
                         assert!(run(&key, &mut packet, at, |jobs| crypto.seal(jobs)));
                         outer.finish_udp6(packet.data_mut(), 40);
 
@@ -119,10 +120,16 @@ mod tests {
                                 || suite.starts_with("null")
                         );
 
-                        inbound::check_len(&key, packet.len() - at).unwrap();
+                        inbound::check_len(key.suite(), packet.len() - at).unwrap();
                         assert!(run(&key, &mut packet, at, |jobs| crypto.open(jobs)));
-                        inbound::unwrap(&mut packet, &key, Mode::Tunnel, usize::from(info.header_len), at)
-                            .unwrap();
+                        inbound::unwrap(
+                            &mut packet,
+                            key.suite(),
+                            Mode::Tunnel,
+                            usize::from(info.header_len),
+                            at,
+                        )
+                        .unwrap();
                         assert_eq!(packet.data(), original);
                     }
                 }
@@ -141,16 +148,28 @@ mod tests {
             let original = inner(version, 200, endpoints.local, endpoints.remote);
             let mut packet = pool.alloc_from(&original).unwrap();
             let info = ip::parse(packet.data()).unwrap();
-            let at =
-                outbound::transport(&mut packet, &key, &outer, HEADER, info.header_len.into(), info.protocol)
-                    .unwrap();
+            let at = outbound::transport(
+                &mut packet,
+                key.suite(),
+                &outer,
+                HEADER,
+                info.header_len.into(),
+                info.protocol,
+            )
+            .unwrap();
             assert!(run(&key, &mut packet, at, |jobs| crypto.seal(jobs)));
             let outer_info = ip::parse(packet.data()).unwrap();
             let expected = if endpoints.udp.is_some() { protocol::UDP } else { protocol::ESP };
             assert_eq!((outer_info.protocol, outer_info.destination.to_ip()), (expected, endpoints.remote));
             assert!(run(&key, &mut packet, at, |jobs| crypto.open(jobs)));
-            inbound::unwrap(&mut packet, &key, Mode::Transport, usize::from(outer_info.header_len), at)
-                .unwrap();
+            inbound::unwrap(
+                &mut packet,
+                key.suite(),
+                Mode::Transport,
+                usize::from(outer_info.header_len),
+                at,
+            )
+            .unwrap();
             assert_eq!(packet.data(), original);
         }
     }
@@ -163,9 +182,9 @@ mod tests {
             for endpoints in all_endpoints() {
                 let outer = Outer::new(&endpoints, protocol::ESP, 64);
                 for mtu in [576, 1280, 1499, 1500, 9000] {
-                    let capacity = outbound::tunnel_capacity(&key, &outer, mtu);
-                    assert!(outbound::tunnel_len(&key, &outer, capacity) <= mtu);
-                    assert!(outbound::tunnel_len(&key, &outer, capacity + 1) > mtu);
+                    let capacity = outbound::tunnel_capacity(key.suite(), &outer, mtu);
+                    assert!(outbound::tunnel_len(key.suite(), &outer, capacity) <= mtu);
+                    assert!(outbound::tunnel_len(key.suite(), &outer, capacity + 1) > mtu);
                 }
             }
         }
@@ -179,9 +198,10 @@ mod tests {
         let outer = Outer::new(&all_endpoints()[0], protocol::ESP, 64);
         let original = tunnelled(Version::V4, 60);
         let mut packet = pool.alloc_from(&original).unwrap();
-        let at = outbound::tunnel(&mut packet, &key, &outer, STAMP, HEADER, Version::V4, 1000).unwrap();
-        assert_eq!(packet.len(), outbound::tunnel_len(&key, &outer, 1000));
-        inbound::unwrap(&mut packet, &key, Mode::Tunnel, 20, at).unwrap();
+        let at =
+            outbound::tunnel(&mut packet, key.suite(), &outer, STAMP, HEADER, Version::V4, 1000).unwrap();
+        assert_eq!(packet.len(), outbound::tunnel_len(key.suite(), &outer, 1000));
+        inbound::unwrap(&mut packet, key.suite(), Mode::Tunnel, 20, at).unwrap();
         let info = ip::parse(packet.data()).unwrap();
         packet.truncate(info.total_len.into());
         assert_eq!(packet.data(), original);
@@ -196,10 +216,11 @@ mod tests {
         // The engine has not sealed it, so the plaintext is there to be spoilt.
         let wrapped = |spoil: &dyn Fn(&mut [u8])| {
             let mut packet = pool.alloc_from(&tunnelled(Version::V4, 60)).unwrap();
-            let at = outbound::tunnel(&mut packet, &key, &outer, STAMP, HEADER, Version::V4, 0).unwrap();
+            let at =
+                outbound::tunnel(&mut packet, key.suite(), &outer, STAMP, HEADER, Version::V4, 0).unwrap();
             let end = packet.len() - key.icv_len();
             spoil(&mut packet.data_mut()[at + 8..end]);
-            inbound::unwrap(&mut packet, &key, Mode::Tunnel, 20, at)
+            inbound::unwrap(&mut packet, key.suite(), Mode::Tunnel, 20, at)
         };
         let last = |bytes: &mut [u8], back: usize, value: u8| {
             let at = bytes.len() - back;
@@ -211,8 +232,8 @@ mod tests {
         assert_eq!(wrapped(&|b| last(b, 1, protocol::NO_NEXT_HEADER)), Err(DropReason::Dummy));
         assert_eq!(wrapped(&|b| last(b, 2, 200)), Err(DropReason::PadBad));
         assert_eq!(wrapped(&|b| b[0] = 0x65), Err(DropReason::NextHeaderBad));
-        assert_eq!(inbound::check_len(&key, 8 + 16 + 1), Err(DropReason::EspMalformed));
-        assert_eq!(inbound::check_len(&key, 8 + 16 + 5), Err(DropReason::EspMalformed));
+        assert_eq!(inbound::check_len(key.suite(), 8 + 16 + 1), Err(DropReason::EspMalformed));
+        assert_eq!(inbound::check_len(key.suite(), 8 + 16 + 5), Err(DropReason::EspMalformed));
     }
 
     #[test]
@@ -222,9 +243,9 @@ mod tests {
         let key = key(&crypto, "aes128gcm16");
         let outer = Outer::new(&all_endpoints()[0], protocol::ESP, 64);
         let mut packet = pool.alloc().unwrap();
-        let at = outbound::dummy(&mut packet, &key, &outer, STAMP, HEADER, 300).unwrap();
+        let at = outbound::dummy(&mut packet, key.suite(), &outer, STAMP, HEADER, 300).unwrap();
         assert!(run(&key, &mut packet, at, |jobs| crypto.seal(jobs)));
         assert!(run(&key, &mut packet, at, |jobs| crypto.open(jobs)));
-        assert_eq!(inbound::unwrap(&mut packet, &key, Mode::Tunnel, 20, at), Err(DropReason::Dummy));
+        assert_eq!(inbound::unwrap(&mut packet, key.suite(), Mode::Tunnel, 20, at), Err(DropReason::Dummy));
     }
 }

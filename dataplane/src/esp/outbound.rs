@@ -1,7 +1,7 @@
 //! Outbound ESP (RFC 4303 s3.3): everything around the payload but IV and ICV, which the engine writes.
 
 use crate::buffer::Packet;
-use crate::crypto::Key;
+use crate::crypto::Suite;
 use crate::drops::DropReason;
 use crate::esp::padding::{self, TRAILER_LEN};
 use crate::outer::{Outer, Stamp};
@@ -22,15 +22,16 @@ pub struct Header {
 
 /// Length of the outer packet that `inner` bytes become in tunnel mode.
 #[inline]
-pub fn tunnel_len(key: &Key, outer: &Outer, inner: usize) -> usize {
-    let body = inner + padding::pad_len(inner, key.pad_align()) + TRAILER_LEN;
-    outer.len() + HEADER_LEN + key.iv_len() + body + key.icv_len()
+pub fn tunnel_len(suite: Suite, outer: &Outer, inner: usize) -> usize {
+    let body = inner + padding::pad_len(inner, suite.pad_align()) + TRAILER_LEN;
+    outer.len() + HEADER_LEN + suite.iv_len() + body + suite.icv_len()
 }
 
 /// The largest inner packet whose outer packet is at most `mtu` bytes.
-pub fn tunnel_capacity(key: &Key, outer: &Outer, mtu: usize) -> usize {
-    let around = outer.len() + HEADER_LEN + key.iv_len() + key.icv_len();
-    let body = mtu.saturating_sub(around) & !(key.pad_align() - 1);
+#[inline]
+pub fn tunnel_capacity(suite: Suite, outer: &Outer, mtu: usize) -> usize {
+    let around = outer.len() + HEADER_LEN + suite.iv_len() + suite.icv_len();
+    let body = mtu.saturating_sub(around) & !(suite.pad_align() - 1);
     body.saturating_sub(TRAILER_LEN)
 }
 
@@ -42,7 +43,7 @@ pub fn tunnel_capacity(key: &Key, outer: &Outer, mtu: usize) -> usize {
 #[inline]
 pub fn tunnel(
     packet: &mut Packet,
-    key: &Key,
+    suite: Suite,
     outer: &Outer,
     stamp: Stamp,
     header: Header,
@@ -56,7 +57,7 @@ pub fn tunnel(
     if tfc_pad > packet.len() {
         packet.append(tfc_pad - packet.len()).ok_or(DropReason::NoRoom)?.fill(0);
     }
-    wrap(packet, key, outer, stamp, header, next_header)
+    wrap(packet, suite, outer, stamp, header, next_header)
 }
 
 /// Fills an empty `packet` with a dummy of `payload` zero bytes (RFC 4303 s2.6); see [`tunnel`].
@@ -65,14 +66,14 @@ pub fn tunnel(
 /// [`DropReason::NoRoom`] when the frame is too small.
 pub fn dummy(
     packet: &mut Packet,
-    key: &Key,
+    suite: Suite,
     outer: &Outer,
     stamp: Stamp,
     header: Header,
     payload: usize,
 ) -> Result<usize, DropReason> {
     packet.append(payload).ok_or(DropReason::NoRoom)?.fill(0);
-    wrap(packet, key, outer, stamp, header, protocol::NO_NEXT_HEADER)
+    wrap(packet, suite, outer, stamp, header, protocol::NO_NEXT_HEADER)
 }
 
 /// Protects the payload of the IP packet in `packet` in transport mode (RFC 4303 s3.1.1): ESP goes between the
@@ -84,16 +85,16 @@ pub fn dummy(
 /// [`DropReason::NoRoom`] when the frame is too small or the packet would exceed 65,535 bytes.
 pub fn transport(
     packet: &mut Packet,
-    key: &Key,
+    suite: Suite,
     outer: &Outer,
     header: Header,
     ip_len: usize,
     next_header: u8,
 ) -> Result<usize, DropReason> {
     let udp_len = if outer.is_udp() { udp::HEADER_LEN } else { 0 };
-    append_trailer(packet, key, packet.len() - ip_len, next_header)?;
+    append_trailer(packet, suite, packet.len() - ip_len, next_header)?;
     let protocol = if outer.is_udp() { protocol::UDP } else { protocol::ESP };
-    transport::open(packet, ip_len, udp_len + HEADER_LEN + key.iv_len(), protocol)
+    transport::open(packet, ip_len, udp_len + HEADER_LEN + suite.iv_len(), protocol)
         .ok_or(DropReason::NoRoom)?;
     let data = packet.data_mut();
     outer.write_udp(&mut data[ip_len..]);
@@ -102,39 +103,49 @@ pub fn transport(
 }
 
 /// The largest IP packet with `ip_len` bytes of headers that transport mode brings to at most `mtu` bytes.
-pub fn transport_capacity(key: &Key, outer: &Outer, mtu: usize, ip_len: usize) -> usize {
+pub fn transport_capacity(suite: Suite, outer: &Outer, mtu: usize, ip_len: usize) -> usize {
     let udp_len = if outer.is_udp() { udp::HEADER_LEN } else { 0 };
-    let around = ip_len + udp_len + HEADER_LEN + key.iv_len() + key.icv_len();
-    let body = mtu.saturating_sub(around) & !(key.pad_align() - 1);
+    let around = ip_len + udp_len + HEADER_LEN + suite.iv_len() + suite.icv_len();
+    let body = mtu.saturating_sub(around) & !(suite.pad_align() - 1);
     ip_len + body.saturating_sub(TRAILER_LEN)
 }
 
 #[inline]
 fn wrap(
     packet: &mut Packet,
-    key: &Key,
+    suite: Suite,
     outer: &Outer,
     stamp: Stamp,
     header: Header,
     next_header: u8,
 ) -> Result<usize, DropReason> {
-    append_trailer(packet, key, packet.len(), next_header)?;
-    let front = outer.len() + HEADER_LEN + key.iv_len();
-    packet.prepend(front).ok_or(DropReason::NoRoom)?;
-    if packet.len() > usize::from(u16::MAX) {
+    let payload = packet.len();
+    let pad = padding::pad_len(payload, suite.pad_align());
+    let front = outer.len() + HEADER_LEN + suite.iv_len();
+    let data = packet.extend(front, pad + TRAILER_LEN + suite.icv_len()).ok_or(DropReason::NoRoom)?;
+    if data.len() > usize::from(u16::MAX) {
         return Err(DropReason::NoRoom);
     }
-    let data = packet.data_mut();
     outer.write(data, stamp);
-    write_header(&mut data[outer.len()..], header);
+    if let Some(esp) = data.get_mut(outer.len()..) {
+        write_header(esp, header);
+    }
+    if let Some(end) = data.get_mut(front + payload..) {
+        padding::write(end, pad, next_header);
+    }
     Ok(outer.len())
 }
 
 #[inline]
-fn append_trailer(packet: &mut Packet, key: &Key, payload: usize, next_header: u8) -> Result<(), DropReason> {
-    let trailer = padding::pad_len(payload, key.pad_align()) + TRAILER_LEN;
-    let end = packet.append(trailer + key.icv_len()).ok_or(DropReason::NoRoom)?;
-    padding::write(&mut end[..trailer], next_header);
+fn append_trailer(
+    packet: &mut Packet,
+    suite: Suite,
+    payload: usize,
+    next_header: u8,
+) -> Result<(), DropReason> {
+    let pad = padding::pad_len(payload, suite.pad_align());
+    let end = packet.append(pad + TRAILER_LEN + suite.icv_len()).ok_or(DropReason::NoRoom)?;
+    padding::write(end, pad, next_header);
     Ok(())
 }
 

@@ -9,15 +9,20 @@ pub(super) fn pad_len(payload: usize, align: usize) -> usize {
     (payload + TRAILER_LEN).wrapping_neg() & (align - 1)
 }
 
-/// Fills `trailer`, which is padding and the two trailer bytes.
+/// Writes padding of `pad` bytes (1, 2, 3, ...), its length and the next header to the start of `end`, which is as long or
+/// longer.
 #[inline]
-pub(super) fn write(trailer: &mut [u8], next_header: u8) {
-    let pad = trailer.len() - TRAILER_LEN;
-    // A loop and no copy: padding is seldom longer than three bytes, and a call costs more than that.
-    for (byte, value) in trailer.iter_mut().zip(1..=pad as u8) {
-        *byte = value;
+pub(super) fn write(end: &mut [u8], pad: usize, next_header: u8) {
+    match end.first_chunk_mut::<4>() {
+        // No loop for what an AEAD pads: what is too much here is written again, as trailer or as ICV.
+        Some(first) if pad <= 4 => *first = [1, 2, 3, 4],
+        _ => {
+            for (byte, value) in end.iter_mut().take(pad).zip(1..=u8::MAX) {
+                *byte = value;
+            }
+        }
     }
-    if let Some([length, next]) = trailer.get_mut(pad..) {
+    if let Some([length, next, ..]) = end.get_mut(pad..) {
         *length = pad as u8;
         *next = next_header;
     }
@@ -44,9 +49,12 @@ mod tests {
                 let pad = pad_len(payload, align);
                 assert!(pad < align);
                 assert_eq!((payload + pad + 2) % align, 0);
-                let mut bytes = vec![0xaa; payload + pad + 2];
-                write(&mut bytes[payload..], NEXT);
-                assert_eq!(strip(&bytes), Some((payload, NEXT)));
+                for icv_len in [0, 8, 16] {
+                    let end = payload + pad + 2;
+                    let mut bytes = vec![0xaa; end + icv_len];
+                    write(&mut bytes[payload..], pad, NEXT);
+                    assert_eq!(strip(&bytes[..end]), Some((payload, NEXT)));
+                }
             }
         }
     }

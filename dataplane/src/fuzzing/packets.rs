@@ -128,11 +128,16 @@ pub fn esp_roundtrip(data: &[u8]) {
                 ah::transport(&mut frame, &key, header, info.header_len.into(), info.protocol, info.version)
             }
             (false, Mode::Tunnel) => {
-                outbound::tunnel(&mut frame, &key, &outer, stamp, header, info.version, tfc_pad)
+                outbound::tunnel(&mut frame, key.suite(), &outer, stamp, header, info.version, tfc_pad)
             }
-            (false, Mode::Transport) => {
-                outbound::transport(&mut frame, &key, &outer, header, info.header_len.into(), info.protocol)
-            }
+            (false, Mode::Transport) => outbound::transport(
+                &mut frame,
+                key.suite(),
+                &outer,
+                header,
+                info.header_len.into(),
+                info.protocol,
+            ),
         }
         .expect("there is room");
         assert!(seal(&key, is_ah, &mut frame, at, seq));
@@ -150,7 +155,7 @@ pub fn esp_roundtrip(data: &[u8]) {
         let unwrapped = if is_ah {
             ah::unwrap(&mut frame, mode, at)
         } else {
-            inbound::unwrap(&mut frame, &key, mode, wrapped.header_len.into(), at)
+            inbound::unwrap(&mut frame, key.suite(), mode, wrapped.header_len.into(), at)
         };
         unwrapped.expect("it was wrapped by us");
         let len = ip::parse(frame.data()).expect("the inner packet").total_len;

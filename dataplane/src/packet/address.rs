@@ -55,6 +55,15 @@ impl Address {
         (self.high ^ self.low.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
     }
 
+    /// The bits of an IPv4 address, else `None`.
+    #[inline]
+    pub const fn to_v4(self) -> Option<u32> {
+        match self.version {
+            Version::V4 => Some((self.high >> 32) as u32),
+            Version::V6 => None,
+        }
+    }
+
     /// The octets of an IPv4 address, else `None`.
     #[inline]
     pub const fn octets_v4(self) -> Option<[u8; 4]> {

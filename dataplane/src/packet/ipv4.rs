@@ -214,7 +214,7 @@ pub fn clear_dont_fragment(header: &mut [u8; HEADER_LEN]) {
 }
 
 #[inline]
-pub(super) fn decrement_ttl(header: &mut [u8; HEADER_LEN]) -> Result<u8, DropReason> {
+pub(crate) fn decrement_ttl(header: &mut [u8; HEADER_LEN]) -> Result<u8, DropReason> {
     let ttl = match header[field::TTL] {
         0 | 1 => return Err(DropReason::TtlExceeded),
         ttl => ttl - 1,

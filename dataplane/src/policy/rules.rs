@@ -6,6 +6,8 @@ use super::ports::{Ports, Range};
 use super::{Action, Policy, PolicyId};
 use crate::lpm;
 use crate::lpm::tree::{Tree, is_prefix};
+use crate::packet::address::Address;
+use crate::packet::ip::Version;
 
 /// More policies than this are looked up in a tree, fewer one after the other.
 const FEW: usize = 8;
@@ -40,6 +42,7 @@ pub(super) enum List {
 pub(super) struct Rule {
     local: u128,
     local_len: u8,
+    is_v4: bool,
     protocol: Option<u8>,
     local_ports: Range,
     remote_ports: Range,
@@ -62,6 +65,15 @@ impl Rules {
                 let tree = &many.0;
                 tree.longest(packet.local)?.find(packet).or_else(|| find_shorter(tree, packet))
             }
+        }
+    }
+
+    /// The only policy.
+    #[inline]
+    pub(super) fn only(&self) -> Option<&Rule> {
+        match self {
+            Self::Few(List::One(rule)) => Some(rule),
+            _ => None,
         }
     }
 
@@ -174,12 +186,32 @@ impl Rule {
         Self {
             local,
             local_len,
+            is_v4: policy.selector.local.addr().is_ipv4(),
             protocol: policy.selector.protocol,
             local_ports: Range::new(&policy.selector.local_ports),
             remote_ports: Range::new(&policy.selector.remote_ports),
             id: policy.id,
             action: policy.action,
         }
+    }
+
+    /// Whether it is of IPv4 and matches whatever the protocol and the ports.
+    #[inline]
+    pub(super) fn is_v4_wide(&self) -> bool {
+        self.is_v4 && self.protocol.is_none() && self.local_ports.is_any() && self.remote_ports.is_any()
+    }
+
+    /// Whether an address is in its local prefix.
+    #[inline]
+    pub(super) fn covers(&self, local: Address) -> bool {
+        (local.version() == Version::V4) == self.is_v4 && is_prefix(self.local, self.local_len, local.key())
+    }
+
+    /// The local prefix of IPv4 and its mask.
+    #[inline]
+    pub(super) fn local_v4(&self) -> (u32, u32) {
+        let mask = u32::MAX.checked_shl(32 - u32::from(self.local_len)).unwrap_or(0);
+        ((self.local >> 96) as u32, mask)
     }
 
     #[inline]

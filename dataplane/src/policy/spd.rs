@@ -46,6 +46,23 @@ pub struct Spd {
     generation: u64,
 }
 
+/// For which packets to the same IPv4 address a verdict of [`Spd::lookup_wide`] also holds, while [`Spd::generation`] is
+/// what it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// It says nothing about others.
+    Narrow,
+    /// For all whose source is `local` where `mask` has ones.
+    Sources {
+        /// The policy's local prefix.
+        local: u32,
+        /// As many ones as it is long.
+        mask: u32,
+    },
+    /// For all: no policy has the address on its remote side.
+    Everything,
+}
+
 /// Why a policy was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SpdError {
@@ -119,6 +136,25 @@ impl Spd {
         ports: Option<(u16, u16)>,
     ) -> Option<(PolicyId, Action)> {
         self.find(source.into(), destination.into(), protocol, Ports::outbound(protocol, ports))
+    }
+
+    /// As [`Self::lookup`], and for which other packets to the same address the verdict holds.
+    #[inline]
+    pub fn lookup_wide(
+        &self,
+        source: Address,
+        destination: Address,
+        protocol: u8,
+        ports: Option<(u16, u16)>,
+    ) -> (Option<(PolicyId, Action)>, Scope) {
+        match self.remotes.lookup(destination).map(Rules::only) {
+            None => (None, Scope::Everything),
+            Some(Some(rule)) if rule.is_v4_wide() && rule.covers(source) => {
+                let (local, mask) = rule.local_v4();
+                (Some((rule.id, rule.action)), Scope::Sources { local, mask })
+            }
+            Some(_) => (self.lookup(source, destination, protocol, ports), Scope::Narrow),
+        }
     }
 
     /// The policy of a packet that was received in the clear: our side is its destination. One that says

@@ -161,21 +161,20 @@ impl Port for MemoryPort {
     fn rx(&mut self, _pool: &Pool, burst: &mut Burst) {
         let mut wire = self.wire.borrow_mut();
         let n = burst.remaining_capacity().min(wire.arriving.len());
-        for packet in wire.arriving.drain(..n) {
-            self.counters.rx_packets += 1;
-            self.counters.rx_bytes += packet.len() as u64;
-            burst.push(packet);
-        }
+        let before = burst.len();
+        burst.extend(wire.arriving.drain(..n));
+        let bytes: usize = burst.iter().skip(before).map(Packet::len).sum();
+        self.counters.rx_packets += n as u64;
+        self.counters.rx_bytes += bytes as u64;
     }
 
     fn tx(&mut self, burst: &mut Burst) {
         let mut wire = self.wire.borrow_mut();
         let n = burst.len().min(wire.depth - wire.sent.len());
-        for packet in burst.drain(..n) {
-            self.counters.tx_packets += 1;
-            self.counters.tx_bytes += packet.len() as u64;
-            wire.sent.push_back(packet);
-        }
+        let bytes: usize = burst.iter().take(n).map(Packet::len).sum();
+        wire.sent.extend(burst.drain(..n));
+        self.counters.tx_packets += n as u64;
+        self.counters.tx_bytes += bytes as u64;
     }
 
     fn poll_fd(&self) -> Option<BorrowedFd<'_>> {

@@ -225,12 +225,11 @@ pub struct InboundSa {
 }
 
 impl OutboundSa {
-    /// Asks for what a packet needs of it but for the key's insides, which the engine knows.
+    /// Asks for what a packet needs of it but for the key, which the engine knows.
     #[inline]
     pub fn prefetch(&self) {
         prefetch(self, offset_of!(Self, params) + offset_of!(SaParams, lifetime));
         prefetch(&self.sequence, LINE);
-        prefetch(&self.key, LINE);
     }
 }
 
@@ -239,6 +238,5 @@ impl InboundSa {
     #[inline]
     pub fn prefetch(&self) {
         prefetch(self, offset_of!(Self, params) + offset_of!(SaParams, lifetime));
-        prefetch(&self.key, LINE);
     }
 }

@@ -29,8 +29,7 @@
 //!
 //! The proofs are checked: models of every interleaving under loom, and a comparison with a naive window.
 
-use std::num::NonZeroU64;
-
+use crate::buffer::{LINE, prefetch};
 use crate::drops::DropReason;
 use crate::sync::{AtomicU64, Ordering};
 
@@ -49,7 +48,7 @@ pub struct ReplayWindow {
     /// Numbers in the window.
     size: u64,
     /// Slots in the ring: R.
-    slots: NonZeroU64,
+    slots: Slots,
     ring: Box<[AtomicU64]>,
     esn: bool,
 }
@@ -70,11 +69,11 @@ impl ReplayWindow {
     /// A window for an SA that is taken over from elsewhere: every number up to `top` counts as received.
     pub fn starting_at(top: u64, size: u32, esn: bool) -> Self {
         let size = u64::from(size.clamp(Self::MIN_SIZE, Self::MAX_SIZE));
-        let slots = NonZeroU64::MIN.saturating_add(size.div_ceil(WORD));
+        let slots = Slots::new(size.div_ceil(WORD) + 1);
         let head = top / WORD;
-        let mut ring: Vec<u64> = vec![0; slots.get() as usize];
-        for word in head.saturating_sub(slots.get() - 1)..=head {
-            let (slot, tag) = locate(word, slots);
+        let mut ring: Vec<u64> = vec![0; slots.count as usize];
+        for word in head.saturating_sub(slots.count - 1)..=head {
+            let (slot, tag) = slots.locate(word);
             ring[slot] = tag | if word == head { BITMAP >> (WORD - 1 - top % WORD) } else { BITMAP };
         }
         let ring = ring.into_iter().map(AtomicU64::new).collect();
@@ -137,7 +136,7 @@ impl ReplayWindow {
     /// Claims those of the `wanted` numbers of a word that are in the window and were not claimed before.
     #[inline]
     fn claim(&self, word: u64, wanted: u64) -> Claim {
-        let (slot, tag) = locate(word, self.slots);
+        let (slot, tag) = self.slots.locate(word);
         let slot = &self.ring[slot];
         let mut seen = slot.load(Ordering::Acquire);
         loop {
@@ -166,6 +165,13 @@ impl ReplayWindow {
         }
     }
 
+    /// Asks for the slot that the next packet most likely needs.
+    #[inline]
+    pub fn prefetch(&self) {
+        let (slot, _) = self.slots.locate(self.head.load(Ordering::Relaxed));
+        prefetch(&self.ring[slot], LINE);
+    }
+
     /// The highest number that was accepted, 0 before the first.
     pub fn high_water(&self) -> u64 {
         self.top(self.head.load(Ordering::Relaxed))
@@ -180,7 +186,7 @@ impl ReplayWindow {
     /// number yet, and when `head` is out of date: never more than the truth.
     #[inline]
     fn top(&self, head: u64) -> u64 {
-        let (slot, tag) = locate(head, self.slots);
+        let (slot, tag) = self.slots.locate(head);
         let seen = self.ring[slot].load(Ordering::Relaxed);
         let bitmap = if seen & !BITMAP == tag { seen as u32 } else { 0 };
         head * WORD + u64::from((bitmap | 1).ilog2())
@@ -229,7 +235,7 @@ impl Look<'_> {
         if window.is_left_of(seq, top) {
             return Err(DropReason::ReplayTooOld);
         }
-        let (slot, tag) = locate(seq / WORD, window.slots);
+        let (slot, tag) = window.slots.locate(seq / WORD);
         let seen = window.ring[slot].load(Ordering::Relaxed);
         if seen & !BITMAP == tag && seen & bit(seq) != 0 { Err(DropReason::ReplayDuplicate) } else { Ok(seq) }
     }
@@ -255,10 +261,32 @@ impl Claim {
     }
 }
 
-/// Slot of a word, and its tag in the upper half.
-#[inline]
-fn locate(word: u64, slots: NonZeroU64) -> (usize, u64) {
-    ((word % slots) as usize, (word / slots) << 32)
+/// The number of slots in a ring, with what divides by it: a division would take longer than all else of a look-up.
+#[derive(Clone, Copy, Debug)]
+struct Slots {
+    count: u64,
+    /// The next number above `2^(64 + shift) / count`.
+    reciprocal: u64,
+    shift: u32,
+}
+
+impl Slots {
+    /// For at least 3 and at most 2^32 slots. A word is a sequence number over 32, so below 2^59. With
+    /// `2^(64 + shift) < reciprocal * count <= 2^(64 + shift) + count` and `count <= 2^(5 + shift)` the upper half of the
+    /// product, shifted, is the quotient (Granlund and Montgomery 1994, theorem 4.2).
+    fn new(count: u64) -> Self {
+        let shift = (u64::BITS - (count - 1).leading_zeros()).saturating_sub(5);
+        let reciprocal = ((1 << (64 + shift)) / u128::from(count) + 1) as u64;
+        Self { count, reciprocal, shift }
+    }
+
+    /// Slot of a word, and its tag in the upper half.
+    #[inline]
+    fn locate(self, word: u64) -> (usize, u64) {
+        let upper = ((u128::from(word) * u128::from(self.reciprocal)) >> 64) as u64;
+        let round = upper >> self.shift;
+        ((word - round * self.count) as usize, round << 32)
+    }
 }
 
 /// The number's bit in its word.

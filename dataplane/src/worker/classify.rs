@@ -11,6 +11,7 @@ use crate::worker::Worker;
 use crate::worker::inbound::OpenQueue;
 use crate::worker::outbound::SealQueue;
 use crate::worker::transit::{Origin, strip};
+use crate::worker::usual::{Usual, UsualLink};
 
 /// What is behind the link layer.
 enum Link {
@@ -41,7 +42,10 @@ impl Worker {
                 }
                 Some(Glimpse::Other { destination }) if Some(destination) != last_destination => {
                     last_destination = Some(destination);
-                    tables.spd.prefetch(destination);
+                    let known = |destination| self.decisions.know(destination, self.epoch());
+                    if !destination.to_v4().is_some_and(known) {
+                        tables.spd.prefetch(destination);
+                    }
                 }
                 _ => {}
             }
@@ -51,6 +55,32 @@ impl Worker {
     /// Sends one received frame on its way.
     #[inline]
     pub(super) fn classify(
+        &mut self,
+        packet: Packet,
+        usual_link: Option<&UsualLink>,
+        now: u64,
+        opening: &mut OpenQueue,
+        sealing: &mut SealQueue,
+    ) {
+        if let Some(link) = usual_link
+            && let Some(usual) = Usual::read(packet.data(), &link.mac)
+        {
+            if let Some(tunnel) = self.usual_tunnel(&usual, packet.rx_port, link.strict) {
+                return self.protect_usual(packet, tunnel, &usual, now, sealing);
+            }
+            if usual.protocol == protocol::ESP
+                && let Some(header) = usual.esp_header()
+                && self.tables.addresses.contains(Address::v4(usual.destination.to_be_bytes()))
+            {
+                return Self::accept_usual(packet, &usual, header, opening);
+            }
+        }
+        self.classify_any(packet, now, opening, sealing);
+    }
+
+    /// As [`Worker::classify`], whatever the frame.
+    #[inline(never)]
+    fn classify_any(
         &mut self,
         mut packet: Packet,
         now: u64,
@@ -71,7 +101,7 @@ impl Worker {
         let ours = self.tables.addresses.contains(info.destination);
         let to_one = !info.destination.is_group() && !info.destination.is_link_local_v6();
         if info.fragment.is_none() && !to_group {
-            // The usual packets, which keep their link header until they are in their queue.
+            // They keep their link header until they are in their queue.
             if ours && info.protocol == protocol::ESP {
                 let at = usize::from(info.header_len);
                 return self.accept_protected(packet, link_len, Protocol::Esp, info, at, opening);

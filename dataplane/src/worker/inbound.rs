@@ -12,7 +12,7 @@ use crate::drops::DropReason;
 use crate::esp;
 use crate::message::{Direction, Event};
 use crate::packet::ip::{self, IpInfo, Version};
-use crate::packet::{ah as ah_header, ecn, esp as esp_header};
+use crate::packet::{ah as ah_header, ecn, esp as esp_header, ipv4};
 use crate::sa::spi_table::SlotIndex;
 use crate::sa::{InboundSa, Mode, Protocol, Spi};
 use crate::worker::Worker;
@@ -20,6 +20,7 @@ use crate::worker::outbound::SealQueue;
 use crate::worker::stages::Stage;
 use crate::worker::tables::{InboundSlot, Whence};
 use crate::worker::transit::{Origin, strip};
+use crate::worker::usual::{self, Usual};
 
 /// Packets that wait to be opened.
 pub(super) type OpenQueue = ArrayVec<Opening, BURST>;
@@ -87,6 +88,32 @@ impl Worker {
         }
     }
 
+    /// As [`Worker::accept_protected`] for a usual packet, which still has its link header.
+    #[inline(always)]
+    pub(super) fn accept_usual(
+        packet: Packet,
+        usual: &Usual,
+        header: esp_header::Header,
+        opening: &mut OpenQueue,
+    ) {
+        opening.push(Opening {
+            packet,
+            seq: header.sequence.into(),
+            spi: header.spi,
+            slot: None,
+            at: ipv4::HEADER_LEN as u16,
+            ip_len: ipv4::HEADER_LEN as u16,
+            protocol: Protocol::Esp,
+            version: Version::V4,
+            tos: usual.tos,
+            elsewhere: false,
+        });
+        // Moved first and cut then: see `Packet`.
+        if let Some(work) = opening.last_mut() {
+            usual::strip(&mut work.packet, usual, false);
+        }
+    }
+
     /// Opens what is queued, and passes on what is good.
     pub(super) fn open(&mut self, opening: &mut OpenQueue, sealing: &mut SealQueue, now: u64) {
         if opening.is_empty() {
@@ -111,12 +138,14 @@ impl Worker {
         self.passed(Stage::Deliver);
     }
 
-    /// Looks up the SAs of a burst, whose slots were asked for before, and asks for the SAs themselves. By the time that
-    /// the last is found the first is there.
+    /// Looks up the SAs of a burst, whose slots were asked for before, and asks for the SAs themselves and their keys. By
+    /// the time that the last is found the first is there. That all are of the first one's suite is a guess. At last
+    /// replay windows are asked for, which lie behind a pointer in the SA.
     #[inline]
     fn find_sas(&self, opening: &mut OpenQueue) {
         let table = &self.tables.inbound;
         let mut last: Option<(Spi, Option<SlotIndex>)> = None;
+        let mut suite = None;
         for work in opening.iter_mut() {
             match last {
                 Some((spi, slot)) if spi == work.spi => work.slot = slot,
@@ -125,9 +154,19 @@ impl Worker {
                     if last.is_some()
                         && let Some(slot) = work.slot.and_then(|slot| table.at(slot))
                     {
+                        let suite = *suite.get_or_insert_with(|| slot.sa.params.suite);
                         slot.sa.prefetch();
+                        self.crypto.prefetch(&slot.sa.key, suite, work.packet.len());
                     }
                     last = Some((work.spi, work.slot));
+                }
+            }
+        }
+        if suite.is_some() {
+            for run in opening.chunk_by(|a, b| a.slot == b.slot) {
+                let slot = run.first().and_then(|work| table.at(work.slot?));
+                if let Some(window) = slot.and_then(|slot| slot.sa.replay.as_ref()) {
+                    window.prefetch();
                 }
             }
         }
@@ -149,7 +188,7 @@ impl Worker {
                 Err(DropReason::SaMismatch)
             } else {
                 match work.protocol {
-                    Protocol::Esp => esp::inbound::check_len(&sa.key, protected.len()),
+                    Protocol::Esp => esp::inbound::check_len(sa.params.suite, protected.len()),
                     Protocol::Ah => ah::check_len(&sa.key, protected, work.version),
                 }
             };
@@ -382,7 +421,9 @@ fn selected(sa: &InboundSa, info: &IpInfo) -> bool {
 fn unwrap(sa: &InboundSa, work: &mut Opening) -> Result<(), DropReason> {
     let (packet, mode) = (&mut work.packet, sa.params.mode);
     match sa.params.protocol {
-        Protocol::Esp => esp::inbound::unwrap(packet, &sa.key, mode, work.ip_len.into(), work.at.into()),
+        Protocol::Esp => {
+            esp::inbound::unwrap(packet, sa.params.suite, mode, work.ip_len.into(), work.at.into())
+        }
         Protocol::Ah => ah::unwrap(packet, mode, work.at.into()),
     }
 }

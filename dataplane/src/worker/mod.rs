@@ -40,6 +40,7 @@ pub mod thread;
 mod transit;
 mod transmit;
 mod updates;
+mod usual;
 
 use acquire::Waiting;
 use inbound::OpenQueue;
@@ -49,6 +50,7 @@ use outbound::SealQueue;
 use sources::Sources;
 use stages::{Stage, Stages};
 use tables::Tables;
+use usual::Decisions;
 
 /// Updates applied between two batches, so that a flood of them cannot stall the packets.
 const UPDATES_PER_POLL: usize = 32;
@@ -107,6 +109,7 @@ pub struct Worker {
     tables: Tables,
     next_hops: NextHops,
     sources: Sources,
+    decisions: Decisions,
     local: Local,
     on_demand: Range<u32>,
     waiting: Waiting,
@@ -160,6 +163,7 @@ impl Worker {
             tables,
             next_hops: NextHops::new(),
             sources: Sources::new(),
+            decisions: Decisions::new(),
             local,
             on_demand: config.on_demand,
             waiting: Waiting::new(),
@@ -226,14 +230,17 @@ impl Worker {
         }
         for packet in &mut burst {
             packet.rx_port = port;
+            // A NIC may have left it in a farther cache or in memory.
+            packet.prefetch();
         }
         self.passed(Stage::Receive);
         self.foresee(&burst);
         self.passed(Stage::Foresee);
         let mut opening = OpenQueue::new();
         let mut sealing = SealQueue::new();
+        let link = self.usual_link(port);
         for packet in burst.drain(..) {
-            self.classify(packet, now, &mut opening, &mut sealing);
+            self.classify(packet, link.as_ref(), now, &mut opening, &mut sealing);
         }
         self.passed(Stage::Classify);
         self.open(&mut opening, &mut sealing, now);

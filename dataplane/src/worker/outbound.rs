@@ -17,13 +17,14 @@ use crate::message::{Direction, Event};
 use crate::outer::Stamp;
 use crate::packet::ip::{self, IpInfo, Version};
 use crate::packet::ipv6::MIN_MTU;
-use crate::packet::{ecn, tcp, udp};
+use crate::packet::{ecn, ipv4, tcp, udp};
 use crate::sa::{DfPolicy, DscpPolicy, Fragmentation, Mode, MssClamp, OutboundOptions, Protocol, TunnelId};
 use crate::worker::Worker;
 use crate::worker::stages::Stage;
 use crate::worker::tables::OutboundSlot;
 use crate::worker::transit::{Origin, strip};
 use crate::worker::transmit::version;
+use crate::worker::usual::{self, Usual};
 
 /// TCP and IP headers without options, which the MSS leaves out (RFC 9293 s3.7.1).
 const fn tcp_headers(version: Version) -> usize {
@@ -109,6 +110,47 @@ impl Worker {
         }
     }
 
+    /// As [`Worker::protect`] for a usual packet, which still has its link header.
+    #[inline(always)]
+    pub(super) fn protect_usual(
+        &mut self,
+        packet: Packet,
+        tunnel: TunnelId,
+        usual: &Usual,
+        now: u64,
+        queue: &mut SealQueue,
+    ) {
+        if queue.is_full() {
+            self.seal(queue, now);
+        }
+        if queue.last().is_none_or(|last| last.tunnel != tunnel) {
+            self.tables.prefetch_tunnel(tunnel);
+        }
+        let inner = Inner {
+            header_len: ipv4::HEADER_LEN as u16,
+            protocol: usual.protocol,
+            tos: usual.tos,
+            version: Version::V4,
+            dont_fragment: usual.dont_fragment,
+            is_fragment: false,
+        };
+        let origin = Origin::Port(packet.rx_port);
+        queue.push(Sealing {
+            packet: Some(packet),
+            seq: 0,
+            tunnel,
+            origin,
+            inner,
+            inner_len: 0,
+            at: 0,
+            mtu: 0,
+        });
+        // Moved first and cut then: see `Packet`.
+        if let Some(Sealing { packet: Some(packet), .. }) = queue.last_mut() {
+            usual::strip(packet, usual, true);
+        }
+    }
+
     /// Seals and sends what is queued.
     pub(super) fn seal(&mut self, queue: &mut SealQueue, now: u64) {
         if queue.is_empty() {
@@ -126,8 +168,8 @@ impl Worker {
         }
     }
 
-    /// Asks for the SAs of a burst, whose slots were asked for before. By the time that the last is asked for the first
-    /// is there.
+    /// Asks for the SAs of a burst and their keys. The slots were asked for before. By the time that the last is asked for
+    /// the first is there. That all are of the first one's suite is a guess.
     #[inline]
     fn summon(&self, queue: &SealQueue) {
         if let [first, .., last] = &queue[..]
@@ -136,10 +178,13 @@ impl Worker {
             // One SA, as good as always.
             return;
         }
+        let mut suite = None;
         for run in queue.chunk_by(|a, b| a.tunnel == b.tunnel) {
-            if let Some(slot) = run.first().and_then(|work| self.tables.tunnel(work.tunnel)) {
-                slot.sa.prefetch();
-            }
+            let Some(work) = run.first() else { continue };
+            let Some(slot) = self.tables.tunnel(work.tunnel) else { continue };
+            let suite = *suite.get_or_insert_with(|| slot.sa.params.suite);
+            slot.sa.prefetch();
+            self.crypto.prefetch(&slot.sa.key, suite, work.packet.as_ref().map_or(0, Packet::len));
         }
     }
 
@@ -253,13 +298,18 @@ impl Worker {
             Ok(first) => first,
             Err(reason) => return run.iter_mut().for_each(|work| self.drop_on_sa(work, reason)),
         };
+        // Admission found one path MTU for all, as good as always.
+        let mut limit = Limit::new(slot, run.first().map_or(0, |work| work.mtu));
         for work in run.iter_mut() {
             let Some(packet) = &mut work.packet else { continue };
             work.seq = seq;
             work.inner_len = packet.len() as u16;
             seq += 1;
             self.next_id = self.next_id.wrapping_add(1);
-            match slot.wrap(packet, &work.inner, work.seq, work.mtu, self.next_id) {
+            if work.mtu != limit.mtu {
+                limit = Limit::new(slot, work.mtu);
+            }
+            match slot.wrap(packet, &work.inner, work.seq, limit, self.next_id) {
                 Ok(at) => work.at = at as u16,
                 Err(reason) => {
                     work.packet = None;
@@ -326,11 +376,7 @@ impl Worker {
         let version = run.iter().find_map(|work| work.packet.as_ref()).map(|packet| version(packet.data()));
         let egress = version.and_then(|version| self.egress(&adjacency, version));
         if let (true, Some(egress)) = (whole, egress) {
-            return run.iter_mut().for_each(|work| {
-                if let Some(packet) = work.packet.take() {
-                    self.emit(packet, &egress);
-                }
-            });
+            return self.emit_all(run.iter_mut().filter_map(|work| work.packet.take()), &egress);
         }
         for work in run {
             let Some(packet) = work.packet.take() else { continue };
@@ -367,7 +413,7 @@ impl Worker {
         let slot = self.tables.tunnel_mut(tunnel).ok_or(DropReason::NoSa)?;
         let mut packet = self.pool.alloc().ok_or(DropReason::NoBuffer)?;
         let mtu = slot.sa.path_mtu.get(adjacency.mtu, now);
-        let capacity = esp::tunnel_capacity(&slot.sa.key, &slot.outer, mtu as usize);
+        let capacity = esp::tunnel_capacity(slot.sa.params.suite, &slot.outer, mtu as usize);
         let len = slot.sa.options.tfc_pad.map_or(0, |pad| usize::from(pad).min(capacity));
         if !slot.charge(len, now, &mut self.unsent) {
             return Err(DropReason::SaExpired);
@@ -376,7 +422,8 @@ impl Worker {
         let sa = &*slot.sa;
         let dscp = if let DscpPolicy::Set(dscp) = sa.options.dscp { dscp << 2 } else { 0 };
         let stamp = Stamp { tos: dscp, dont_fragment: sa.options.df == DfPolicy::Set, id: self.next_id };
-        let at = esp::dummy(&mut packet, &sa.key, &slot.outer, stamp, Header { spi: sa.spi, seq }, len)?;
+        let at =
+            esp::dummy(&mut packet, sa.params.suite, &slot.outer, stamp, Header { spi: sa.spi, seq }, len)?;
         let sealed_part = packet.data_mut().get_mut(at..).ok_or(DropReason::NoRoom)?;
         let mut jobs = [Job { key: &sa.key, packet: sealed_part, seq, ok: false }];
         self.crypto.seal(&mut jobs);
@@ -405,6 +452,22 @@ impl Worker {
     }
 }
 
+/// What the path of an SA carries.
+#[derive(Clone, Copy)]
+struct Limit {
+    /// Outer packets.
+    mtu: u32,
+    /// Inner packets of ESP in tunnel mode.
+    esp_capacity: usize,
+}
+
+impl Limit {
+    #[inline]
+    fn new(slot: &OutboundSlot, mtu: u32) -> Self {
+        Self { mtu, esp_capacity: esp::tunnel_capacity(slot.sa.params.suite, &slot.outer, mtu as usize) }
+    }
+}
+
 /// What becomes of a packet of this size on an SA.
 enum Fit {
     /// It goes as it is; when it is longer than the path carries, the outer packet is fragmented.
@@ -427,7 +490,7 @@ impl OutboundSlot {
             return 0;
         }
         let capacity = match sa.params.protocol {
-            Protocol::Esp => esp::tunnel_capacity(&sa.key, &self.outer, mtu as usize),
+            Protocol::Esp => esp::tunnel_capacity(sa.params.suite, &self.outer, mtu as usize),
             Protocol::Ah => (mtu as usize).saturating_sub(ah::tunnel_len(&sa.key, &self.outer, 0)),
         };
         let mut lease = self.lease;
@@ -443,11 +506,11 @@ impl OutboundSlot {
     /// The longest IP packet like this one that fits into `mtu` bytes once it is wrapped.
     #[inline]
     fn capacity(&self, mtu: usize, inner: &Inner) -> usize {
-        let (key, outer) = (&self.sa.key, &self.outer);
+        let (key, suite, outer) = (&self.sa.key, self.sa.params.suite, &self.outer);
         match (self.sa.params.protocol, self.sa.params.mode) {
-            (Protocol::Esp, Mode::Tunnel) => esp::tunnel_capacity(key, outer, mtu),
+            (Protocol::Esp, Mode::Tunnel) => esp::tunnel_capacity(suite, outer, mtu),
             (Protocol::Esp, Mode::Transport) => {
-                esp::transport_capacity(key, outer, mtu, inner.header_len.into())
+                esp::transport_capacity(suite, outer, mtu, inner.header_len.into())
             }
             (Protocol::Ah, Mode::Tunnel) => mtu.saturating_sub(ah::tunnel_len(key, outer, 0)),
             (Protocol::Ah, Mode::Transport) => mtu.saturating_sub(ah::header_len(key, inner.version)),
@@ -533,7 +596,7 @@ impl OutboundSlot {
         packet: &mut Packet,
         inner: &Inner,
         seq: u64,
-        mtu: u32,
+        limit: Limit,
         id: u16,
     ) -> Result<usize, DropReason> {
         let (sa, outer) = (&*self.sa, &self.outer);
@@ -541,17 +604,21 @@ impl OutboundSlot {
         let mut stamp = sa.options.stamp(inner, sa.params.ecn, id);
         match (sa.params.protocol, sa.params.mode) {
             (Protocol::Esp, Mode::Tunnel) => {
-                let capacity = esp::tunnel_capacity(&sa.key, outer, mtu as usize);
                 // What does not fit is fragmented after, so the outer DF bit cannot be set.
-                stamp.dont_fragment &= packet.len() <= capacity;
-                let tfc_pad = sa.options.tfc_pad.map_or(0, |pad| usize::from(pad).min(capacity));
-                esp::tunnel(packet, &sa.key, outer, stamp, header, inner.version, tfc_pad)
+                stamp.dont_fragment &= packet.len() <= limit.esp_capacity;
+                let tfc_pad = sa.options.tfc_pad.map_or(0, |pad| usize::from(pad).min(limit.esp_capacity));
+                esp::tunnel(packet, sa.params.suite, outer, stamp, header, inner.version, tfc_pad)
             }
-            (Protocol::Esp, Mode::Transport) => {
-                esp::transport(packet, &sa.key, outer, header, inner.header_len.into(), inner.protocol)
-            }
+            (Protocol::Esp, Mode::Transport) => esp::transport(
+                packet,
+                sa.params.suite,
+                outer,
+                header,
+                inner.header_len.into(),
+                inner.protocol,
+            ),
             (Protocol::Ah, Mode::Tunnel) => {
-                stamp.dont_fragment &= ah::tunnel_len(&sa.key, outer, packet.len()) <= mtu as usize;
+                stamp.dont_fragment &= ah::tunnel_len(&sa.key, outer, packet.len()) <= limit.mtu as usize;
                 ah::tunnel(packet, &sa.key, outer, stamp, header, inner.version)
             }
             (Protocol::Ah, Mode::Transport) => {

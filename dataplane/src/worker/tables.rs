@@ -75,6 +75,8 @@ pub(super) struct Quiet {
 pub(super) struct Addresses {
     v4: Vec<(Address, Option<PortId>)>,
     v6: Vec<(Address, Option<PortId>)>,
+    /// Changes with them and never becomes less.
+    generation: u64,
 }
 
 impl Tables {
@@ -219,7 +221,13 @@ impl Addresses {
                 family.push((net.addr().into(), Some(port)));
             }
         }
-        Self { v4, v6 }
+        Self { v4, v6, generation: 0 }
+    }
+
+    /// Changes whenever an address comes or goes, and never becomes less.
+    #[inline]
+    pub(super) fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// One more, which is on no port.
@@ -231,6 +239,7 @@ impl Addresses {
 
     /// Takes back what [`Addresses::add`] did.
     pub(super) fn remove(&mut self, address: IpAddr) {
+        self.generation += 1;
         let family = if address.is_ipv4() { &mut self.v4 } else { &mut self.v6 };
         family.retain(|&(known, port)| known.to_ip() != address || port.is_some());
     }

@@ -4,6 +4,7 @@ use crate::buffer::Packet;
 use crate::drops::DropReason;
 use crate::host::icmp::Error;
 use crate::packet::ip::{self, IpInfo, Version};
+use crate::policy::spd::Scope;
 use crate::policy::{Action, PolicyId};
 use crate::port::PortId;
 use crate::sa::TunnelId;
@@ -27,12 +28,20 @@ impl Worker {
     #[inline]
     pub(super) fn deliver(
         &mut self,
-        packet: Packet,
+        mut packet: Packet,
         info: &IpInfo,
         origin: Origin,
         now: u64,
         sealing: &mut SealQueue,
     ) {
+        if matches!(origin, Origin::Tunnel(_))
+            && info.ttl > 1
+            && info.fragment.is_none()
+            && self.goes_clear(info)
+            && ip::decrement_ttl(packet.data_mut()).is_ok()
+        {
+            return self.route(packet, info, origin, now);
+        }
         if self.tables.addresses.contains(info.destination) {
             self.receive(packet, info, origin, now, None);
         } else {
@@ -128,7 +137,12 @@ impl Worker {
             may_be_from_afar = source.is_remote;
         }
         let spd = &self.tables.spd;
-        let tunnel = match spd.lookup(info.source, info.destination, info.protocol, info.ports) {
+        let (found, scope) = spd.lookup_wide(info.source, info.destination, info.protocol, info.ports);
+        if scope != Scope::Narrow && origin != Origin::Local {
+            self.remember(info.destination, found, scope, matches!(origin, Origin::Tunnel(_)));
+        }
+        let spd = &self.tables.spd;
+        let tunnel = match found {
             Some((id, Action::Protect(tunnel))) => {
                 if may_be_from_afar && self.is_from_afar(info, id, tunnel) {
                     return Err(DropReason::PolicyClear);

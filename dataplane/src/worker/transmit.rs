@@ -74,17 +74,25 @@ impl Worker {
     /// Queues a packet, and puts the link header on it.
     #[inline]
     pub(super) fn emit(&mut self, packet: Packet, egress: &Egress) {
+        self.emit_all(std::iter::once(packet), egress);
+    }
+
+    /// The same for several.
+    #[inline]
+    pub(super) fn emit_all(&mut self, packets: impl Iterator<Item = Packet>, egress: &Egress) {
         let Some(state) = self.ports.get_mut(usize::from(egress.port)) else { return };
-        if state.tx.is_full() {
-            send(state, &mut self.drops);
-        }
-        // Moved first and changed then: see `Packet`.
-        state.tx.push(packet);
-        if let Some(packet) = state.tx.last_mut()
-            && egress.write(packet).is_none()
-        {
-            state.tx.pop();
-            self.drops.count(DropReason::NoRoom);
+        for packet in packets {
+            if state.tx.is_full() {
+                send(state, &mut self.drops);
+            }
+            // Moved first and changed then: see `Packet`.
+            state.tx.push(packet);
+            if let Some(packet) = state.tx.last_mut()
+                && egress.write(packet).is_none()
+            {
+                state.tx.pop();
+                self.drops.count(DropReason::NoRoom);
+            }
         }
     }
 

@@ -57,6 +57,12 @@ impl CbcHmac {
         let aes_ni = <AesNi as Tier>::detect()?;
         detect!(Self(ShaNi(aes_ni)); "avx", "aes", "sha")
     }
+
+    /// Asks for what a packet needs of a key of this engine.
+    #[inline]
+    pub fn prefetch(&self, key: &EngineKey) {
+        key::prefetch(key);
+    }
 }
 
 impl Engine for CbcHmac {

@@ -1,7 +1,7 @@
 //! The engines where there is no x86-64: they are never there.
 
 use crate::crypto::engine::Engine;
-use crate::crypto::{EngineChoice, EngineError, Job, Key, KeyError, KeyMaterial, Suite};
+use crate::crypto::{EngineChoice, EngineError, EngineKey, Job, Key, KeyError, KeyMaterial, Suite};
 
 /// The engine that was chosen. Cannot exist.
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +48,11 @@ impl Fastest {
     /// # Errors
     /// None.
     pub fn key(&self, _: Suite, _: bool, _: &KeyMaterial) -> Result<Key, KeyError> {
+        match *self {}
+    }
+
+    /// Never called.
+    pub fn prefetch(&self, _: &EngineKey, _: usize) {
         match *self {}
     }
 

@@ -1,8 +1,10 @@
 //! The choice of a tier.
 
-use super::{AesNi, Avx2, Avx512, Tier, Vaes};
+use super::{AesNi, Avx2, Avx512, Tier, Vaes, key};
 use crate::crypto::engine::Engine;
-use crate::crypto::{EngineChoice, EngineError, Job, Key, KeyError, KeyMaterial, Suite, self_test};
+use crate::crypto::{
+    EngineChoice, EngineError, EngineKey, Job, Key, KeyError, KeyMaterial, Suite, self_test,
+};
 
 /// The engine of the tier that was chosen.
 #[derive(Clone, Copy, Debug)]
@@ -72,6 +74,12 @@ impl Fastest {
     /// What [`Key::with_engine`] refuses.
     pub fn key(&self, suite: Suite, esn: bool, material: &KeyMaterial) -> Result<Key, KeyError> {
         each!(self, engine => Key::with_engine(engine, suite, esn, material))
+    }
+
+    /// Asks for what a packet of `len` bytes needs of a key of this engine.
+    #[inline]
+    pub fn prefetch(&self, key: &EngineKey, len: usize) {
+        key::prefetch(key, len);
     }
 
     /// See [`Engine::seal`].

@@ -48,6 +48,21 @@ fn scalars_share_one_cache_line() {
 }
 
 #[test]
+fn slot_and_tag_are_remainder_and_quotient() {
+    for count in (3..70).chain([128, 129, 1024, 1025, 2048, 2049, u64::from(u32::MAX)]) {
+        let slots = Slots::new(count);
+        let last = u64::MAX / WORD;
+        // Around multiples a quotient that is off by a little shows.
+        let multiples = [1, 2, 1000, last / count / 2, last / count];
+        let words = multiples.into_iter().flat_map(|n| [n * count - 1, n * count, n * count + 1]);
+        for word in words.chain([0, 1, last]).filter(|&word| word <= last) {
+            let expected = ((word % count) as usize, (word / count) << 32);
+            assert_eq!(slots.locate(word), expected, "word {word} of {count} slots");
+        }
+    }
+}
+
+#[test]
 fn a_window_that_was_taken_over_holds_everything_up_to_its_top() {
     for top in [0, 1, 31, 32, 63, 64, 95, 96, 1_000_003, u64::from(u32::MAX) + 7] {
         let window = ReplayWindow::starting_at(top, 64, true);

@@ -15,3 +15,4 @@ mod properties;
 mod rekey;
 mod support;
 mod tunnel;
+mod usual;

@@ -1,0 +1,155 @@
+//! The short way of usual packets says what the long way says, and forgets when something changed.
+
+use proptest::prelude::*;
+use proptest::sample::Index;
+
+use super::support::*;
+use crate::drops::DropReason;
+use crate::message::{RouteUpdate, Update};
+use crate::packet::ip;
+use crate::policy::Action;
+use crate::sa::TunnelId;
+use crate::worker::usual::Usual;
+
+const SOURCE: &str = "10.1.0.5";
+const DESTINATION: &str = "10.2.0.5";
+
+fn pair() -> Pair {
+    Pair::new(&Tunnel::new("198.51.100.1", "198.51.100.2"))
+}
+
+/// Whether the left gateway takes the short way with a packet of its host.
+fn is_short(pair: &Pair, packet: &[u8]) -> bool {
+    let worker = &pair.left.worker;
+    let frame = pair.left.frame(LAN, packet);
+    let usual = Usual::read(&frame, &pair.left.macs[LAN]);
+    usual.is_some_and(|usual| worker.usual_tunnel(&usual, LAN as u16, true).is_some())
+}
+
+/// What the left gateway drops when its host sends this.
+fn left_drops(pair: &mut Pair, packet: &[u8]) -> Vec<(DropReason, u64)> {
+    pair.left.receive_ip(LAN, &[packet.to_vec()]);
+    pair.left.drops()
+}
+
+#[test]
+fn what_was_decided_once_is_short() {
+    let mut pair = pair();
+    let packet = udp4(SOURCE, DESTINATION, 20);
+    assert!(!is_short(&pair, &packet), "nothing is known");
+    pair.left_to_right(std::slice::from_ref(&packet));
+    assert!(is_short(&pair, &packet));
+    let inner = ip::parse(&packet).unwrap();
+    assert!(pair.right.worker.goes_clear(&inner), "out of the tunnel");
+    assert!(is_short(&pair, &ping4(SOURCE, DESTINATION, 20)), "whatever the protocol");
+    for other in [udp4(SOURCE, "10.2.0.6", 20), udp4("10.1.0.6", DESTINATION, 20)] {
+        assert!(!is_short(&pair, &other));
+    }
+    // Both ways carry the packet.
+    let (_, out) = pair.left_to_right(&[packet.clone(), packet]);
+    assert_eq!(out.len(), 2);
+    assert_eq!((pair.left.drops(), pair.right.drops()), (vec![], vec![]));
+}
+
+#[test]
+fn a_policy_that_looks_at_ports_is_asked_every_time() {
+    let mut tunnel = Tunnel::new("198.51.100.1", "198.51.100.2");
+    tunnel.only = Some((17, 0x2000));
+    let mut pair = Pair::new(&tunnel);
+    let packet = udp4(SOURCE, DESTINATION, 20);
+    let (_, out) = pair.left_to_right(std::slice::from_ref(&packet));
+    assert_eq!(out.len(), 1);
+    assert!(!is_short(&pair, &packet));
+    let mut other = packet;
+    other[22..24].copy_from_slice(&[0x20, 1]);
+    assert_eq!(left_drops(&mut pair, &other), [(DropReason::PolicyDiscard, 1)]);
+}
+
+#[test]
+fn a_change_of_policies_is_heeded_at_once() {
+    let packet = udp4(SOURCE, DESTINATION, 20);
+    let mut primed = pair();
+    primed.left_to_right(std::slice::from_ref(&packet));
+    primed.left.policy(9, "10.1.0.0/16", "10.2.0.5/32", Action::Discard);
+    assert!(!is_short(&primed, &packet));
+    assert_eq!(left_drops(&mut primed, &packet), [(DropReason::PolicyDiscard, 1)]);
+    // The source is behind another tunnel from now on, so it may not come in the clear.
+    let mut primed = pair();
+    primed.left_to_right(std::slice::from_ref(&packet));
+    primed.left.policy(9, "10.2.0.0/16", "10.1.0.5/32", Action::Protect(TunnelId(7)));
+    assert_eq!(left_drops(&mut primed, &packet), [(DropReason::PolicyClear, 1)]);
+    // What came out of the tunnel goes into another one.
+    let mut primed = pair();
+    primed.left_to_right(std::slice::from_ref(&packet));
+    primed.right.policy(9, "10.1.0.0/16", "10.2.0.5/32", Action::Discard);
+    let (_, out) = primed.left_to_right(&[packet]);
+    assert!(out.is_empty());
+    assert_eq!(primed.right.drops(), [(DropReason::PolicyDiscard, 1)]);
+}
+
+#[test]
+fn a_change_of_routes_is_heeded_at_once() {
+    let packet = udp4(SOURCE, DESTINATION, 20);
+    let mut pair = pair();
+    pair.left_to_right(std::slice::from_ref(&packet));
+    pair.left.route("10.1.0.5/32", WAN, "198.51.100.2");
+    assert_eq!(left_drops(&mut pair, &packet), [(DropReason::ReversePath, 1)]);
+    let to = "10.1.0.5/32".parse().unwrap();
+    pair.left.update(Update::Route(RouteUpdate::Remove(to)));
+    assert_eq!(left_drops(&mut pair, &packet), [(DropReason::ReversePath, 1)], "no more");
+    assert_eq!(pair.left.sent(WAN).len(), 1);
+}
+
+/// What becomes of a frame: what leaves by either port, and what was dropped.
+type Outcome = (Vec<Vec<u8>>, Vec<Vec<u8>>, Vec<(DropReason, u64)>);
+
+fn outcome(gateway: &mut Gateway, port: usize, frame: &[u8]) -> Outcome {
+    gateway.receive(port, &[frame.to_vec()]);
+    (gateway.sent(WAN), gateway.sent(LAN), gateway.drops())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Any frame that is a good one but for some bytes. What a gateway knows must make no difference.
+    #[test]
+    fn both_ways_say_the_same(
+        inbound in any::<bool>(),
+        len in 0usize..100,
+        changes in prop::collection::vec((any::<Index>(), any::<u8>()), 0..3),
+        mend in any::<bool>(),
+        cut in prop::option::of(any::<Index>()),
+        padding in 0usize..20,
+    ) {
+        let mut outcomes = Vec::new();
+        for known in [true, false] {
+            let mut pair = pair();
+            // One packet each, so that sequence numbers are the same.
+            let first = if known { DESTINATION } else { "10.2.0.6" };
+            pair.left_to_right(&[udp4(SOURCE, first, 20)]);
+            prop_assert_eq!(is_short(&pair, &udp4(SOURCE, DESTINATION, 20)), known);
+            let mut frame = pair.left.frame(LAN, &udp4(SOURCE, DESTINATION, len));
+            if inbound {
+                pair.left.receive(LAN, &[frame]);
+                frame = pair.left.sent(WAN).remove(0);
+            }
+            for (at, value) in &changes {
+                let at = at.index(frame.len().min(50));
+                frame[at] = *value;
+            }
+            if mend {
+                mend4(&mut frame[14..]);
+            }
+            frame.extend(vec![0; padding]);
+            if let Some(cut) = cut {
+                frame.truncate(cut.index(frame.len()));
+            }
+            outcomes.push(if inbound {
+                outcome(&mut pair.right, WAN, &frame)
+            } else {
+                outcome(&mut pair.left, LAN, &frame)
+            });
+        }
+        prop_assert_eq!(&outcomes[0], &outcomes[1]);
+    }
+}
