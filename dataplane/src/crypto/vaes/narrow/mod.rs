@@ -60,7 +60,7 @@ fn behind<I: Isa>(frame: &Frame<'_>) -> usize {
     frame.body.len.saturating_sub(head_len::<I>()).div_ceil(vector_len::<I>())
 }
 
-/// [`behind`] of two packets that go through AES side by side: short ones that have as many vectors and rounds. Of longer ones,
+/// [`behind`] of two packets to seal that go through AES side by side: short ones that have as many vectors and rounds. Of longer ones,
 /// and in vectors of one block, one fills the units.
 #[inline(always)]
 fn behind_of_two<I: Isa>(a: &Frame<'_>, b: &Frame<'_>) -> Option<usize> {

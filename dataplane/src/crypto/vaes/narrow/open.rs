@@ -6,51 +6,30 @@
 
 use std::arch::x86_64::__m128i;
 
-use super::cipher::{Counters, Nothing, rounds, rounds_of_two};
-use super::ghash::{Products, reduce_two};
+use super::cipher::{Counters, Nothing, rounds};
+use super::ghash::Products;
 use super::hash::{BatchHash, End};
 use super::tail::{self, Tail};
-use super::{BATCH, Frame, Isa, Rest, behind, behind_of_two, head_len, vector_len};
+use super::{BATCH, Frame, Isa, head_len, vector_len};
 use crate::crypto::vaes::frame::{BLOCK, Block};
 use crate::crypto::vaes::key::VaesKey;
 
-/// Opens packets, two at a time where that pays. Where the ICV is wrong the payload is wiped.
+/// Opens packets. Where the ICV is wrong the payload is wiped.
 #[inline(always)]
 pub fn open<I: Isa>(isa: I, frames: &mut [Frame<'_>]) {
-    let mut done = 0;
-    while let Some(rest @ [_, ..]) = frames.get_mut(done..) {
-        let (mut good, mut count) = ([false; 2], 1);
-        if let [a, b, ..] = rest
-            && let Some(behind) = behind_of_two::<I>(a, b)
-        {
-            (good, count) = (decrypt_two(isa, behind, a, b), 2);
-        } else if let [frame, ..] = rest {
-            // In one place: it is inlined, and it is large.
-            good[0] = decrypt(isa, frame);
+    for frame in frames {
+        *frame.ok = decrypt(isa, frame);
+        if !*frame.ok {
+            frame.body.bytes[..frame.body.len].fill(0);
         }
-        for (frame, good) in rest.iter_mut().zip(good).take(count) {
-            *frame.ok = good;
-            if !good {
-                frame.body.bytes[..frame.body.len].fill(0);
-            }
-        }
-        done += count;
-    }
-}
-
-/// Decrypts two packets with so many vectors behind vector 0.
-#[inline(always)]
-fn decrypt_two<I: Isa>(isa: I, behind: usize, a: &mut Frame<'_>, b: &mut Frame<'_>) -> [bool; 2] {
-    match behind {
-        1 => decrypt_two_short::<I, 2>(isa, a, b),
-        2 => decrypt_two_short::<I, 3>(isa, a, b),
-        _ => decrypt_two_short::<I, 4>(isa, a, b),
     }
 }
 
 #[inline(always)]
 fn decrypt<I: Isa>(isa: I, frame: &mut Frame<'_>) -> bool {
-    match behind::<I>(frame) {
+    // Vectors behind vector 0, which has the header.
+    let behind = frame.body.len.saturating_sub(head_len::<I>()).div_ceil(vector_len::<I>());
+    match behind {
         0 => decrypt_tiny(isa, frame),
         1 => decrypt_short::<I, 2>(isa, frame),
         2 => decrypt_short::<I, 3>(isa, frame),
@@ -85,99 +64,39 @@ fn decrypt_tiny<I: Isa>(isa: I, frame: &mut Frame<'_>) -> bool {
 /// A packet of N vectors.
 #[inline(always)]
 fn decrypt_short<I: Isa, const N: usize>(isa: I, frame: &mut Frame<'_>) -> bool {
-    let mut states = Counters::new(isa, frame.key, &frame.nonce).batch::<I, N>(isa, 0);
-    let last_key = rounds(isa, frame.key, &mut states, &mut Nothing);
-    let hashed = hash_short(isa, frame, &states, last_key);
-    let ok = hashed.icv.verify(isa, hashed.products, isa.lane(hashed.first));
-    if ok {
-        finish_short(isa, frame, states, last_key, hashed.first);
-    }
-    ok
-}
+    let (least, key) = (isa.least(), frame.key);
+    let mut states = Counters::new(isa, key, &frame.nonce).batch::<I, N>(isa, 0);
+    let last_key = rounds(isa, key, &mut states, &mut Nothing);
 
-/// Two packets of N vectors.
-#[inline(always)]
-fn decrypt_two_short<I: Isa, const N: usize>(isa: I, a: &mut Frame<'_>, b: &mut Frame<'_>) -> [bool; 2] {
-    let counters = |frame: &Frame<'_>| Counters::new(isa, frame.key, &frame.nonce).batch::<I, N>(isa, 0);
-    let mut states = [counters(a), counters(b)];
-    let last_keys = rounds_of_two(isa, [a.key, b.key], &mut states);
-    let of_a = hash_short(isa, a, &states[0], last_keys[0]);
-    let of_b = hash_short(isa, b, &states[1], last_keys[1]);
-    let [hash_a, hash_b] = reduce_two(isa, of_a.products, of_b.products);
-    let good =
-        [of_a.icv.is(isa, hash_a, isa.lane(of_a.first)), of_b.icv.is(isa, hash_b, isa.lane(of_b.first))];
-    if good[0] {
-        finish_short(isa, a, states[0], last_keys[0], of_a.first);
-    }
-    if good[1] {
-        finish_short(isa, b, states[1], last_keys[1], of_b.first);
-    }
-    good
-}
+    let icv_len = frame.body.bytes.len() - frame.body.len;
+    let icv = Icv::new(isa, frame.body.bytes, icv_len);
+    let (head, rest) = frame.body.bytes.split_at_mut(head_len::<I>());
+    let (whole, rest) = rest.split_at_mut((N - 2) * vector_len::<I>());
+    let tail_len = frame.body.len - head_len::<I>() - (N - 2) * vector_len::<I>();
+    let whole = I::vectors_mut(whole);
+    let Some(head) = I::head(head) else { return false };
 
-/// A short packet that is hashed.
-struct Hashed<V> {
-    products: Products<V>,
-    /// Vector 0 in the clear; its first lane is the mask of the ICV.
-    first: V,
-    icv: Icv,
-}
-
-/// Hashes the ciphertext.
-#[inline(always)]
-fn hash_short<I: Isa, const N: usize>(
-    isa: I,
-    frame: &mut Frame<'_>,
-    states: &[I::Vector; N],
-    last_key: I::Vector,
-) -> Hashed<I::Vector> {
-    let least = isa.least();
-    let icv = Icv::new(isa, frame.body.bytes, frame.body.bytes.len() - frame.body.len);
-    let (head, whole, rest, tail_len) = parts::<I, N>(&mut frame.body);
-    let mut data = *states;
-    let mut first = isa.zero();
-    if let Some(head) = I::head(head) {
-        data[0] = isa.reflect(isa.with_head(least.block(&frame.aad), head));
-        first = isa.last_round(states[0], isa.xor(last_key, isa.with_head(least.zero(), head)));
-    }
+    let mut data = states;
+    data[0] = isa.reflect(isa.with_head(least.block(&frame.aad), head));
     for n in 1..N - 1 {
         data[n] = isa.reflect(isa.load(&whole[n - 1]));
     }
-    let tail = Tail::new(isa, rest, tail_len);
+    let mut tail = Tail::new(isa, rest, tail_len);
     data[N - 1] = isa.reflect(tail.payload(isa));
     let end = End { data, room: tail.has_room::<I>() };
-    Hashed { products: end.products(isa, frame.key, &frame.lengths), first, icv }
-}
+    let products = end.products(isa, key, &frame.lengths);
 
-/// Writes the plaintext.
-#[inline(always)]
-fn finish_short<I: Isa, const N: usize>(
-    isa: I,
-    frame: &mut Frame<'_>,
-    states: [I::Vector; N],
-    last_key: I::Vector,
-    first: I::Vector,
-) {
-    let (head, whole, rest, tail_len) = parts::<I, N>(&mut frame.body);
-    if let Some(head) = I::head(head) {
+    let first = isa.last_round(states[0], isa.xor(last_key, isa.with_head(least.zero(), head)));
+    let ok = icv.verify(isa, products, isa.lane(first));
+    if ok {
         isa.store_head(head, first);
+        for n in 1..N - 1 {
+            let opened = isa.last_round(states[n], isa.xor(last_key, isa.load(&whole[n - 1])));
+            isa.store(&mut whole[n - 1], opened);
+        }
+        tail.add_keystream(isa, isa.last_round(states[N - 1], last_key));
     }
-    for n in 1..N - 1 {
-        let opened = isa.last_round(states[n], isa.xor(last_key, isa.load(&whole[n - 1])));
-        isa.store(&mut whole[n - 1], opened);
-    }
-    Tail::new(isa, rest, tail_len).add_keystream(isa, isa.last_round(states[N - 1], last_key));
-}
-
-/// What a short packet of N vectors has of vector 0, whole vectors, the rest, and how much payload is in that.
-#[inline(always)]
-fn parts<'a, I: Isa, const N: usize>(
-    body: &'a mut Rest<'_>,
-) -> (&'a mut [u8], &'a mut [I::Bytes], &'a mut [u8], usize) {
-    let (head, rest) = body.bytes.split_at_mut(head_len::<I>());
-    let (whole, rest) = rest.split_at_mut((N - 2) * vector_len::<I>());
-    let tail_len = body.len - head_len::<I>() - (N - 2) * vector_len::<I>();
-    (head, I::vectors_mut(whole), rest, tail_len)
+    ok
 }
 
 /// A packet of more than a batch.
@@ -292,12 +211,7 @@ impl Icv {
     /// Whether it is right. All bytes are compared at once.
     #[inline(always)]
     fn verify<I: Isa>(self, isa: I, products: Products<I::Vector>, mask: __m128i) -> bool {
-        self.is(isa, isa.least().reflect(isa.fold(products.reduce(isa))), mask)
-    }
-
-    /// The same for a hash that is reduced.
-    #[inline(always)]
-    fn is<I: Isa>(self, isa: I, hash: __m128i, mask: __m128i) -> bool {
+        let hash = isa.least().reflect(isa.fold(products.reduce(isa)));
         isa.least().equal(self.block, isa.least().xor(hash, mask), self.len)
     }
 }
