@@ -108,6 +108,37 @@ fn outcome(gateway: &mut Gateway, port: usize, frame: &[u8]) -> Outcome {
     (gateway.sent(WAN), gateway.sent(LAN), gateway.drops())
 }
 
+/// A frame with a priority tag always goes the long way.
+#[test]
+fn every_bit_of_the_headers_counts_on_both_ways() {
+    const HEADERS: usize = 14 + 20 + 8;
+    for inbound in [false, true] {
+        let mut ways = [pair(), pair()].map(|mut pair| {
+            pair.left_to_right(&[udp4(SOURCE, DESTINATION, 20)]);
+            let mut frame = pair.left.frame(LAN, &udp4(SOURCE, DESTINATION, 20));
+            if inbound {
+                pair.left.receive(LAN, &[frame]);
+                frame = pair.left.sent(WAN).remove(0);
+            }
+            (pair, frame)
+        });
+        for bit in 0..HEADERS * 8 {
+            let [short, long] = [false, true].map(|tagged| {
+                let (pair, frame) = &mut ways[usize::from(tagged)];
+                let mut frame = frame.clone();
+                frame[bit / 8] ^= 1 << (bit % 8);
+                if tagged {
+                    frame.splice(12..12, [0x81, 0, 0, 0]);
+                }
+                let (gateway, port) = if inbound { (&mut pair.right, WAN) } else { (&mut pair.left, LAN) };
+                let (wan, lan, drops) = outcome(gateway, port, &frame);
+                (wan.len(), lan.len(), drops)
+            });
+            assert_eq!(short, long, "inbound: {inbound}, byte {}, bit {}", bit / 8, bit % 8);
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
