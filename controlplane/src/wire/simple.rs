@@ -35,6 +35,8 @@ impl<'a> KeyExchange<'a> {
 pub struct Id<'a> {
     /// How the data is to be read.
     pub kind: IdType,
+    /// RESERVED: zero from us, and ignored but for AUTH, which covers it as it was sent (s2.15).
+    pub reserved: [u8; 3],
     /// The identity.
     pub data: Cow<'a, [u8]>,
 }
@@ -42,7 +44,7 @@ pub struct Id<'a> {
 impl<'a> Id<'a> {
     pub(super) fn parse(reader: &mut Reader<'a>) -> Result<Self, WireError> {
         let kind = IdType(reader.u8()?);
-        reader.array::<3>()?;
+        let reserved = reader.array()?;
         let expected = match kind {
             IdType::IPV4_ADDR => Some((4, "4 bytes of an IPv4 address")),
             IdType::IPV6_ADDR => Some((16, "16 bytes of an IPv6 address")),
@@ -54,7 +56,7 @@ impl<'a> Id<'a> {
         {
             return Err(reader.error(WireErrorKind::Length { found: reader.len(), expected }));
         }
-        Ok(Self { kind, data: Cow::Borrowed(reader.remaining()) })
+        Ok(Self { kind, reserved, data: Cow::Borrowed(reader.remaining()) })
     }
 
     pub(super) fn emit(&self, out: &mut Vec<u8>) {
@@ -64,14 +66,15 @@ impl<'a> Id<'a> {
     /// The payload without its generic header: what the AUTH computation covers (RFC 7296 s2.15, IDi').
     pub fn body(&self) -> Vec<u8> {
         let mut body = Vec::with_capacity(4 + self.data.len());
-        body.extend_from_slice(&[self.kind.0, 0, 0, 0]);
+        body.push(self.kind.0);
+        body.extend_from_slice(&self.reserved);
         body.extend_from_slice(&self.data);
         body
     }
 
     /// The same identity without a borrow.
     pub fn into_owned(self) -> Id<'static> {
-        Id { kind: self.kind, data: Cow::Owned(self.data.into_owned()) }
+        Id { kind: self.kind, reserved: self.reserved, data: Cow::Owned(self.data.into_owned()) }
     }
 }
 
@@ -284,9 +287,10 @@ impl Delete {
 
 impl From<IpAddr> for Id<'static> {
     fn from(address: IpAddr) -> Self {
-        match address {
-            IpAddr::V4(v4) => Self { kind: IdType::IPV4_ADDR, data: Cow::Owned(v4.octets().to_vec()) },
-            IpAddr::V6(v6) => Self { kind: IdType::IPV6_ADDR, data: Cow::Owned(v6.octets().to_vec()) },
-        }
+        let (kind, data) = match address {
+            IpAddr::V4(v4) => (IdType::IPV4_ADDR, v4.octets().to_vec()),
+            IpAddr::V6(v6) => (IdType::IPV6_ADDR, v6.octets().to_vec()),
+        };
+        Self { kind, reserved: [0; 3], data: Cow::Owned(data) }
     }
 }

@@ -57,7 +57,7 @@ fn claims<'p, 'a>(payloads: &'p [Payload<'a>], initiator: bool) -> Option<Claims
 
 fn id_payload(identity: &Identity) -> Id<'static> {
     let (kind, data) = identity.to_payload();
-    Id { kind: IdType(kind), data: Cow::Owned(data) }
+    Id { kind: IdType(kind), reserved: [0; 3], data: Cow::Owned(data) }
 }
 
 /// What one side signs (RFC 7296 s2.15).

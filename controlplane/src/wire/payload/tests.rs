@@ -42,7 +42,11 @@ fn selector() -> impl Strategy<Value = TrafficSelector> + Clone {
 }
 
 fn payload() -> impl Strategy<Value = Payload<'static>> {
-    let id = (2u8..4, bytes(40)).prop_map(|(kind, data)| Id { kind: IdType(kind), data });
+    let id = (2u8..4, any::<[u8; 3]>(), bytes(40)).prop_map(|(kind, reserved, data)| Id {
+        kind: IdType(kind),
+        reserved,
+        data,
+    });
     let selectors = prop::collection::vec(selector(), 1..5);
     let attribute = (any::<u16>(), bytes(20))
         .prop_map(|(kind, value)| CfgAttribute { kind: CfgAttributeType(kind & 0x7fff), value });
@@ -229,7 +233,7 @@ fn unknown_selector_types_are_left_out() {
 /// RFC 7619 s2.2: the data of an ID_NULL is ignored.
 #[test]
 fn an_id_null_may_have_data() {
-    let wire = [0, 0, 0, 11, 13, 0, 0, 0, b'w', b'h', b'o'];
+    let wire = [0, 0, 0, 11, 13, 1, 2, 3, b'w', b'h', b'o'];
     let parsed = parse_chain(PayloadType::ID_I, &wire, 0).unwrap();
     let [Payload::IdI(id)] = parsed.as_slice() else { panic!("{parsed:?}") };
     assert_eq!((id.to_string().as_str(), &*id.data), ("%null", b"who".as_slice()));
@@ -237,7 +241,7 @@ fn an_id_null_may_have_data() {
         crate::auth::Identity::from_payload(id.kind.0, &id.data).unwrap(),
         crate::auth::Identity::Null
     );
-    // AUTH covers the payload as it came.
+    // AUTH covers the payload as it came, RESERVED included.
     assert_eq!(id.body(), &wire[4..]);
 }
 
