@@ -64,11 +64,11 @@ struct Inner {
     is_fragment: bool,
 }
 
-impl Sealing {
-    /// `link_len` is how many bytes the packet has in front of its IP header; they are not cut off here.
+impl Inner {
+    /// `link_len` is how many bytes the packet has in front of its IP header.
     #[inline]
-    fn new(packet: Packet, link_len: usize, tunnel: TunnelId, info: &IpInfo, origin: Origin) -> Self {
-        let inner = Inner {
+    fn of(packet: &Packet, link_len: usize, info: &IpInfo) -> Self {
+        Self {
             header_len: info.header_len,
             protocol: info.protocol,
             // Of the packet and not of `info`: ECN may have changed it since it was parsed.
@@ -76,7 +76,13 @@ impl Sealing {
             version: info.version,
             dont_fragment: info.dont_fragment,
             is_fragment: info.fragment.is_some(),
-        };
+        }
+    }
+}
+
+impl Sealing {
+    #[inline]
+    fn new(packet: Packet, tunnel: TunnelId, origin: Origin, inner: Inner) -> Self {
         Self { packet: Some(packet), seq: 0, tunnel, origin, inner, inner_len: 0, at: 0, mtu: 0 }
     }
 }
@@ -95,13 +101,9 @@ impl Worker {
         now: u64,
         queue: &mut SealQueue,
     ) {
-        if queue.is_full() {
-            self.seal(queue, now);
-        }
-        if queue.last().is_none_or(|last| last.tunnel != tunnel) {
-            self.tables.prefetch_tunnel(tunnel);
-        }
-        queue.push(Sealing::new(packet, link_len, tunnel, info, origin));
+        self.make_room(tunnel, now, queue);
+        let inner = Inner::of(&packet, link_len, info);
+        queue.push(Sealing::new(packet, tunnel, origin, inner));
         // Moved first and cut then: see `Packet`.
         if link_len > 0
             && let Some(Sealing { packet: Some(packet), .. }) = queue.last_mut()
@@ -120,12 +122,7 @@ impl Worker {
         now: u64,
         queue: &mut SealQueue,
     ) {
-        if queue.is_full() {
-            self.seal(queue, now);
-        }
-        if queue.last().is_none_or(|last| last.tunnel != tunnel) {
-            self.tables.prefetch_tunnel(tunnel);
-        }
+        self.make_room(tunnel, now, queue);
         let inner = Inner {
             header_len: ipv4::HEADER_LEN as u16,
             protocol: usual.protocol,
@@ -135,19 +132,21 @@ impl Worker {
             is_fragment: false,
         };
         let origin = Origin::Port(packet.rx_port);
-        queue.push(Sealing {
-            packet: Some(packet),
-            seq: 0,
-            tunnel,
-            origin,
-            inner,
-            inner_len: 0,
-            at: 0,
-            mtu: 0,
-        });
+        queue.push(Sealing::new(packet, tunnel, origin, inner));
         // Moved first and cut then: see `Packet`.
         if let Some(Sealing { packet: Some(packet), .. }) = queue.last_mut() {
             usual::strip(packet, usual, true);
+        }
+    }
+
+    /// Makes room for a packet of a tunnel, and asks for the tunnel's slot unless the packet in front did.
+    #[inline(always)]
+    fn make_room(&mut self, tunnel: TunnelId, now: u64, queue: &mut SealQueue) {
+        if queue.is_full() {
+            self.seal(queue, now);
+        }
+        if queue.last().is_none_or(|last| last.tunnel != tunnel) {
+            self.tables.prefetch_tunnel(tunnel);
         }
     }
 
@@ -246,7 +245,8 @@ impl Worker {
                 if pieces.is_full() {
                     worker.send_admitted(pieces, now);
                 }
-                pieces.push(Sealing { mtu, ..Sealing::new(packet, 0, tunnel, &info, origin) });
+                let inner = Inner::of(&packet, 0, &info);
+                pieces.push(Sealing { mtu, ..Sealing::new(packet, tunnel, origin, inner) });
             }
             Err(reason) => worker.count_on_sa(tunnel, reason),
         });

@@ -34,11 +34,6 @@ impl Sources {
         Self { places: vec![None; PLACES].into_boxed_slice() }
     }
 
-    /// Our own addresses changed.
-    pub(super) fn forget(&mut self) {
-        self.places.fill(None);
-    }
-
     #[inline]
     fn place(address: Address) -> usize {
         (address.spread() >> 56) as usize % PLACES

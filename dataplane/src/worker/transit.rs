@@ -136,8 +136,8 @@ impl Worker {
             self.check_reverse_path(&source, port)?;
             may_be_from_afar = source.is_remote;
         }
-        let spd = &self.tables.spd;
-        let (found, scope) = spd.lookup_wide(info.source, info.destination, info.protocol, info.ports);
+        let (source, destination) = (info.source, info.destination);
+        let (found, scope) = self.tables.spd.lookup_wide(source, destination, info.protocol, info.ports);
         if scope != Scope::Narrow && origin != Origin::Local {
             self.remember(info.destination, found, scope, matches!(origin, Origin::Tunnel(_)));
         }

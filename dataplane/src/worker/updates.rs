@@ -46,13 +46,8 @@ impl Worker {
             Update::Route(RouteUpdate::Remove(prefix)) => {
                 self.tables.routes.remove(prefix);
             }
-            Update::Address(update) => {
-                match update {
-                    AddressUpdate::Add(address) => self.tables.addresses.add(address),
-                    AddressUpdate::Remove(address) => self.tables.addresses.remove(address),
-                }
-                self.sources.forget();
-            }
+            Update::Address(AddressUpdate::Add(address)) => self.tables.addresses.add(address),
+            Update::Address(AddressUpdate::Remove(address)) => self.tables.addresses.remove(address),
             Update::Neighbour(neighbour) => self.neighbour_learned(&neighbour, now),
             Update::Inject(datagram) => self.inject(datagram, now),
             Update::Announce => self.announce(now),

@@ -16,7 +16,7 @@ use crate::sa::TunnelId;
 use crate::worker::Worker;
 
 /// Bytes of the link header.
-pub(super) const LINK: usize = ethernet::HEADER_LEN;
+const LINK: usize = ethernet::HEADER_LEN;
 /// Up to the first eight bytes behind the IP header: ports, or SPI and sequence number.
 const SEEN: usize = LINK + ipv4::HEADER_LEN + 8;
 
@@ -124,18 +124,20 @@ impl Decisions {
 
     #[inline(always)]
     fn find(&self, source: u32, destination: u32, epoch: u64) -> Option<Verdict> {
-        let known = &self.places[Self::place(destination) % PLACES];
-        let holds = known.destination == destination
-            && known.epoch == epoch
-            && (source ^ known.local) & known.mask == 0;
-        holds.then_some(known.verdict)
+        let known = self.known(destination, epoch)?;
+        ((source ^ known.local) & known.mask == 0).then_some(known.verdict)
     }
 
     /// Whether something is known of packets to a destination.
     #[inline]
     pub(super) fn know(&self, destination: u32, epoch: u64) -> bool {
+        self.known(destination, epoch).is_some()
+    }
+
+    #[inline(always)]
+    fn known(&self, destination: u32, epoch: u64) -> Option<&Decision> {
         let known = &self.places[Self::place(destination) % PLACES];
-        known.destination == destination && known.epoch == epoch
+        (known.destination == destination && known.epoch == epoch).then_some(known)
     }
 }
 
