@@ -9,6 +9,7 @@ use crossbeam::channel::{Sender, bounded};
 use dataplane::clock;
 use dataplane::crypto::{Crypto, Suite};
 use dataplane::drops::DropCounters;
+use dataplane::message::Route;
 use dataplane::policy::{Action, Policy};
 use dataplane::port::{DeviceInfo, Mac};
 use dataplane::sa::counters::SaCounters;
@@ -16,6 +17,7 @@ use dataplane::sa::{Mode, Protocol, SaParams};
 
 use super::ike::Desk;
 use super::readings::{AnySa, Readings, SaReading};
+use super::uplinks::Routes;
 use crate::config::Config;
 use crate::control::{Operator, Target};
 use crate::snapshot as shown;
@@ -31,8 +33,9 @@ pub(super) struct Facts {
     crypto: String,
     cores: Vec<usize>,
     ports: Vec<(String, shown::Port)>,
-    /// With the ports that they lead by.
-    routes: Vec<(usize, shown::Route)>,
+    /// Of the links, which are always in force, and of the configuration.
+    routes: Vec<(Option<Route>, shown::Route)>,
+    uplinks: Routes,
     /// Names of the children that hold their traffic back while they are down, by tunnel id from the first.
     holds: (u32, Vec<String>),
     started: Instant,
@@ -123,16 +126,15 @@ impl Facts {
     ) -> Self {
         let port_name =
             |id: u16| config.ports.get_index(id.into()).map_or_else(String::new, |(name, _)| name.clone());
-        let connected = config.ports.iter().enumerate().flat_map(|(index, (name, port))| {
-            port.addresses.iter().map(move |net| {
+        let connected = config.ports.iter().flat_map(|(name, port)| {
+            port.addresses.iter().map(|net| {
                 let (to, port) = (net.trunc(), name.clone());
-                (index, shown::Route { to, port, via: None, in_force: true })
+                (None, shown::Route { to, port, via: None, in_force: true })
             })
         });
-        let fixed = config.routes.iter().map(|route| {
+        let fixed = config.routes.iter().map(|&route| {
             let port = route.port.map_or_else(String::new, port_name);
-            let shown = shown::Route { to: route.to, port, via: route.via, in_force: true };
-            (route.port.map_or(usize::MAX, usize::from), shown)
+            (Some(route), shown::Route { to: route.to, port, via: route.via, in_force: true })
         });
         let fast: Suite =
             "aes128gcm16".parse().unwrap_or_else(|_| unreachable!("a keyword of the data plane"));
@@ -147,6 +149,7 @@ impl Facts {
                 .map(|((name, port), info)| (name.clone(), show_port(name, port.mtu, &port.addresses, info)))
                 .collect(),
             routes: connected.chain(fixed).collect(),
+            uplinks: Routes::new(config),
             holds,
             started: Instant::now(),
         }
@@ -273,20 +276,16 @@ impl shown::Snapshot for View {
     }
 
     fn routes(&self) -> Vec<shown::Route> {
-        // As `uplinks` chooses: the first to a destination that may carry packets, or else the first.
-        let links = self.read().links.clone();
-        let mut chosen: HashMap<ipnet::IpNet, (usize, bool)> = HashMap::new();
-        for (index, (port, route)) in self.facts.routes.iter().enumerate() {
-            let usable = links.usable(*port);
-            let choice = chosen.entry(route.to).or_insert((index, usable));
-            if usable && !choice.1 {
-                *choice = (index, usable);
-            }
-        }
-        let in_force = |index, to| chosen.get(&to).is_some_and(|(choice, _)| *choice == index);
-        let rows = self.facts.routes.iter().enumerate();
-        rows.map(|(index, (_, route))| shown::Route { in_force: in_force(index, route.to), ..route.clone() })
-            .collect()
+        let readings = self.read();
+        let in_force: HashMap<ipnet::IpNet, Route> =
+            self.facts.uplinks.in_force(&readings.links).map(|route| (route.to, route)).collect();
+        let is_in_force = |route: &Route| in_force.get(&route.to) == Some(route);
+        let rows = self.facts.routes.iter();
+        rows.map(|(route, shown)| {
+            let in_force = route.as_ref().is_none_or(is_in_force);
+            shown::Route { in_force, ..shown.clone() }
+        })
+        .collect()
     }
 
     fn neighbours(&self) -> Vec<shown::Neighbour> {
