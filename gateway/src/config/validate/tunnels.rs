@@ -101,14 +101,17 @@ pub(super) fn connections(
     let top = FieldPath::of(["connections"]);
     for (name, connection) in &connections.entries {
         let path = || top.clone().key(name);
+        // One address stands by itself, several in a list.
+        let address_path = |end: &str, place, others: &[IpAddr]| {
+            let path = path().key(end).key("address");
+            if others.is_empty() { path } else { path.index(place) }
+        };
         for (place, local) in connection.local.addresses().enumerate() {
-            let path = path().key("local").key("address");
-            let path = if connection.local.others.is_empty() { path } else { path.index(place) };
+            let path = address_path("local", place, &connection.local.others);
             own(local, &path, links, problems);
         }
         for (place, remote) in connection.remote.addresses().enumerate() {
-            let path = path().key("remote").key("address");
-            let path = if connection.remote.others.is_empty() { path } else { path.index(place) };
+            let path = address_path("remote", place, &connection.remote.others);
             peer(remote, &path, links, routes, problems);
         }
         for (child_name, child) in &connection.children {
