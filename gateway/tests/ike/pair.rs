@@ -152,6 +152,22 @@ impl Pair {
         self.wait_until_up();
     }
 
+    /// Up from Spillway, traffic, down; up from strongSwan, traffic.
+    pub fn both_ways(&self) {
+        self.initiate();
+        self.assert_traffic();
+        self.terminate();
+        self.initiate_from_peer();
+        self.assert_traffic();
+    }
+
+    /// Spillway takes the connection down.
+    pub fn terminate(&self) {
+        let done = self.gateway.operate("terminate", CONNECTION);
+        assert_eq!(done, Ok("down".to_owned()), "{}", self.logs());
+        self.wait_until_down();
+    }
+
     /// Waits until both have the child.
     pub fn wait_until_up(&self) {
         wait_for("the tunnel to come up", || self.is_up().then_some(()));

@@ -24,8 +24,7 @@ fn life(plan: &Plan<'_>) {
         pair.rekey_from_peer("ike", CONNECTION);
         pair.rekey_from_peer("child", "lan");
         pair.assert_traffic();
-        assert_eq!(pair.gateway.operate("terminate", CONNECTION), Ok("down".to_owned()), "{}", pair.logs());
-        pair.wait_until_down();
+        pair.terminate();
         pair.initiate_from_peer();
         pair.assert_traffic();
     });

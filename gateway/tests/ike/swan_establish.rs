@@ -13,12 +13,7 @@ use crate::strongswan::TOOLS;
 /// Up from one side, traffic, down; up from the other side, traffic.
 fn both_ways(plan: &Plan<'_>) -> Pair {
     let pair = Pair::new(plan);
-    pair.initiate();
-    pair.assert_traffic();
-    assert_eq!(pair.gateway.operate("terminate", CONNECTION), Ok("down".to_owned()), "{}", pair.logs());
-    pair.wait_until_down();
-    pair.initiate_from_peer();
-    pair.assert_traffic();
+    pair.both_ways();
     pair
 }
 

@@ -29,17 +29,7 @@ fn raw_public_keys_either_way_round() {
                 ..Plan::default()
             };
             let pair = Pair::new(&plan);
-            pair.initiate();
-            pair.assert_traffic();
-            assert_eq!(
-                pair.gateway.operate("terminate", CONNECTION),
-                Ok("down".to_owned()),
-                "{}",
-                pair.logs()
-            );
-            pair.wait_until_down();
-            pair.initiate_from_peer();
-            pair.assert_traffic();
+            pair.both_ways();
         }
     });
 }
@@ -56,12 +46,7 @@ fn a_post_quantum_preshared_key_either_way_round() {
             ..Plan::default()
         };
         let pair = Pair::new(&plan);
-        pair.initiate();
-        pair.assert_traffic();
-        assert_eq!(pair.gateway.operate("terminate", CONNECTION), Ok("down".to_owned()), "{}", pair.logs());
-        pair.wait_until_down();
-        pair.initiate_from_peer();
-        pair.assert_traffic();
+        pair.both_ways();
         drop(pair);
         let pair = Pair::new(&Plan { secrets: &[("net.ppk", "another text")], ..plan });
         assert!(pair.gateway.operate("initiate", CONNECTION).is_err());
