@@ -168,7 +168,7 @@ impl World {
         let mut jobs = [Job { key: &key, packet: protected, seq: 1, ok: false }];
         self.crypto.open(&mut jobs);
         ensure!(jobs.iter().all(|job| job.ok), "the peer cannot open what the gateway sent");
-        esp::inbound::unwrap(&mut packet, self.suite, Mode::Tunnel, at, at)
+        esp::inbound::unwrap(&mut packet, esp::inbound::Layout::of(self.suite), Mode::Tunnel, at, at)
             .map_err(|reason| anyhow!("what the gateway sent is not ESP: {}", reason.name()))?;
         expect_forwarded(packet.data(), Direction::Outbound, pick, 0)
     }

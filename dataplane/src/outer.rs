@@ -5,10 +5,9 @@ use std::net::IpAddr;
 
 use crate::packet::address::Address;
 use crate::packet::bytes::put;
-use crate::packet::checksum::Checksum;
 use crate::packet::ip::{self, Version};
-use crate::packet::{esp, ipv4, ipv6, udp};
-use crate::sa::Endpoints;
+use crate::packet::{checksum, ecn, esp, ipv4, ipv6, udp};
+use crate::sa::{DfPolicy, DscpPolicy, Endpoints, OutboundOptions};
 
 const IPV4_LEN: usize = ipv4::HEADER_LEN;
 const IPV6_LEN: usize = ipv6::HEADER_LEN;
@@ -18,14 +17,22 @@ const UDP_LEN: usize = udp::HEADER_LEN;
 #[derive(Clone, Copy, Debug)]
 pub struct Outer {
     bytes: [u8; IPV6_LEN + UDP_LEN],
-    /// Sum over what is constant of the IPv4 header.
-    sum: Checksum,
     len: u8,
     ip_len: u8,
 }
 
-// With many tunnels it is a cache miss: not two.
-const _: () = assert!(size_of::<Outer>() == 64);
+/// What the IPv4 headers of a tunnel's packets have in common.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SameV4 {
+    pub(crate) ttl: u8,
+    pub(crate) protocol: u8,
+    pub(crate) source: u32,
+    pub(crate) destination: u32,
+    /// Source and destination port of the UDP header behind it.
+    pub(crate) ports: Option<u32>,
+    /// Sum of the header's 16-bit words, where those that differ are zero.
+    pub(crate) sum: u16,
+}
 
 /// What differs from packet to packet.
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +43,52 @@ pub struct Stamp {
     pub dont_fragment: bool,
     /// Identification; IPv4 only.
     pub id: u16,
+}
+
+impl Stamp {
+    /// Flags and offset of the IPv4 header.
+    #[inline]
+    pub(crate) fn fragment_word(self) -> u16 {
+        if self.dont_fragment { 0x4000 } else { 0 }
+    }
+}
+
+/// How an SA derives DSCP, ECN and DF of the outer header from the inner one (RFC 4301 s5.1.2, RFC 6040 s4.1).
+#[derive(Clone, Copy, Debug)]
+pub struct Marks {
+    /// Bits that are copied.
+    tos_copied: u8,
+    tos_set: u8,
+    copy_df: bool,
+    set_df: bool,
+}
+
+impl Marks {
+    /// Those of an SA with these options; `ecn` as in [`SaParams`](crate::sa::SaParams).
+    #[inline]
+    pub fn new(options: &OutboundOptions, ecn: bool) -> Self {
+        let mode = if ecn { ecn::Mode::Normal } else { ecn::Mode::Compatibility };
+        let (dscp_copied, tos_set) = match options.dscp {
+            DscpPolicy::Copy => (!ecn::MASK, 0),
+            DscpPolicy::Set(dscp) => (0, dscp << 2),
+        };
+        Self {
+            tos_copied: dscp_copied | ecn::copied(mode),
+            tos_set,
+            copy_df: options.df == DfPolicy::Copy,
+            set_df: options.df == DfPolicy::Set,
+        }
+    }
+
+    /// For an inner packet with this TOS byte or traffic class and this DF bit.
+    #[inline]
+    pub fn stamp(self, tos: u8, dont_fragment: bool, id: u16) -> Stamp {
+        Stamp {
+            tos: tos & self.tos_copied | self.tos_set,
+            dont_fragment: dont_fragment & self.copy_df | self.set_df,
+            id,
+        }
+    }
 }
 
 impl Outer {
@@ -67,8 +120,7 @@ impl Outer {
             bytes[len + 2..len + 4].copy_from_slice(&ports.remote.to_be_bytes());
             len += UDP_LEN;
         }
-        let sum = Checksum::default().bytes(&bytes[..IPV4_LEN]);
-        Self { bytes, sum, len: len as u8, ip_len: ip_len as u8 }
+        Self { bytes, len: len as u8, ip_len: ip_len as u8 }
     }
 
     /// Length of all outer headers in bytes.
@@ -100,6 +152,23 @@ impl Outer {
         self.len != self.ip_len
     }
 
+    /// What the IPv4 headers of all packets have in common; `None` over IPv6.
+    #[inline]
+    pub(crate) fn v4(&self) -> Option<SameV4> {
+        let [_, _, _, _, _, _, _, _, ttl, protocol, _, _, addresses @ ..] = &self.bytes;
+        let word = |at: usize| addresses.get(at..)?.first_chunk().copied().map(u32::from_be_bytes);
+        let ports = if self.is_udp() { Some(word(8)?) } else { None };
+        let (ttl, protocol, sum) = (*ttl, *protocol, !checksum::of(&self.bytes[..IPV4_LEN]));
+        (!self.is_ipv6()).then_some(SameV4 {
+            ttl,
+            protocol,
+            source: word(0)?,
+            destination: word(4)?,
+            ports,
+            sum,
+        })
+    }
+
     /// Writes the headers to the front of `packet`, which is the whole outer packet. The UDP checksum is left
     /// zero, as RFC 3948 s2.1 wants for IPv4; for IPv6 see [`Outer::finish_udp6`].
     #[inline]
@@ -113,16 +182,12 @@ impl Outer {
             header[4..6].copy_from_slice(&((total - IPV6_LEN) as u16).to_be_bytes());
         } else {
             let Some(header) = packet.first_chunk_mut::<IPV4_LEN>() else { return };
-            // In words of four bytes, as they are in the packet.
-            let first = u32::from(stamp.tos) << 16 | total as u32 & 0xffff;
-            let second = u32::from(stamp.id) << 16 | if stamp.dont_fragment { 0x4000 } else { 0 };
-            let sum = self.sum.u32(first).u32(second).finish();
-            let [_, _, _, _, _, _, _, _, ttl, protocol, ..] = self.bytes;
             header.copy_from_slice(&self.bytes[..IPV4_LEN]);
-            put::<0, 4, _>(header, (0x4500_0000 | first).to_be_bytes());
-            put::<4, 4, _>(header, second.to_be_bytes());
-            let third = u32::from(ttl) << 24 | u32::from(protocol) << 16 | u32::from(sum);
-            put::<8, 4, _>(header, third.to_be_bytes());
+            header[1] = stamp.tos;
+            put::<2, 2, _>(header, (total as u16).to_be_bytes());
+            put::<4, 2, _>(header, stamp.id.to_be_bytes());
+            put::<6, 2, _>(header, stamp.fragment_word().to_be_bytes());
+            put::<10, 2, _>(header, checksum::of(header).to_be_bytes());
         }
         if self.is_udp()
             && let Some(datagram) = packet.get_mut(self.ip_len()..)
@@ -179,7 +244,8 @@ impl Outer {
     }
 }
 
-fn v6(address: IpAddr) -> [u8; 16] {
+/// The octets of an IPv6 address, or of an IPv4 address mapped into one.
+pub(crate) fn v6(address: IpAddr) -> [u8; 16] {
     match address {
         IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
         IpAddr::V6(v6) => v6.octets(),

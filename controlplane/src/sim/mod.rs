@@ -21,8 +21,6 @@ mod followup;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]
-mod limits;
-#[cfg(test)]
 mod mobike;
 #[cfg(test)]
 mod reauth;

@@ -9,15 +9,39 @@ use crate::packet::ip::protocol;
 use crate::sa::Mode;
 use crate::transport;
 
-/// Checks that an ESP packet of `len` bytes can be one of `suite`'s: header, IV, a trailer, ICV, whole blocks.
-///
-/// # Errors
-/// [`DropReason::EspMalformed`].
-#[inline]
-pub fn check_len(suite: Suite, len: usize) -> Result<(), DropReason> {
-    match len.checked_sub(HEADER_LEN + suite.iv_len() + suite.icv_len()) {
-        Some(body) if body >= padding::TRAILER_LEN && body & (suite.pad_align() - 1) == 0 => Ok(()),
-        _ => Err(DropReason::EspMalformed),
+/// Where what is in the packets of an SA.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// ESP header and IV.
+    front: u8,
+    icv_len: u8,
+    pad_align: u8,
+}
+
+impl Layout {
+    /// Of a suite's packets.
+    #[inline]
+    pub const fn of(suite: Suite) -> Self {
+        // All of them are below 64.
+        Self {
+            front: (HEADER_LEN + suite.iv_len()) as u8,
+            icv_len: suite.icv_len() as u8,
+            pad_align: suite.pad_align() as u8,
+        }
+    }
+
+    /// Checks that an ESP packet can be `len` bytes long: header, IV, a trailer, ICV, whole blocks.
+    ///
+    /// # Errors
+    /// [`DropReason::EspMalformed`].
+    #[inline]
+    pub fn check_len(self, len: usize) -> Result<(), DropReason> {
+        match len.checked_sub(usize::from(self.front) + usize::from(self.icv_len)) {
+            Some(body) if body >= padding::TRAILER_LEN && body & (usize::from(self.pad_align) - 1) == 0 => {
+                Ok(())
+            }
+            _ => Err(DropReason::EspMalformed),
+        }
     }
 }
 
@@ -28,16 +52,16 @@ pub fn check_len(suite: Suite, len: usize) -> Result<(), DropReason> {
 /// # Errors
 /// [`DropReason::PadBad`], [`DropReason::NextHeaderBad`] when it does not fit the mode (RFC 4303 s2.6), or
 /// [`DropReason::Dummy`] for a dummy packet. The packet is then no longer usable.
-#[inline]
+#[inline(always)]
 pub fn unwrap(
     packet: &mut Packet,
-    suite: Suite,
+    layout: Layout,
     mode: Mode,
     ip_len: usize,
     esp_at: usize,
 ) -> Result<(), DropReason> {
-    let body_at = esp_at + HEADER_LEN + suite.iv_len();
-    let body_end = packet.len().saturating_sub(suite.icv_len());
+    let body_at = esp_at + usize::from(layout.front);
+    let body_end = packet.len().saturating_sub(layout.icv_len.into());
     let body = packet.data().get(body_at..body_end).ok_or(DropReason::EspMalformed)?;
     let (payload, next_header) = padding::strip(body).ok_or(DropReason::PadBad)?;
     match (mode, next_header) {
@@ -48,8 +72,7 @@ pub fn unwrap(
             if payload == 0 || (nibble == 6) != (next_header == protocol::IPV6) {
                 return Err(DropReason::NextHeaderBad);
             }
-            packet.truncate(body_at + payload);
-            packet.trim_front(body_at);
+            packet.narrow(body_at, payload);
             Ok(())
         }
         (Mode::Tunnel, _) => Err(DropReason::NextHeaderBad),

@@ -3,6 +3,7 @@
 pub mod inbound;
 pub mod outbound;
 mod padding;
+pub mod run;
 
 #[cfg(test)]
 mod tests {
@@ -16,6 +17,7 @@ mod tests {
     use crate::packet::ip::{self, Version, protocol};
     use crate::packet::{ipv4, ipv6};
     use crate::sa::{Endpoints, Mode, UdpPorts};
+    use inbound::Layout;
     use outbound::Header;
 
     const HEADER: Header = Header { spi: 0x1234_5678, seq: 0x1_0000_0007 };
@@ -120,11 +122,11 @@ mod tests {
                                 || suite.starts_with("null")
                         );
 
-                        inbound::check_len(key.suite(), packet.len() - at).unwrap();
+                        Layout::of(key.suite()).check_len(packet.len() - at).unwrap();
                         assert!(run(&key, &mut packet, at, |jobs| crypto.open(jobs)));
                         inbound::unwrap(
                             &mut packet,
-                            key.suite(),
+                            Layout::of(key.suite()),
                             Mode::Tunnel,
                             usize::from(info.header_len),
                             at,
@@ -164,7 +166,7 @@ mod tests {
             assert!(run(&key, &mut packet, at, |jobs| crypto.open(jobs)));
             inbound::unwrap(
                 &mut packet,
-                key.suite(),
+                Layout::of(key.suite()),
                 Mode::Transport,
                 usize::from(outer_info.header_len),
                 at,
@@ -201,7 +203,7 @@ mod tests {
         let at =
             outbound::tunnel(&mut packet, key.suite(), &outer, STAMP, HEADER, Version::V4, 1000).unwrap();
         assert_eq!(packet.len(), outbound::tunnel_len(key.suite(), &outer, 1000));
-        inbound::unwrap(&mut packet, key.suite(), Mode::Tunnel, 20, at).unwrap();
+        inbound::unwrap(&mut packet, Layout::of(key.suite()), Mode::Tunnel, 20, at).unwrap();
         let info = ip::parse(packet.data()).unwrap();
         packet.truncate(info.total_len.into());
         assert_eq!(packet.data(), original);
@@ -220,7 +222,7 @@ mod tests {
                 outbound::tunnel(&mut packet, key.suite(), &outer, STAMP, HEADER, Version::V4, 0).unwrap();
             let end = packet.len() - key.icv_len();
             spoil(&mut packet.data_mut()[at + 8..end]);
-            inbound::unwrap(&mut packet, key.suite(), Mode::Tunnel, 20, at)
+            inbound::unwrap(&mut packet, Layout::of(key.suite()), Mode::Tunnel, 20, at)
         };
         let last = |bytes: &mut [u8], back: usize, value: u8| {
             let at = bytes.len() - back;
@@ -232,8 +234,8 @@ mod tests {
         assert_eq!(wrapped(&|b| last(b, 1, protocol::NO_NEXT_HEADER)), Err(DropReason::Dummy));
         assert_eq!(wrapped(&|b| last(b, 2, 200)), Err(DropReason::PadBad));
         assert_eq!(wrapped(&|b| b[0] = 0x65), Err(DropReason::NextHeaderBad));
-        assert_eq!(inbound::check_len(key.suite(), 8 + 16 + 1), Err(DropReason::EspMalformed));
-        assert_eq!(inbound::check_len(key.suite(), 8 + 16 + 5), Err(DropReason::EspMalformed));
+        assert_eq!(Layout::of(key.suite()).check_len(8 + 16 + 1), Err(DropReason::EspMalformed));
+        assert_eq!(Layout::of(key.suite()).check_len(8 + 16 + 5), Err(DropReason::EspMalformed));
     }
 
     #[test]
@@ -246,6 +248,9 @@ mod tests {
         let at = outbound::dummy(&mut packet, key.suite(), &outer, STAMP, HEADER, 300).unwrap();
         assert!(run(&key, &mut packet, at, |jobs| crypto.seal(jobs)));
         assert!(run(&key, &mut packet, at, |jobs| crypto.open(jobs)));
-        assert_eq!(inbound::unwrap(&mut packet, key.suite(), Mode::Tunnel, 20, at), Err(DropReason::Dummy));
+        assert_eq!(
+            inbound::unwrap(&mut packet, Layout::of(key.suite()), Mode::Tunnel, 20, at),
+            Err(DropReason::Dummy)
+        );
     }
 }

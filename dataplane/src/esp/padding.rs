@@ -13,14 +13,16 @@ pub(super) fn pad_len(payload: usize, align: usize) -> usize {
 /// longer.
 #[inline]
 pub(super) fn write(end: &mut [u8], pad: usize, next_header: u8) {
-    match end.first_chunk_mut::<4>() {
-        // No loop for what an AEAD pads: what is too much here is written again, as trailer or as ICV.
-        Some(first) if pad <= 4 => *first = [1, 2, 3, 4],
-        _ => {
-            for (byte, value) in end.iter_mut().take(pad).zip(1..=u8::MAX) {
-                *byte = value;
-            }
-        }
+    // No loop for what an AEAD pads: one word, and what is too much of it is written again, as ICV.
+    if pad <= 4
+        && let Some(first) = end.first_chunk_mut::<8>()
+    {
+        let (trailer, behind) = (u64::from(next_header) << 8 | pad as u64, 8 * pad);
+        *first = (0x0403_0201 & ((1 << behind) - 1) | trailer << behind).to_le_bytes();
+        return;
+    }
+    for (byte, value) in end.iter_mut().take(pad).zip(1..=u8::MAX) {
+        *byte = value;
     }
     if let Some([length, next, ..]) = end.get_mut(pad..) {
         *length = pad as u8;
@@ -34,6 +36,14 @@ pub(super) fn write(end: &mut [u8], pad: usize, next_header: u8) {
 pub(super) fn strip(plaintext: &[u8]) -> Option<(usize, u8)> {
     let (body, &[pad, next_header]) = plaintext.split_last_chunk::<TRAILER_LEN>()?;
     let payload = body.len().checked_sub(usize::from(pad))?;
+    if pad < 8
+        && let Some(last) = body.last_chunk::<8>()
+    {
+        // No loop for what an AEAD pads: the last `pad` bytes, in two steps since there may be none.
+        let found = u64::from_le_bytes(*last) >> 8 >> (56 - 8 * pad);
+        let wanted = 0x0007_0605_0403_0201 & ((1 << (8 * pad)) - 1);
+        return (found == wanted).then_some((payload, next_header));
+    }
     let padding = body.get(payload..)?;
     padding.iter().zip(1..=u8::MAX).all(|(&byte, value)| byte == value).then_some((payload, next_header))
 }

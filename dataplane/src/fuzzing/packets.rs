@@ -6,7 +6,8 @@ use super::{Input, with_pool};
 use crate::buffer::Packet;
 use crate::crypto::{Crypto, EngineChoice, Job, Key, KeyMaterial, Suite};
 use crate::drops::DropReason;
-use crate::esp::{inbound, outbound};
+use crate::esp::inbound::{self, Layout};
+use crate::esp::outbound;
 use crate::host::fragment::{DontFragment, fragment_v4, fragment_v6};
 use crate::outer::{Outer, Stamp};
 use crate::packet::ip::{self, IpInfo, Version, protocol};
@@ -155,7 +156,7 @@ pub fn esp_roundtrip(data: &[u8]) {
         let unwrapped = if is_ah {
             ah::unwrap(&mut frame, mode, at)
         } else {
-            inbound::unwrap(&mut frame, key.suite(), mode, wrapped.header_len.into(), at)
+            inbound::unwrap(&mut frame, Layout::of(key.suite()), mode, wrapped.header_len.into(), at)
         };
         unwrapped.expect("it was wrapped by us");
         let len = ip::parse(frame.data()).expect("the inner packet").total_len;

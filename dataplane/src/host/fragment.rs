@@ -195,7 +195,8 @@ impl Plan {
             let made = build(header, piece, pool, |header| emit(header, offset, piece.len(), last));
             match made {
                 Ok(mut fragment) => {
-                    (fragment.rx_port, fragment.from_sa) = (packet.rx_port, packet.from_sa);
+                    fragment.rx_port = packet.rx_port;
+                    fragment.set_from_sa(packet.is_from_sa());
                     out.push(fragment);
                 }
                 Err(reason) => {

@@ -342,7 +342,8 @@ fn assemble(pieces: Vec<Piece>, version: Version, large: &Pool) -> Result<Packet
         let mut whole = large.alloc().ok_or(DropReason::NoBuffer)?;
         let len = first.packet.len();
         whole.append(len).ok_or(DropReason::NoRoom)?.copy_from_slice(first.packet.data());
-        (whole.rx_port, whole.from_sa) = (first.packet.rx_port, first.packet.from_sa);
+        whole.rx_port = first.packet.rx_port;
+        whole.set_from_sa(first.packet.is_from_sa());
         whole
     };
     for piece in pieces {

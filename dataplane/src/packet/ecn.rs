@@ -22,11 +22,11 @@ pub enum Mode {
     Compatibility,
 }
 
-/// The outer ECN field for an inner packet with this TOS byte (RFC 6040 s4.1).
+/// The bits of the inner TOS byte that the outer ECN field has too; the others are zero (RFC 6040 s4.1).
 #[inline]
-pub const fn encapsulate(inner_tos: u8, mode: Mode) -> u8 {
+pub const fn copied(mode: Mode) -> u8 {
     match mode {
-        Mode::Normal => inner_tos & MASK,
+        Mode::Normal => MASK,
         Mode::Compatibility => NOT_ECT,
     }
 }
@@ -53,8 +53,8 @@ mod tests {
     #[test]
     fn ingress_copies_or_clears() {
         for ecn in 0..4 {
-            assert_eq!(encapsulate(0xb8 | ecn, Mode::Normal), ecn);
-            assert_eq!(encapsulate(0xb8 | ecn, Mode::Compatibility), NOT_ECT);
+            assert_eq!((0xb8 | ecn) & copied(Mode::Normal), ecn);
+            assert_eq!((0xb8 | ecn) & copied(Mode::Compatibility), NOT_ECT);
         }
     }
 

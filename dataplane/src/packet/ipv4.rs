@@ -219,7 +219,11 @@ pub(crate) fn decrement_ttl(header: &mut [u8; HEADER_LEN]) -> Result<u8, DropRea
         0 | 1 => return Err(DropReason::TtlExceeded),
         ttl => ttl - 1,
     };
-    put_checked::<{ field::TTL }>(header, u16::from_be_bytes([ttl, header[field::PROTOCOL]]));
+    header[field::TTL] = ttl;
+    // RFC 1624 s3, equation 3, where the word becomes less by 0x100 whatever else it holds.
+    let sum = u32::from(!be16::<{ field::CHECKSUM }, _>(header)) + 0xfeff;
+    let sum = (sum >> 16) + (sum & 0xffff);
+    put::<{ field::CHECKSUM }, 2, _>(header, (!sum as u16).to_be_bytes());
     Ok(ttl)
 }
 

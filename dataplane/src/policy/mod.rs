@@ -8,7 +8,7 @@ use crate::sa::TunnelId;
 
 mod ports;
 mod rules;
-mod selectors;
+pub mod selectors;
 pub mod spd;
 
 pub use selectors::{Admitted, Selectors};

@@ -27,13 +27,47 @@ pub struct Admitted {
     protocol: Option<u8>,
     local_ports: Range,
     remote_ports: Range,
+    any_ports: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Prefix {
-    key: u128,
+    /// The bits of an [`Address`].
+    halves: [u64; 2],
     len: u8,
     version: Version,
+}
+
+/// A selector of IPv4 addresses and all ports, small enough to lie where a worker keeps the SA.
+#[derive(Clone, Copy, Debug)]
+pub struct OnlyV4 {
+    local: PrefixV4,
+    remote: PrefixV4,
+    protocol: Option<u8>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct PrefixV4 {
+    bits: u32,
+    /// Ones where it does not look.
+    mask: u32,
+}
+
+impl OnlyV4 {
+    /// As [`Selectors::admit`].
+    #[inline(always)]
+    pub fn admits(&self, source: u32, destination: u32, protocol: u8) -> bool {
+        self.local.holds(destination)
+            && self.remote.holds(source)
+            && self.protocol.is_none_or(|named| named == protocol)
+    }
+}
+
+impl PrefixV4 {
+    #[inline(always)]
+    fn holds(self, address: u32) -> bool {
+        (address ^ self.bits) & !self.mask == 0
+    }
 }
 
 impl Selectors {
@@ -54,10 +88,20 @@ impl Selectors {
         }
     }
 
+    /// The only selector, if it is one of IPv4 that looks at no ports.
+    pub fn only_v4(&self) -> Option<OnlyV4> {
+        match self {
+            Self::One(Admitted { local, remote, protocol, any_ports: true, .. }) => {
+                Some(OnlyV4 { local: local.to_v4()?, remote: remote.to_v4()?, protocol: *protocol })
+            }
+            _ => None,
+        }
+    }
+
     /// Whether a packet must show its ports to match (RFC 4301 s7).
     #[inline]
     pub fn restrict_ports(&self) -> bool {
-        let restricts = |one: &Admitted| !(one.local_ports.is_any() && one.remote_ports.is_any());
+        let restricts = |one: &Admitted| !one.any_ports;
         match self {
             Self::One(only) => restricts(only),
             Self::Several(all) => all.iter().any(restricts),
@@ -82,6 +126,8 @@ impl Admitted {
             protocol: selector.protocol,
             local_ports: Range::new(&selector.local_ports),
             remote_ports: Range::new(&selector.remote_ports),
+            any_ports: Range::new(&selector.local_ports).is_any()
+                && Range::new(&selector.remote_ports).is_any(),
         }
     }
 
@@ -98,12 +144,21 @@ impl Admitted {
 impl Prefix {
     fn new(prefix: IpNet) -> Self {
         let (key, len) = lpm::key(prefix);
-        Self { key, len, version: Address::from(prefix.addr()).version() }
+        let halves = [(key >> 64) as u64, key as u64];
+        Self { halves, len, version: Address::from(prefix.addr()).version() }
     }
 
     #[inline]
     fn holds(self, address: Address) -> bool {
-        self.version == address.version() && is_prefix(self.key, self.len, address.key())
+        let [high, low] = self.halves;
+        let key = u128::from(high) << 64 | u128::from(low);
+        self.version == address.version() && is_prefix(key, self.len, address.key())
+    }
+
+    fn to_v4(self) -> Option<PrefixV4> {
+        let [high, _] = self.halves;
+        let mask = u64::from(u32::MAX) >> self.len.min(32);
+        (self.version == Version::V4).then_some(PrefixV4 { bits: (high >> 32) as u32, mask: mask as u32 })
     }
 }
 
@@ -153,6 +208,22 @@ mod tests {
     }
 
     #[test]
+    fn one_selector_of_ipv4_and_all_ports_is_short() {
+        let (source, destination) = (0x0a02_0001, 0x0a01_0001);
+        let short = |all: &[Selector]| Selectors::from(all).only_v4();
+        let plain = selector("10.1.0.0/16", "10.2.0.0/16");
+        let admits = |one| short(&[one]).unwrap().admits(source, destination, 17);
+        assert!(admits(plain.clone()));
+        assert!(admits(Selector { protocol: Some(17), ..plain.clone() }));
+        assert!(!admits(Selector { protocol: Some(6), ..plain.clone() }));
+        assert!(!admits(selector("10.2.0.0/16", "10.1.0.0/16")), "the other way round");
+        assert!(short(&[Selector { local_ports: 0..=80, ..plain.clone() }]).is_none());
+        assert!(short(&[Selector { remote_ports: 1..=u16::MAX, ..plain.clone() }]).is_none());
+        assert!(short(&[selector("::/0", "::/0")]).is_none(), "another version");
+        assert!(short(&[plain.clone(), plain]).is_none() && short(&[]).is_none(), "not one");
+    }
+
+    #[test]
     fn one_of_several_selectors_is_enough_and_none_is_not() {
         let (a, b) = (selector("10.1.0.0/16", "10.2.0.0/16"), selector("10.1.0.0/16", "10.3.0.0/16"));
         let admit =
@@ -175,6 +246,11 @@ mod tests {
             };
             let prefix = IpNet::new(ip(bits), if v4 { len % 33 } else { len }).unwrap();
             prop_assert_eq!(Prefix::new(prefix).holds(ip(other).into()), prefix.contains(&ip(other)));
+            let short = Prefix::new(prefix).to_v4();
+            prop_assert_eq!(short.is_some(), v4);
+            if let (Some(short), IpAddr::V4(address)) = (short, ip(other)) {
+                prop_assert_eq!(short.holds(address.to_bits()), prefix.contains(&ip(other)));
+            }
         }
     }
 }

@@ -161,9 +161,12 @@ impl Port for MemoryPort {
     fn rx(&mut self, _pool: &Pool, burst: &mut Burst) {
         let mut wire = self.wire.borrow_mut();
         let n = burst.remaining_capacity().min(wire.arriving.len());
-        let before = burst.len();
-        burst.extend(wire.arriving.drain(..n));
-        let bytes: usize = burst.iter().skip(before).map(Packet::len).sum();
+        let mut bytes = 0;
+        for _ in 0..n {
+            let Some(packet) = wire.arriving.pop_front() else { break };
+            bytes += packet.len();
+            burst.push(packet);
+        }
         self.counters.rx_packets += n as u64;
         self.counters.rx_bytes += bytes as u64;
     }
@@ -171,8 +174,11 @@ impl Port for MemoryPort {
     fn tx(&mut self, burst: &mut Burst) {
         let mut wire = self.wire.borrow_mut();
         let n = burst.len().min(wire.depth - wire.sent.len());
-        let bytes: usize = burst.iter().take(n).map(Packet::len).sum();
-        wire.sent.extend(burst.drain(..n));
+        let mut bytes = 0;
+        for packet in burst.drain(..n) {
+            bytes += packet.len();
+            wire.sent.push_back(packet);
+        }
         self.counters.tx_packets += n as u64;
         self.counters.tx_bytes += bytes as u64;
     }

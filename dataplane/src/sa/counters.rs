@@ -44,11 +44,11 @@ pub struct SaCounters {
 }
 
 impl SaCounters {
-    /// Counts one carried packet of `bytes` inner bytes.
+    /// Counts carried packets, whose inner packets have so many bytes together.
     #[inline]
-    pub fn carried(&mut self, bytes: usize) {
-        self.packets += 1;
-        self.bytes += bytes as u64;
+    pub fn carried(&mut self, packets: u64, bytes: u64) {
+        self.packets += packets;
+        self.bytes += bytes;
     }
 
     /// Counts one drop. A reason that is not of an SA is left to the worker's own counters.
@@ -87,8 +87,8 @@ mod tests {
     #[test]
     fn counts_carried_and_dropped_and_merges() {
         let (mut a, mut b) = (SaCounters::default(), SaCounters::default());
-        a.carried(100);
-        b.carried(50);
+        a.carried(1, 100);
+        b.carried(1, 50);
         b.dropped(DropReason::IcvBad);
         b.dropped(DropReason::TxFull);
         a.merge(&b);

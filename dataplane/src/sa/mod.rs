@@ -186,38 +186,41 @@ pub enum MssClamp {
 }
 
 /// An outbound SA. With many of them each cache line is a miss, so the order is that of use: what every packet needs is
-/// in front and in the key.
+/// in the first line and in the key. What of the rest a usual packet needs, a worker keeps in its own table.
 #[repr(C, align(64))]
 pub struct OutboundSa {
+    /// Next sequence number, which every worker writes.
+    pub sequence: Sequence,
     /// The largest packet that the path to the peer carries.
     pub path_mtu: PathMtu,
+    /// The engine's key.
+    pub key: Key,
     /// SPI that the peer chose.
     pub spi: Spi,
     /// How packets are built.
     pub options: OutboundOptions,
     /// What it has in common with its inbound twin.
     pub params: SaParams,
-    /// Next sequence number; on a cache line of its own, since every worker writes it.
-    pub sequence: Sequence,
-    /// The engine's key.
-    pub key: Key,
     /// How much of its lifetime is used up.
     pub usage: Usage,
 }
+
+// What is written is alone on its line.
+const _: () = assert!(offset_of!(OutboundSa, key) == LINE && offset_of!(InboundSa, key) == LINE);
 
 /// An inbound SA; ordered as [`OutboundSa`] is.
 #[repr(C, align(64))]
 pub struct InboundSa {
     /// Replay window; `None` when the operator turned it off.
     pub replay: Option<ReplayWindow>,
+    /// The engine's key.
+    pub key: Key,
     /// Decrypted packets must match one of these (RFC 4301 s5.2 step 4). `local` is the destination.
     pub selectors: Selectors,
     /// SPI that we chose.
     pub spi: Spi,
     /// What it has in common with its outbound twin.
     pub params: SaParams,
-    /// The engine's key.
-    pub key: Key,
     /// How much of its lifetime is used up.
     pub usage: Usage,
     /// Where packets should come from; a packet from elsewhere raises an event after its ICV verified.
@@ -225,11 +228,18 @@ pub struct InboundSa {
 }
 
 impl OutboundSa {
-    /// Asks for what a packet needs of it but for the key, which the engine knows.
+    /// Asks for what a usual packet needs of it but for the key, which the engine knows.
     #[inline]
     pub fn prefetch(&self) {
-        prefetch(self, offset_of!(Self, params) + offset_of!(SaParams, lifetime));
-        prefetch(&self.sequence, LINE);
+        prefetch(self, LINE);
+    }
+
+    /// Asks for what another packet needs too.
+    #[inline]
+    pub fn prefetch_rest(&self) {
+        let from = offset_of!(Self, spi);
+        let to = offset_of!(Self, params) + offset_of!(SaParams, lifetime);
+        prefetch(&self.spi, to - from);
     }
 }
 
@@ -237,6 +247,14 @@ impl InboundSa {
     /// As [`OutboundSa::prefetch`].
     #[inline]
     pub fn prefetch(&self) {
-        prefetch(self, offset_of!(Self, params) + offset_of!(SaParams, lifetime));
+        prefetch(self, LINE);
+    }
+
+    /// As [`OutboundSa::prefetch_rest`].
+    #[inline]
+    pub fn prefetch_rest(&self) {
+        let from = offset_of!(Self, selectors);
+        let to = offset_of!(Self, params) + offset_of!(SaParams, lifetime);
+        prefetch(&self.selectors, to - from);
     }
 }

@@ -110,24 +110,37 @@ impl ReplayWindow {
         claim.verdict(bit(seq))
     }
 
-    /// As [`Self::accept`] for a run of packets of one SA, in order: `verdict` gets the index in `seqs` and
-    /// the result of each. Numbers of one word that follow each other are claimed by one atomic operation,
-    /// so that the workers that share an SA seldom wait for its cache line.
+    /// As [`Self::accept`] for a run of `count` packets of one SA, in order. `number` gives the number of each by its index,
+    /// the same every time, or `None` to leave it out; `refuse` gets the index of each that is refused. Numbers of one word
+    /// that follow each other are claimed by one atomic operation, so that the workers that share an SA seldom wait for its
+    /// cache line.
     #[inline]
-    pub fn accept_run(&self, seqs: &[u64], mut verdict: impl FnMut(usize, Result<(), DropReason>)) {
-        let mut start = 0;
-        while let Some(&first) = seqs.get(start) {
-            let word = first / WORD;
-            let mut wanted = 0;
-            let run = seqs[start..].iter().take_while(|&&seq| {
-                let fits = seq / WORD == word && wanted & bit(seq) == 0;
-                wanted |= if fits { bit(seq) } else { 0 };
-                fits
-            });
-            let end = start + run.count();
-            let claim = self.claim(word, wanted);
-            for (index, &seq) in (start..end).zip(&seqs[start..end]) {
-                verdict(index, claim.verdict(bit(seq)));
+    pub fn accept_run<N>(&self, count: usize, number: N, mut refuse: impl FnMut(usize, DropReason))
+    where
+        N: Fn(usize) -> Option<u64>,
+    {
+        let (mut start, mut end) = (0, 0);
+        while end < count {
+            let (mut word, mut wanted) = (None, 0);
+            while end < count {
+                if let Some(seq) = number(end) {
+                    if *word.get_or_insert(seq / WORD) != seq / WORD || wanted & bit(seq) != 0 {
+                        break;
+                    }
+                    wanted |= bit(seq);
+                }
+                end += 1;
+            }
+            if let Some(word) = word {
+                let claim = self.claim(word, wanted);
+                // Seldom something to tell.
+                for index in if claim.granted == wanted { end } else { start }..end {
+                    if let Some(seq) = number(index)
+                        && let Err(reason) = claim.verdict(bit(seq))
+                    {
+                        refuse(index, reason);
+                    }
+                }
             }
             start = end;
         }

@@ -6,9 +6,8 @@
 
 use crate::sync::{AtomicU64, Ordering};
 
-/// The next sequence number, alone on its cache line.
+/// The next sequence number. Workers that share an SA contend for its cache line.
 #[derive(Debug)]
-#[repr(align(64))]
 pub struct Sequence {
     next: AtomicU64,
     /// The highest number that may be handed out now, at most `last`.

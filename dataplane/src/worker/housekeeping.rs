@@ -14,7 +14,7 @@ use crate::packet::ip;
 use crate::sa::{Mode, Protocol, TunnelId};
 use crate::worker::Worker;
 use crate::worker::outbound::SealQueue;
-use crate::worker::tables::Quiet;
+use crate::worker::slots::Quiet;
 use crate::worker::transit::Origin;
 
 /// Time between two ticks.

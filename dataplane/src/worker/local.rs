@@ -320,7 +320,7 @@ impl Worker {
         let offender = Offender { packet: packet.data(), info, link_multicast: false };
         if let Some(mut answer) = local.icmp.error(error, &offender, source, &mut context) {
             // It quotes the packet, so it must be as well protected.
-            answer.from_sa = packet.from_sa;
+            answer.set_from_sa(packet.is_from_sa());
             local.originated.push(answer);
         }
     }
@@ -329,7 +329,7 @@ impl Worker {
     /// policy lets back through a tunnel. `None` when the complaint could only leave in the clear.
     fn complaint_source(&self, packet: &Packet, info: &IpInfo) -> Option<IpAddr> {
         let (addresses, source) = (&self.tables.addresses, info.source.to_ip());
-        if !packet.from_sa {
+        if !packet.is_from_sa() {
             return addresses.on_port(packet.rx_port, source).or_else(|| addresses.any(source));
         }
         let protocol = if source.is_ipv4() { protocol::ICMP } else { protocol::ICMPV6 };

@@ -10,6 +10,7 @@
 //! ```
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 
 use crossbeam::channel::{Receiver, Sender, TrySendError};
@@ -26,12 +27,16 @@ use crate::port::{Mac, Port, PortId};
 use crate::snapshot;
 
 mod acquire;
+mod admission;
 mod classify;
 mod housekeeping;
 mod inbound;
 mod local;
 mod next_hops;
+mod opened;
 mod outbound;
+mod remembered;
+mod slots;
 mod sources;
 pub mod stages;
 mod tables;
@@ -40,9 +45,9 @@ mod transit;
 mod transmit;
 mod updates;
 mod usual;
+mod whence;
 
 use acquire::Waiting;
-pub use acquire::{OnDemand, WaitingLimits};
 use inbound::OpenQueue;
 use local::Local;
 use next_hops::NextHops;
@@ -64,8 +69,8 @@ pub struct WorkerConfig {
     pub max_sas: u32,
     /// The most tunnels: ids are below this.
     pub max_tunnels: u32,
-    /// Tunnels whose first packets wait for an SA.
-    pub on_demand: OnDemand,
+    /// Tunnels whose first packets wait for an SA: the control side sets them up when it is asked.
+    pub on_demand: Range<u32>,
     /// Policies that there is room for without growing.
     pub max_policies: usize,
     /// Bounds on fragments that wait for the rest of their packet.
@@ -111,7 +116,7 @@ pub struct Worker {
     sources: Sources,
     decisions: Decisions,
     local: Local,
-    on_demand: OnDemand,
+    on_demand: Range<u32>,
     waiting: Waiting,
     crypto: Arc<Crypto>,
     channels: Channels,
@@ -165,8 +170,8 @@ impl Worker {
             sources: Sources::new(),
             decisions: Decisions::new(),
             local,
-            waiting: Waiting::new(config.on_demand.limits.all),
             on_demand: config.on_demand,
+            waiting: Waiting::new(),
             crypto,
             channels,
             unsent: VecDeque::with_capacity(1024),

@@ -3,12 +3,16 @@
 
 use crate::host::neighbour::NeighbourIndex;
 use crate::packet::address::Address;
+use crate::packet::ip::Version;
 use crate::port::PortId;
 use crate::sa::TunnelId;
 use crate::worker::Worker;
+use crate::worker::remembered::Remembered;
+use crate::worker::slots::Exit;
+use crate::worker::transmit::Egress;
 
-/// Destinations that are remembered: 16 KB, half of the first-level cache.
-const PLACES: usize = 256;
+/// Sets of four destinations that are remembered: 80 KB if all are in use.
+const SETS: usize = 256;
 
 /// Where packets to one destination leave. Good while the routing table's generation is the same and the neighbour
 /// is known.
@@ -22,23 +26,75 @@ pub(super) struct Adjacency {
     pub(super) port: PortId,
 }
 
-/// A direct-mapped cache by destination. A scan can only push out what is asked for again.
+/// Where packets leave, by destination, while routes stay what they are.
 pub(super) struct NextHops {
-    places: Box<[Option<(Address, Adjacency)>]>,
+    places: Remembered<Address, Adjacency>,
 }
 
 impl NextHops {
     pub(super) fn new() -> Self {
-        Self { places: vec![None; PLACES].into_boxed_slice() }
+        let any = Address::v4([0; 4]);
+        let nowhere = Adjacency { generation: 0, next_hop: any, neighbour: None, mtu: 0, port: 0 };
+        Self { places: Remembered::new(SETS, any, nowhere) }
     }
+}
 
-    #[inline]
-    fn place(destination: Address) -> usize {
-        (destination.spread() >> 56) as usize % PLACES
+/// By which port packets of a version leave, and to which Ethernet address.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Hop {
+    pub(super) port: PortId,
+    pub(super) version: Version,
+    /// As [`Adjacency::neighbour`].
+    pub(super) neighbour: Option<NeighbourIndex>,
+}
+
+impl Adjacency {
+    #[inline(always)]
+    pub(super) fn hop(&self, version: Version) -> Hop {
+        Hop { port: self.port, version, neighbour: self.neighbour }
+    }
+}
+
+/// How packets leave, for as long as they go to the same next hop.
+#[derive(Default)]
+pub(super) struct LastWay {
+    known: Option<(Hop, Egress)>,
+}
+
+impl LastWay {
+    #[inline(always)]
+    fn is_of(&self, hop: Hop) -> bool {
+        self.known.as_ref().is_some_and(|(known, _)| *known == hop)
     }
 }
 
 impl Worker {
+    /// How packets leave to this next hop; `None` while its Ethernet address is not known.
+    #[inline(always)]
+    pub(super) fn way<'l>(&mut self, hop: Hop, last: &'l mut LastWay) -> Option<&'l Egress> {
+        if !last.is_of(hop) {
+            last.known = Some((hop, self.egress(hop)?));
+        }
+        last.known.as_ref().map(|(_, egress)| egress)
+    }
+
+    /// How an IPv4 packet of `len` bytes to `destination` leaves, if that is remembered and it fits.
+    #[inline(always)]
+    pub(super) fn usual_egress<'l>(
+        &mut self,
+        destination: u32,
+        len: usize,
+        last: &'l mut LastWay,
+    ) -> Option<&'l Egress> {
+        let destination = Address::v4(destination.to_be_bytes());
+        let adjacency = self.next_hops.places.find(destination, self.tables.routes.generation())?;
+        if len > adjacency.mtu as usize {
+            return None;
+        }
+        let hop = adjacency.hop(Version::V4);
+        self.way(hop, last)
+    }
+
     /// Where packets to `destination` leave.
     #[inline]
     pub(super) fn adjacency(&mut self, destination: Address) -> Option<Adjacency> {
@@ -54,28 +110,39 @@ impl Worker {
         adjacency.map(|adjacency| adjacency.port)
     }
 
-    /// Where a tunnel's packets leave, remembered in its slot. `None` when it has no SA, or its peer no route.
+    /// What the link of a tunnel's packets carries. `None` when the tunnel has no SA, or its peer no route. Where they leave
+    /// is then in the tunnel's slot, and how in `last`, if their next hop is known.
     #[inline]
-    pub(super) fn tunnel_adjacency(&mut self, tunnel: TunnelId) -> Option<Adjacency> {
+    pub(super) fn tunnel_mtu(&mut self, tunnel: TunnelId, last: &mut LastWay) -> Option<u32> {
         let slot = self.tables.tunnel(tunnel)?;
-        if let Some(known) = slot.adjacency
-            && known.generation == self.tables.routes.generation()
-            && known.neighbour.is_some_and(|index| self.local.neighbours.mac(index).is_some())
+        if let Some(exit) = slot.exit
+            && exit.generation == self.tables.routes.generation()
+            && self.way(exit.hop, last).is_some()
         {
-            return Some(known);
+            return Some(exit.mtu);
         }
-        let found = self.find_adjacency(slot.endpoints.remote.into());
-        if let Some(slot) = self.tables.tunnel_mut(tunnel) {
-            slot.adjacency = found;
-        }
-        found
+        self.find_exit(tunnel, last)
+    }
+
+    #[cold]
+    fn find_exit(&mut self, tunnel: TunnelId, last: &mut LastWay) -> Option<u32> {
+        let adjacency = self.tunnel_adjacency(tunnel)?;
+        let Adjacency { generation, mtu, .. } = adjacency;
+        let slot = self.tables.tunnel_mut(tunnel)?;
+        let hop = adjacency.hop(slot.outer.version());
+        slot.exit = Some(Exit { generation, hop, mtu });
+        self.way(hop, last);
+        Some(mtu)
+    }
+
+    /// Where a tunnel's packets leave. `None` when it has no SA, or its peer no route.
+    pub(super) fn tunnel_adjacency(&self, tunnel: TunnelId) -> Option<Adjacency> {
+        self.find_adjacency(self.tables.tunnel(tunnel)?.endpoints.remote.into())
     }
 
     #[inline]
     fn remembered(&self, destination: Address) -> Option<Adjacency> {
-        let (known, adjacency) = self.next_hops.places.get(NextHops::place(destination))?.as_ref()?;
-        let good = *known == destination && adjacency.generation == self.tables.routes.generation();
-        good.then_some(*adjacency)
+        self.next_hops.places.find(destination, self.tables.routes.generation()).copied()
     }
 
     /// Whether the Ethernet address is known, or none is needed.
@@ -92,9 +159,7 @@ impl Worker {
     #[cold]
     fn find_and_remember(&mut self, destination: Address) -> Option<Adjacency> {
         let found = self.find_adjacency(destination)?;
-        if let Some(place) = self.next_hops.places.get_mut(NextHops::place(destination)) {
-            *place = Some((destination, found));
-        }
+        self.next_hops.places.remember(destination, found.generation, found);
         Some(found)
     }
 

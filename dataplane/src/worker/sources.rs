@@ -4,16 +4,14 @@
 use crate::packet::address::Address;
 use crate::port::PortId;
 use crate::worker::Worker;
+use crate::worker::remembered::Remembered;
 
-/// Sources that are remembered.
-const PLACES: usize = 256;
+/// Sets of four sources that are remembered.
+const SETS: usize = 256;
 
 /// What is known of a source.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Source {
-    address: Address,
-    /// [`Worker::epoch`] when it was asked for.
-    epoch: u64,
     /// The port that packets to it leave by.
     pub(super) port: Option<PortId>,
     /// It is one of our own addresses.
@@ -24,35 +22,24 @@ pub(super) struct Source {
     is_usual: bool,
 }
 
-/// A direct-mapped cache. A scan can only push out what is asked for again.
+/// What is known, by address.
 pub(super) struct Sources {
-    places: Box<[Option<Source>]>,
+    places: Remembered<Address, Source>,
 }
 
 impl Sources {
     pub(super) fn new() -> Self {
-        Self { places: vec![None; PLACES].into_boxed_slice() }
-    }
-
-    #[inline]
-    fn place(address: Address) -> usize {
-        (address.spread() >> 56) as usize % PLACES
+        let any = Source { port: None, is_ours: false, is_remote: false, is_usual: false };
+        Self { places: Remembered::new(SETS, Address::v4([0; 4]), any) }
     }
 
     /// Whether an IPv4 source is known as one whose packets may be forwarded: its address is a host's and not ours, packets
     /// to it leave by `port` if that is asked for, and no policy expects it behind a tunnel.
     #[inline(always)]
     pub(super) fn is_usual(&self, source: u32, epoch: u64, port: PortId, strict: bool) -> bool {
-        let address = Address::v4(source.to_be_bytes());
-        match self.places.get(Self::place(address)) {
-            Some(Some(known)) => {
-                known.address == address
-                    && known.epoch == epoch
-                    && known.is_usual
-                    && (!strict || known.port == Some(port))
-            }
-            _ => false,
-        }
+        self.places
+            .find(Address::v4(source.to_be_bytes()), epoch)
+            .is_some_and(|known| known.is_usual && (!strict || known.port == Some(port)))
     }
 }
 
@@ -61,9 +48,9 @@ impl Worker {
     #[inline]
     pub(super) fn source(&mut self, address: Address) -> Source {
         let epoch = self.epoch();
-        match self.sources.places.get(Sources::place(address)) {
-            Some(Some(known)) if known.address == address && known.epoch == epoch => *known,
-            _ => self.find_source(address, epoch),
+        match self.sources.places.find(address, epoch) {
+            Some(known) => *known,
+            None => self.find_source(address, epoch),
         }
     }
 
@@ -72,16 +59,12 @@ impl Worker {
         let is_ours = self.tables.addresses.contains(address);
         let is_remote = self.tables.spd.has_remote(address);
         let source = Source {
-            address,
-            epoch,
             port: self.port_towards(address),
             is_ours,
             is_remote,
             is_usual: address.is_forwardable() && !is_ours && !is_remote,
         };
-        if let Some(place) = self.sources.places.get_mut(Sources::place(address)) {
-            *place = Some(source);
-        }
+        self.sources.places.remember(address, epoch, source);
         source
     }
 }

@@ -136,8 +136,14 @@ impl Worker {
     /// A stage of a burst is over.
     #[inline]
     pub(super) fn passed(&mut self, stage: Stage) {
-        if let Some(stages) = &mut self.stages {
-            stages.mark(stage);
-        }
+        mark(&mut self.stages, stage);
+    }
+}
+
+/// As [`Worker::passed`] while other parts of the worker are in use.
+#[inline]
+pub(super) fn mark(stages: &mut Option<Box<Stages>>, stage: Stage) {
+    if let Some(stages) = stages {
+        stages.mark(stage);
     }
 }

@@ -28,20 +28,12 @@ impl Worker {
     #[inline]
     pub(super) fn deliver(
         &mut self,
-        mut packet: Packet,
+        packet: Packet,
         info: &IpInfo,
         origin: Origin,
         now: u64,
         sealing: &mut SealQueue,
     ) {
-        if matches!(origin, Origin::Tunnel(_))
-            && info.ttl > 1
-            && info.fragment.is_none()
-            && self.goes_clear(info)
-            && ip::decrement_ttl(packet.data_mut()).is_ok()
-        {
-            return self.route(packet, info, origin, now);
-        }
         if self.tables.addresses.contains(info.destination) {
             self.receive(packet, info, origin, now, None);
         } else {
@@ -71,7 +63,7 @@ impl Worker {
                 Err(reason) => self.drop_packet(whole, reason),
             };
         }
-        let from_sa = packet.from_sa;
+        let from_sa = packet.is_from_sa();
         match self.decide(packet.data_mut(), from_sa, info, origin) {
             Ok(Some(tunnel)) => self.protect(packet, 0, tunnel, info, origin, now, sealing),
             Ok(None) => self.route(packet, info, origin, now),

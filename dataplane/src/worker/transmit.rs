@@ -8,7 +8,7 @@ use crate::message::{Event, Neighbour};
 use crate::packet::ethernet::{self, ethertype};
 use crate::packet::ip::{self, IpInfo, Version};
 use crate::port::{Mac, PortId};
-use crate::worker::next_hops::Adjacency;
+use crate::worker::next_hops::{Adjacency, Hop};
 use crate::worker::transit::Origin;
 use crate::worker::{Worker, send};
 
@@ -53,32 +53,32 @@ impl Worker {
     /// Puts the link header on an IP packet and queues it, or has its next hop resolved first.
     #[inline]
     pub(super) fn transmit(&mut self, packet: Packet, adjacency: &Adjacency, now: u64) {
-        match self.egress(adjacency, version(packet.data())) {
+        match self.egress(adjacency.hop(version(packet.data()))) {
             Some(egress) => self.emit(packet, &egress),
             None => self.resolve_and_send(packet, adjacency, now),
         }
     }
 
-    /// How packets of a version leave; `None` while the next hop's Ethernet address is not known.
+    /// How packets leave to a next hop; `None` while its Ethernet address is not known.
     #[inline]
-    pub(super) fn egress(&mut self, adjacency: &Adjacency, version: Version) -> Option<Egress> {
-        let port = adjacency.port;
+    pub(super) fn egress(&mut self, hop: Hop) -> Option<Egress> {
+        let Hop { port, version, neighbour } = hop;
         let config = &self.ports.get(usize::from(port))?.config;
         let Some(own) = config.mac else {
             return Some(Egress { port, len: 0, header: [0; Egress::LONGEST] });
         };
-        let mac = self.local.neighbours.mac(adjacency.neighbour?)?;
+        let mac = self.local.neighbours.mac(neighbour?)?;
         Some(Egress::ethernet(port, mac, own, config.vlan, version))
     }
 
     /// Queues a packet, and puts the link header on it.
-    #[inline]
+    #[inline(always)]
     pub(super) fn emit(&mut self, packet: Packet, egress: &Egress) {
         self.emit_all(std::iter::once(packet), egress);
     }
 
     /// The same for several.
-    #[inline]
+    #[inline(always)]
     pub(super) fn emit_all(&mut self, packets: impl Iterator<Item = Packet>, egress: &Egress) {
         let Some(state) = self.ports.get_mut(usize::from(egress.port)) else { return };
         for packet in packets {
@@ -187,10 +187,10 @@ impl Egress {
     /// `None` when there is no room in front of the packet.
     #[inline]
     fn write(&self, packet: &mut Packet) -> Option<()> {
-        match self.len {
-            0 => {}
-            14 => *packet.prepend(14)?.first_chunk_mut::<14>()? = *self.header.first_chunk()?,
-            _ => *packet.prepend(Self::LONGEST)?.first_chunk_mut()? = self.header,
+        if usize::from(self.len) == ethernet::HEADER_LEN {
+            *packet.prepend(ethernet::HEADER_LEN)?.first_chunk_mut()? = *self.header.first_chunk::<14>()?;
+        } else if self.len != 0 {
+            *packet.prepend(Self::LONGEST)?.first_chunk_mut()? = self.header;
         }
         Some(())
     }
@@ -198,7 +198,7 @@ impl Egress {
 
 /// By the first nibble, of a packet that was parsed before.
 #[inline]
-pub(super) fn version(packet: &[u8]) -> Version {
+fn version(packet: &[u8]) -> Version {
     match packet.first() {
         Some(byte) if byte >> 4 == 6 => Version::V6,
         _ => Version::V4,

@@ -6,7 +6,7 @@ use crate::message::{
     AddressUpdate, Direction, Event, PolicyUpdate, Refused, Retired, RouteUpdate, SaUpdate, Update,
 };
 use crate::snapshot::{PAGE, SaPage, SaReading, Snapshot};
-use crate::worker::tables::{InboundSlot, OutboundSlot};
+use crate::worker::slots::{InboundSlot, OutboundSlot};
 use crate::worker::{UPDATES_PER_POLL, Worker};
 
 impl Worker {

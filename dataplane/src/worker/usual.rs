@@ -6,19 +6,20 @@
 
 use crate::buffer::Packet;
 use crate::packet::address::Address;
-use crate::packet::ethernet;
-use crate::packet::ip::IpInfo;
+use crate::packet::bytes::{be16, be32};
+use crate::packet::ethernet::{self, ethertype};
 use crate::packet::{checksum, esp, ipv4};
 use crate::policy::spd::Scope;
 use crate::policy::{Action, PolicyId};
 use crate::port::{Mac, PortId};
 use crate::sa::TunnelId;
 use crate::worker::Worker;
+use crate::worker::remembered::Remembered;
 
 /// Bytes of the link header.
 const LINK: usize = ethernet::HEADER_LEN;
-/// Up to the first eight bytes behind the IP header: ports, or SPI and sequence number.
-const SEEN: usize = LINK + ipv4::HEADER_LEN + 8;
+/// IP header and the first eight bytes behind it: ports, or SPI and sequence number.
+const SEEN: usize = ipv4::HEADER_LEN + 8;
 
 /// A port by which usual packets come.
 pub(super) struct UsualLink {
@@ -43,34 +44,38 @@ pub(super) struct Usual {
 }
 
 impl Usual {
-    /// Reads a frame that is sent to `mac`. The packet is as [`ip::parse`](crate::packet::ip::parse) demands, and shows
+    /// Reads an untagged Ethernet II frame that is sent to `mac`. The packet is as [`ip::parse`](crate::packet::ip::parse) demands, and shows
     /// eight bytes behind its header.
     #[inline(always)]
     pub(super) fn read(frame: &[u8], mac: &Mac) -> Option<Self> {
-        let seen: &[u8; SEEN] = frame.first_chunk()?;
-        let be16 = |at: usize| u16::from_be_bytes([seen[at], seen[at + 1]]);
-        let be32 = |at: usize| u32::from_be_bytes([seen[at], seen[at + 1], seen[at + 2], seen[at + 3]]);
-        const IP: usize = LINK;
-        let header: &[u8; ipv4::HEADER_LEN] = seen[IP..].first_chunk()?;
-        let total_len = be16(IP + 2);
-        let word = be16(IP + 6);
-        let usual = seen[..6] == *mac
-            // IPv4 in Ethernet II, a header of five words.
-            && be32(12) >> 8 == 0x08_0045
+        let (link, packet) = frame.split_first_chunk::<LINK>()?;
+        let is_ipv4 = link[..6] == *mac && link[12..] == ethertype::IPV4.to_be_bytes();
+        if is_ipv4 { Self::of_packet(packet) } else { None }
+    }
+
+    /// As [`Usual::read`] for a packet that has no link header.
+    #[inline(always)]
+    pub(super) fn of_packet(packet: &[u8]) -> Option<Self> {
+        let seen: &[u8; SEEN] = packet.first_chunk()?;
+        let (header, upper) = seen.split_first_chunk::<{ ipv4::HEADER_LEN }>()?;
+        let total_len = be16::<2, _>(header);
+        let word = be16::<6, _>(header);
+        // A header of five words.
+        let usual = header[0] == 0x45
             // Neither MF nor an offset.
             && word & 0x3fff == 0
-            && usize::from(total_len) >= SEEN - LINK
-            && usize::from(total_len) + LINK <= frame.len()
+            && usize::from(total_len) >= SEEN
+            && usize::from(total_len) <= packet.len()
             && checksum::of(header) == 0;
         usual.then_some(Self {
-            source: be32(IP + 12),
-            destination: be32(IP + 16),
+            source: be32::<12, _>(header),
+            destination: be32::<16, _>(header),
             total_len,
-            protocol: seen[IP + 9],
-            ttl: seen[IP + 8],
-            tos: seen[IP + 1],
+            protocol: header[9],
+            ttl: header[8],
+            tos: header[1],
             dont_fragment: word & 0x4000 != 0,
-            upper: *seen.last_chunk()?,
+            upper: *upper.first_chunk()?,
         })
     }
 
@@ -84,16 +89,40 @@ impl Usual {
 /// What was decided on packets to a destination.
 #[derive(Clone, Copy)]
 struct Decision {
-    destination: u32,
-    /// It holds for sources with these bits where `mask` has ones.
+    /// It holds for sources that begin with as many of these bits as the lowest six of `verdict` say.
     local: u32,
-    mask: u32,
-    verdict: Verdict,
-    /// [`Worker::epoch`] then.
-    epoch: u64,
+    /// Above them the tunnel's id, or ones when packets go in the clear that came out of a tunnel.
+    verdict: u32,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+impl Decision {
+    const LEN_BITS: u32 = 6;
+    const CLEAR: u32 = u32::MAX >> Self::LEN_BITS;
+
+    /// `None` when the id of the tunnel does not fit: its packets go the long way.
+    fn new(local: u32, mask: u32, verdict: Verdict) -> Option<Self> {
+        let id = match verdict {
+            Verdict::Protect(TunnelId(id)) if id < Self::CLEAR => id,
+            Verdict::Protect(_) => return None,
+            Verdict::Clear => Self::CLEAR,
+        };
+        Some(Self { local, verdict: id << Self::LEN_BITS | mask.count_ones() })
+    }
+
+    #[inline(always)]
+    fn on(self, source: u32) -> Option<Verdict> {
+        let len = self.verdict & ((1 << Self::LEN_BITS) - 1);
+        // None of the bits when the prefix is everything.
+        let differ = u64::from(source ^ self.local) >> (32 - len.min(32));
+        let verdict = match self.verdict >> Self::LEN_BITS {
+            Self::CLEAR => Verdict::Clear,
+            id => Verdict::Protect(TunnelId(id)),
+        };
+        (differ == 0).then_some(verdict)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     /// Through this tunnel.
     Protect(TunnelId),
@@ -101,43 +130,37 @@ enum Verdict {
     Clear,
 }
 
-/// Destinations that are remembered: 64 KB, an eighth of the second-level cache.
-const PLACES: usize = 2048;
+/// Lines of four destinations: 128 KB, a quarter of a small second-level cache if all are in use.
+const LINES: usize = 2048;
 
-/// A direct-mapped cache by destination. A scan can only push out what is asked for again.
+/// What was decided, by destination.
 pub(super) struct Decisions {
-    places: Box<[Decision; PLACES]>,
+    places: Remembered<u32, Decision>,
 }
 
 impl Decisions {
     pub(super) fn new() -> Self {
-        // No epoch is 0.
-        let none = Decision { destination: 0, local: 0, mask: 0, verdict: Verdict::Clear, epoch: 0 };
-        Self { places: Box::new([none; PLACES]) }
-    }
-
-    #[inline(always)]
-    fn place(destination: u32) -> usize {
-        // As many upper bits of the product as a place has.
-        (destination.wrapping_mul(0x9e37_79b9) >> (u32::BITS - PLACES.ilog2())) as usize
+        Self { places: Remembered::new(LINES, 0, Decision { local: 0, verdict: 0 }) }
     }
 
     #[inline(always)]
     fn find(&self, source: u32, destination: u32, epoch: u64) -> Option<Verdict> {
-        let known = self.known(destination, epoch)?;
-        ((source ^ known.local) & known.mask == 0).then_some(known.verdict)
+        self.places.find(destination, epoch)?.on(source)
     }
 
     /// Whether something is known of packets to a destination.
     #[inline]
     pub(super) fn know(&self, destination: u32, epoch: u64) -> bool {
-        self.known(destination, epoch).is_some()
+        self.places.find(destination, epoch).is_some()
     }
 
+    /// Whether a packet that came out of a tunnel goes on in the clear, as the long way found before.
     #[inline(always)]
-    fn known(&self, destination: u32, epoch: u64) -> Option<&Decision> {
-        let known = &self.places[Self::place(destination) % PLACES];
-        (known.destination == destination && known.epoch == epoch).then_some(known)
+    pub(super) fn goes_clear(&self, usual: &Usual, epoch: u64) -> bool {
+        // The long way says what becomes of those that are at their end.
+        usual.ttl > 1
+            && Address::v4(usual.source.to_be_bytes()).is_forwardable()
+            && self.find(usual.source, usual.destination, epoch) == Some(Verdict::Clear)
     }
 }
 
@@ -150,7 +173,7 @@ impl Worker {
         Some(UsualLink { mac, strict: config.reverse_path })
     }
 
-    /// Changes whenever a route, a policy or an address of ours does, and is never 0.
+    /// Changes whenever a route, a policy or an address of ours does, and never comes again.
     #[inline(always)]
     pub(super) fn epoch(&self) -> u64 {
         // None of them ever becomes less.
@@ -170,16 +193,6 @@ impl Worker {
         (usual.ttl > 1 && self.sources.is_usual(usual.source, epoch, port, strict)).then_some(tunnel)
     }
 
-    /// Whether a packet that came out of a tunnel goes on in the clear, as the long way found before.
-    #[inline(always)]
-    pub(super) fn goes_clear(&self, info: &IpInfo) -> bool {
-        let (Some(source), Some(destination)) = (info.source.to_v4(), info.destination.to_v4()) else {
-            return false;
-        };
-        info.source.is_forwardable()
-            && self.decisions.find(source, destination, self.epoch()) == Some(Verdict::Clear)
-    }
-
     /// Remembers what the long way found for a packet that may be forwarded, to a destination that is not ours.
     #[inline]
     pub(super) fn remember(
@@ -197,9 +210,9 @@ impl Worker {
             (Scope::Everything, None) if from_tunnel => (0, 0, Verdict::Clear),
             _ => return,
         };
-        let epoch = self.epoch();
-        self.decisions.places[Decisions::place(destination) % PLACES] =
-            Decision { destination, local, mask, verdict, epoch };
+        if let Some(decision) = Decision::new(local, mask, verdict) {
+            self.decisions.places.remember(destination, self.epoch(), decision);
+        }
     }
 }
 
@@ -210,5 +223,29 @@ pub(super) fn strip(packet: &mut Packet, usual: &Usual, forwarded: bool) {
     if forwarded && let Some(header) = packet.data_mut().first_chunk_mut() {
         // Its TTL was looked at.
         let _still_alive = ipv4::decrement_ttl(header);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_decision_is_of_its_prefix(local: u32, source: u32, len in 0u32..=32, id: u32) {
+            let mask = (u64::from(u32::MAX) << (32 - len)) as u32;
+            let (local, id) = (local & mask, id >> Decision::LEN_BITS);
+            let wanted = |verdict| (source & mask == local).then_some(verdict);
+            let clear = Decision::new(local, mask, Verdict::Clear).unwrap();
+            prop_assert_eq!(clear.on(source), wanted(Verdict::Clear));
+            prop_assert_eq!(clear.on(local), Some(Verdict::Clear));
+            let verdict = Verdict::Protect(TunnelId(id));
+            match Decision::new(local, mask, verdict) {
+                Some(decision) => prop_assert_eq!(decision.on(source), wanted(verdict)),
+                None => prop_assert_eq!(id, Decision::CLEAR),
+            }
+        }
     }
 }

@@ -6,7 +6,6 @@ use proptest::sample::Index;
 use super::support::*;
 use crate::drops::DropReason;
 use crate::message::{RouteUpdate, Update};
-use crate::packet::ip;
 use crate::policy::Action;
 use crate::sa::TunnelId;
 use crate::worker::usual::Usual;
@@ -39,8 +38,8 @@ fn what_was_decided_once_is_short() {
     assert!(!is_short(&pair, &packet), "nothing is known");
     pair.left_to_right(std::slice::from_ref(&packet));
     assert!(is_short(&pair, &packet));
-    let inner = ip::parse(&packet).unwrap();
-    assert!(pair.right.worker.goes_clear(&inner), "out of the tunnel");
+    let (inner, worker) = (Usual::of_packet(&packet).unwrap(), &pair.right.worker);
+    assert!(worker.decisions.goes_clear(&inner, worker.epoch()), "out of the tunnel");
     assert!(is_short(&pair, &ping4(SOURCE, DESTINATION, 20)), "whatever the protocol");
     for other in [udp4(SOURCE, "10.2.0.6", 20), udp4("10.1.0.6", DESTINATION, 20)] {
         assert!(!is_short(&pair, &other));

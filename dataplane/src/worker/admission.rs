@@ -1,0 +1,231 @@
+//! Which packets an outbound SA takes, before their sequence numbers: whether there is an SA and a route, its lifetime, and
+//! what the path carries (RFC 4301 s8, RFC 8200 s5): as they are, in pieces, or not.
+
+use crate::ah;
+use crate::buffer::Packet;
+use crate::drops::DropReason;
+use crate::esp::outbound as esp;
+use crate::host::icmp::Error;
+use crate::packet::ip::{self, Version};
+use crate::packet::ipv6::MIN_MTU;
+use crate::packet::tcp;
+use crate::sa::{DfPolicy, Fragmentation, Mode, MssClamp, Protocol};
+use crate::worker::Worker;
+use crate::worker::next_hops::LastWay;
+use crate::worker::outbound::{Inner, SealQueue, Sealing};
+use crate::worker::slots::OutboundSlot;
+use crate::worker::transit::Origin;
+
+/// TCP and IP headers without options, which the MSS leaves out (RFC 9293 s3.7.1).
+const fn tcp_headers(version: Version) -> usize {
+    match version {
+        Version::V4 => 40,
+        Version::V6 => 60,
+    }
+}
+
+impl Worker {
+    /// Checks what does not depend on the sequence number: SA, route, lifetime, size.
+    #[inline]
+    pub(super) fn admit_run(
+        &mut self,
+        run: &mut [Sealing],
+        now: u64,
+        last: &mut LastWay,
+        pieces: &mut SealQueue,
+    ) {
+        let Some(tunnel) = run.first().map(|work| work.tunnel) else { return };
+        let Some(adjacency_mtu) = self.tunnel_mtu(tunnel, last) else {
+            return run.iter_mut().for_each(|work| self.refuse(work, now));
+        };
+        let mut done = 0;
+        while let Some(rest @ [_, ..]) = run.get_mut(done..) {
+            let Some(slot) = self.tables.outbound.get_mut(tunnel.0) else { return };
+            let mtu = slot.sa.path_mtu.get(adjacency_mtu, now);
+            let usual = slot.admit_usual(rest, mtu, now);
+            if let Some(work) = rest.get_mut(usual) {
+                work.mtu = mtu;
+                self.admit(work, now, pieces);
+            }
+            done += usual + 1;
+        }
+    }
+
+    /// As [`Worker::admit_run`] for a packet that needs a closer look.
+    #[inline(never)]
+    fn admit(&mut self, work: &mut Sealing, now: u64, pieces: &mut SealQueue) {
+        let Some(slot) = self.tables.outbound.get_mut(work.tunnel.0) else { return };
+        let Some(packet) = &mut work.packet else { return };
+        let capacity = slot.capacity(work.mtu as usize, &work.inner);
+        if let Some(clamp) = slot.sa.options.mss_clamp {
+            clamp_mss(clamp, capacity, packet, &work.inner);
+        }
+        let restricts_ports = self.tables.spd.restricts_ports();
+        match slot.fit(packet, &work.inner, work.origin, capacity, restricts_ports) {
+            // Only what is sent is charged.
+            Fit::Whole => {
+                if !slot.charge(packet.len(), now, &mut self.unsent) {
+                    self.drop_on_sa(work, DropReason::SaExpired);
+                }
+            }
+            Fit::Pieces => self.admit_pieces(work, capacity, now, pieces),
+            Fit::TooBig => self.too_big(work, capacity, now),
+            Fit::Never(reason) => self.drop_on_sa(work, reason),
+        }
+    }
+
+    /// Fragments the inner packet, so that each piece fits (RFC 4301 s8.1 leaves the choice to us).
+    #[cold]
+    fn admit_pieces(&mut self, work: &mut Sealing, capacity: usize, now: u64, pieces: &mut SealQueue) {
+        let Some(packet) = work.packet.take() else { return };
+        let (tunnel, origin, mtu) = (work.tunnel, work.origin, work.mtu);
+        let own = work.inner.marks.version == Version::V6;
+        let made = self.fragment(packet, capacity, own, |worker, packet| match ip::parse(packet.data()) {
+            Ok(info) => {
+                let Some(slot) = worker.tables.tunnel_mut(tunnel) else { return };
+                if !slot.charge(packet.len(), now, &mut worker.unsent) {
+                    return worker.count_on_sa(tunnel, DropReason::SaExpired);
+                }
+                if pieces.is_full() {
+                    worker.send_admitted(pieces, now, &mut LastWay::default());
+                }
+                let inner = Inner::of(&packet, 0, &info);
+                let mut piece = Sealing::new(packet, tunnel, origin, inner);
+                piece.mtu = mtu;
+                pieces.push(piece);
+            }
+            Err(reason) => worker.count_on_sa(tunnel, reason),
+        });
+        if let Err(reason) = made {
+            self.count_on_sa(tunnel, reason);
+        }
+    }
+
+    #[cold]
+    fn too_big(&mut self, work: &mut Sealing, capacity: usize, now: u64) {
+        if let Some(packet) = &work.packet
+            && let Ok(info) = ip::parse(packet.data())
+        {
+            self.complain(packet, &info, work.origin, Error::TooBig { mtu: capacity as u32 }, now);
+        }
+        self.drop_on_sa(work, DropReason::TooBig);
+    }
+
+    /// The tunnel has no SA, which the control side may mend; or its peer cannot be reached.
+    #[cold]
+    fn refuse(&mut self, work: &mut Sealing, now: u64) {
+        if self.tables.tunnel(work.tunnel).is_some() {
+            return self.drop_on_sa(work, DropReason::NoRoute);
+        }
+        if let Some(packet) = work.packet.take() {
+            self.acquire(packet, work.tunnel, work.origin, now);
+        }
+    }
+}
+
+/// What becomes of a packet of this size on an SA.
+enum Fit {
+    /// It goes as it is; when it is longer than the path carries, the outer packet is fragmented.
+    Whole,
+    /// It is fragmented first.
+    Pieces,
+    /// Its source must send smaller ones.
+    TooBig,
+    /// The SA cannot carry it.
+    Never(DropReason),
+}
+
+impl OutboundSlot {
+    /// Admits packets from the front for as long as they go the short way and are within the lease of lifetime. Returns how
+    /// many.
+    #[inline]
+    fn admit_usual(&mut self, run: &mut [Sealing], mtu: u32, now: u64) -> usize {
+        let Some(capacity) = self.usual.as_ref().map(|usual| usual.capacity(mtu as usize)) else { return 0 };
+        let mut lease = self.lease;
+        let unusual = run.iter_mut().position(|work| {
+            let len = work.packet.as_ref().map_or(usize::MAX, Packet::len);
+            work.mtu = mtu;
+            work.usual = len <= capacity && lease.charge(len as u64, now);
+            !work.usual
+        });
+        self.lease = lease;
+        unusual.unwrap_or(run.len())
+    }
+
+    /// The longest IP packet like this one that fits into `mtu` bytes once it is wrapped.
+    #[inline]
+    fn capacity(&self, mtu: usize, inner: &Inner) -> usize {
+        let (key, suite, outer) = (&self.sa.key, self.sa.params.suite, &self.outer);
+        match (self.sa.params.protocol, self.sa.params.mode) {
+            (Protocol::Esp, Mode::Tunnel) => esp::tunnel_capacity(suite, outer, mtu),
+            (Protocol::Esp, Mode::Transport) => {
+                esp::transport_capacity(suite, outer, mtu, inner.header_len.into())
+            }
+            (Protocol::Ah, Mode::Tunnel) => mtu.saturating_sub(ah::tunnel_len(key, outer, 0)),
+            (Protocol::Ah, Mode::Transport) => mtu.saturating_sub(ah::header_len(key, inner.marks.version)),
+        }
+    }
+
+    #[inline]
+    fn fit(
+        &self,
+        packet: &Packet,
+        inner: &Inner,
+        origin: Origin,
+        capacity: usize,
+        restricts_ports: bool,
+    ) -> Fit {
+        let transport = self.sa.params.mode == Mode::Transport;
+        if packet.len() <= capacity && !transport {
+            return Fit::Whole;
+        }
+        let options = &self.sa.options;
+        if transport && !self.joins(packet) {
+            return Fit::Never(DropReason::SaMismatch);
+        }
+        if transport && inner.is_fragment {
+            return Fit::Never(DropReason::TransportFragment);
+        }
+        // RFC 8200 s5, RFC 2473 s7.1: an IPv6 source need not go below 1280 bytes, so the tunnel must.
+        let least = if inner.marks.version == Version::V6 { MIN_MTU } else { 0 };
+        // Pieces that hide their ports may not match an SA that names some (RFC 4301 s7.2). But an IPv6 packet that
+        // was put together here must stay in pieces, or no link behind the peer would carry it.
+        let hides_ports = restricts_ports && inner.marks.version == Version::V4;
+        let after = (hides_ports || options.fragmentation == Fragmentation::After)
+            && (options.df == DfPolicy::Clear || !inner.marks.dont_fragment);
+        let own = transport && origin == Origin::Local;
+        if packet.len() <= capacity.max(least) || after || own {
+            Fit::Whole
+        } else if inner.marks.dont_fragment || transport {
+            Fit::TooBig
+        } else {
+            Fit::Pieces
+        }
+    }
+
+    /// Whether the packet runs between the SA's own endpoints, as transport mode needs.
+    fn joins(&self, packet: &Packet) -> bool {
+        ip::parse(packet.data()).is_ok_and(|info| {
+            info.source == self.endpoints.local && info.destination == self.endpoints.remote
+        })
+    }
+}
+
+/// Lowers the MSS of a TCP SYN to what fits.
+#[inline]
+fn clamp_mss(clamp: MssClamp, capacity: usize, packet: &mut Packet, inner: &Inner) {
+    if inner.protocol != ip::protocol::TCP || !tcp::is_syn(packet.data(), inner.header_len.into()) {
+        return;
+    }
+    let mss = match clamp {
+        // IPv6 packets up to 1280 bytes always pass, in fragments if need be.
+        MssClamp::PathMtu if inner.marks.version == Version::V6 => {
+            capacity.max(MIN_MTU) - tcp_headers(Version::V6)
+        }
+        MssClamp::PathMtu => capacity.saturating_sub(tcp_headers(Version::V4)),
+        MssClamp::Fixed(mss) => mss.into(),
+    };
+    if let Ok(info) = ip::parse(packet.data()) {
+        ip::clamp_mss(packet.data_mut(), &info, u16::try_from(mss).unwrap_or(u16::MAX));
+    }
+}
