@@ -18,7 +18,7 @@ use dataplane::packet::ethernet::{self, ethertype};
 use dataplane::port::memory::{self, Handle};
 use dataplane::port::{Mac, Port};
 use dataplane::snapshot::Snapshot;
-use dataplane::worker::{Channels, PortConfig, Worker, WorkerConfig};
+use dataplane::worker::{Channels, OnDemand, PortConfig, Worker, WorkerConfig};
 use ipnet::IpNet;
 
 use crate::frames::{self, NEIGHBOUR};
@@ -82,7 +82,7 @@ impl Gateway {
             index,
             max_sas: tunnels as u32 + 1,
             max_tunnels: tunnels as u32 + 1,
-            on_demand: 0..0,
+            on_demand: OnDemand::default(),
             max_policies: tunnels + 16,
             reassembly: ReassemblyConfig::default(),
             answers_per_second: 1000,

@@ -9,6 +9,7 @@ use ipnet::IpNet;
 
 use crate::auth::{IdPattern, Identity, LocalProof, RemoteProof};
 use crate::crypto::Secret;
+pub use crate::limits::{FloodLimits, PeerLimits};
 use crate::proposal::Proposal;
 use crate::selector::SelectorSpec;
 use crate::wire::ProtocolId;
@@ -24,6 +25,8 @@ pub struct Config {
     pub retransmit: Retransmit,
     /// Limits against floods.
     pub limits: FloodLimits,
+    /// Limits on what a peer can have.
+    pub peers: PeerLimits,
     /// Keys of IKE SAs are to be written down ([`crate::keylog`]).
     pub log_keys: bool,
     /// Tunnels below this are somebody else's.
@@ -41,6 +44,7 @@ impl Default for Config {
             pools: Vec::new(),
             retransmit: Retransmit::default(),
             limits: FloodLimits::default(),
+            peers: PeerLimits::default(),
             log_keys: false,
             first_tunnel: 0,
             reserved_spis: Vec::new(),
@@ -88,40 +92,6 @@ impl Retransmit {
     /// From the first transmission until the peer counts as dead.
     pub fn total(&self) -> Duration {
         (0..=self.tries).map(|tries| self.wait(tries)).sum()
-    }
-}
-
-/// Bounds on what strangers can make us keep (RFC 7296 s2.6).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FloodLimits {
-    /// From so many half-open IKE SAs on, new ones must return a cookie.
-    pub cookie_threshold: usize,
-    /// From so many half-open IKE SAs of one address on, new ones of it must return a cookie. A cookie and not a
-    /// refusal, because there may be a NAT with many users behind it.
-    pub cookie_threshold_per_address: usize,
-    /// No more half-open IKE SAs than this: further requests are dropped.
-    pub half_open: usize,
-    /// No more half-open IKE SAs of one address than this.
-    pub half_open_per_address: usize,
-    /// A half-open IKE SA is forgotten after this time.
-    pub half_open_timeout: Duration,
-    /// No more EAP exchanges are under way than this: one takes tens of kilobytes.
-    pub eap: usize,
-    /// A cookie secret is replaced after this time; the one before it stays valid as long again.
-    pub cookie_lifetime: Duration,
-}
-
-impl Default for FloodLimits {
-    fn default() -> Self {
-        Self {
-            cookie_threshold: 256,
-            cookie_threshold_per_address: 32,
-            half_open: 50_000,
-            half_open_per_address: 4_096,
-            half_open_timeout: Duration::from_secs(30),
-            eap: 4_096,
-            cookie_lifetime: Duration::from_secs(60),
-        }
     }
 }
 

@@ -9,9 +9,6 @@ use ipnet::IpNet;
 
 use crate::config::PoolConfig;
 
-/// Addresses of peers that were here before are remembered up to this number, so that they get them again.
-const REMEMBERED: usize = 100_000;
-
 /// An address in use. Whoever holds it gives it back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Lease {
@@ -36,11 +33,14 @@ struct Pool {
     hasher: RandomState,
     /// Whom an address was last given to.
     remembered: HashMap<String, u128>,
+    most_remembered: usize,
 }
 
 impl Pools {
-    pub fn new(configs: &[PoolConfig]) -> Self {
-        Self(configs.iter().map(|config| (config.name.clone(), Pool::new(config.prefix))).collect())
+    /// Each pool remembers so many peers, so that they get the same addresses again.
+    pub fn new(configs: &[PoolConfig], remembered: usize) -> Self {
+        let pool = |config: &PoolConfig| (config.name.clone(), Pool::new(config.prefix, remembered));
+        Self(configs.iter().map(pool).collect())
     }
 
     /// An address of one family from the first of these pools that has one: the one that the peer asks for or had
@@ -90,12 +90,12 @@ pub(crate) struct Exhausted;
 
 impl Pool {
     /// Without the network and broadcast address, where there are hosts in between.
-    fn new(prefix: IpNet) -> Self {
+    fn new(prefix: IpNet, most_remembered: usize) -> Self {
         let (first, last) = (bits(prefix.network()), bits(prefix.broadcast()));
         let (first, last) = if last - first > 1 { (first + 1, last - 1) } else { (first, last) };
         let is_ipv4 = prefix.addr().is_ipv4();
         let (returned, used, remembered, hasher) = Default::default();
-        Self { is_ipv4, first, last, fresh: first, returned, used, remembered, hasher }
+        Self { is_ipv4, first, last, fresh: first, returned, used, remembered, most_remembered, hasher }
     }
 
     fn take(&mut self, wanted: IpAddr, peer: &str) -> Option<IpAddr> {
@@ -113,7 +113,7 @@ impl Pool {
         let bits = asked.filter(free).or(before.filter(free)).or_else(|| self.lowest_free())?;
         self.returned.remove(&bits);
         self.used.insert(bits, (who, 1));
-        if self.remembered.len() >= REMEMBERED {
+        if self.remembered.len() >= self.most_remembered {
             self.remembered.clear();
         }
         self.remembered.insert(peer.into(), bits);
@@ -151,11 +151,15 @@ mod tests {
     const ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
     fn pools(prefixes: &[(&str, &str)]) -> (Pools, Vec<Arc<str>>) {
+        remembering(100, prefixes)
+    }
+
+    fn remembering(peers: usize, prefixes: &[(&str, &str)]) -> (Pools, Vec<Arc<str>>) {
         let configs: Vec<_> = prefixes
             .iter()
             .map(|(name, prefix)| PoolConfig { name: (*name).into(), prefix: prefix.parse().unwrap() })
             .collect();
-        (Pools::new(&configs), configs.iter().map(|config| config.name.clone()).collect())
+        (Pools::new(&configs, peers), configs.iter().map(|config| config.name.clone()).collect())
     }
 
     fn take(
@@ -192,6 +196,18 @@ mod tests {
         let address = "2001:db8::77".parse().unwrap();
         pools.give_back(&Lease { pool: "v6".into(), address });
         assert_eq!(take(&mut pools, &names, "::", "a"), Ok(Some("2001:db8::77".into())));
+    }
+
+    #[test]
+    fn as_many_peers_are_remembered_as_configured() {
+        for (peers, same) in [(2, true), (1, false)] {
+            let (mut pools, names) = remembering(peers, &[("v4", "10.9.0.0/24")]);
+            let take = |pools: &mut Pools, wanted, peer| take(pools, &names, wanted, peer).unwrap().unwrap();
+            assert_eq!(take(&mut pools, "10.9.0.77", "a"), "10.9.0.77");
+            take(&mut pools, "0.0.0.0", "b");
+            pools.give_back(&Lease { pool: "v4".into(), address: "10.9.0.77".parse().unwrap() });
+            assert_eq!(take(&mut pools, "0.0.0.0", "a") == "10.9.0.77", same);
+        }
     }
 
     #[test]

@@ -12,11 +12,6 @@ use crate::config::{Config, Start};
 use crate::endpoint::IkeStatus;
 use crate::update::{Assigned, DownReason, Event};
 
-/// After an attempt that failed, packets do not set off another one for so long. An attempt costs both ends a key exchange,
-/// and traffic asks for one without end; the peer that answered "no" will hardly change its mind sooner. Whoever mends
-/// the cause waits no longer than this, and an operator's `initiate` does not wait at all.
-const PAUSE: Duration = Duration::from_secs(5);
-
 /// A connection of the configuration.
 #[derive(Clone, Debug)]
 pub struct ConnectionStatus {
@@ -64,6 +59,8 @@ pub(crate) struct Ledger {
     /// In the order of the configuration.
     connections: Vec<Entry>,
     by_name: HashMap<Arc<str>, usize>,
+    /// Packets do not set off another attempt for so long after one that failed.
+    pause: Duration,
 }
 
 #[derive(Debug)]
@@ -110,7 +107,7 @@ impl Ledger {
             })
             .collect();
         let by_name = connections.iter().enumerate().map(|(index, one)| (one.name.clone(), index)).collect();
-        Self { connections, by_name }
+        Self { connections, by_name, pause: config.peers.acquire_pause }
     }
 
     /// Enters news, and tells the log what the core has not told it.
@@ -171,7 +168,9 @@ impl Ledger {
     /// Whether a packet may set off an attempt now.
     pub fn may_try(&self, connection: &str, now: Instant) -> bool {
         let entry = self.by_name.get(connection).and_then(|&index| self.connections.get(index));
-        entry.is_some_and(|entry| entry.failed.is_none_or(|at| now.saturating_duration_since(at) >= PAUSE))
+        entry.is_some_and(|entry| {
+            entry.failed.is_none_or(|at| now.saturating_duration_since(at) >= self.pause)
+        })
     }
 
     /// Whether a child, or all children, have a tunnel.
@@ -307,12 +306,24 @@ mod tests {
         assert!(ledger.may_try("net", now));
         let reason = DownReason::Unreachable(String::new());
         ledger.enter(&Event::IkeDown { connection: Some(net()), ike: 7, reason }, now, at);
-        assert!(!ledger.may_try("net", now + PAUSE / 2));
-        assert!(ledger.may_try("net", now + PAUSE));
+        assert!(!ledger.may_try("net", now + ledger.pause / 2));
+        assert!(ledger.may_try("net", now + ledger.pause));
         let reason = DownReason::Terminated;
         ledger.enter(&Event::IkeDown { connection: Some(net()), ike: 7, reason }, now, at);
         assert!(ledger.may_try("net", now), "an operator who terminates does not forbid");
         assert!(!ledger.may_try("other", now));
+    }
+
+    #[test]
+    fn the_pause_is_the_configured_one() {
+        let [mut config, _] = sim::configs(|_, _| {});
+        config.peers.acquire_pause = Duration::from_secs(60);
+        let (mut ledger, now) = (Ledger::new(&config), Instant::now());
+        let reason = DownReason::Unreachable(String::new());
+        let down = Event::IkeDown { connection: Some(net()), ike: 7, reason };
+        ledger.enter(&down, now, SystemTime::UNIX_EPOCH);
+        assert!(!ledger.may_try("net", now + Duration::from_secs(59)));
+        assert!(ledger.may_try("net", now + Duration::from_secs(60)));
     }
 
     #[test]

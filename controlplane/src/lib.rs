@@ -60,6 +60,7 @@ mod gate;
 pub mod keylog;
 mod lease;
 pub mod ledger;
+pub mod limits;
 mod peer;
 mod pool;
 pub mod proposal;

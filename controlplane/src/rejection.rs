@@ -53,10 +53,16 @@ rejections! {
     HalfOpen = "half-open-limit";
     /// Too many half-open IKE SAs of one address.
     HalfOpenAddress = "half-open-address-limit";
+    /// Too many IKE SAs.
+    IkeLimit = "ike-sa-limit";
+    /// An error answer that was not sent: too many in this second.
+    AnswerLimit = "answer-limit";
     /// No connection expects this identity.
     Identity = "identity";
     /// The AUTH payload is wrong or missing.
     Authentication = "authentication";
+    /// An EAP exchange with too many packets, too long a message or too much time.
+    EapLength = "eap-length";
     /// EAP failed: a wrong password, certificate or method.
     Eap = "eap";
     /// Too many EAP exchanges are under way.
@@ -73,12 +79,18 @@ rejections! {
     ChildNotFound = "child-not-found";
     /// An additional key exchange after CREATE_CHILD_SA that belongs to nothing under way (RFC 9370).
     FollowupUnknown = "followup-unknown";
+    /// Selectors that make too many policies.
+    PolicyLimit = "policy-limit";
+    /// Too many Child SAs of all peers.
+    ChildSaLimit = "child-sa-limit";
     /// Too many Child SAs of one IKE SA.
     ChildLimit = "child-limit";
     /// Too many Child SAs whose additional key exchanges are under way at once.
     FollowupLimit = "followup-limit";
     /// A response to no request of ours.
     Unsolicited = "unsolicited-response";
+    /// More addresses of a peer than are kept.
+    AddressLimit = "address-limit";
     /// Addresses that a peer may not move to (RFC 4555).
     Addresses = "unacceptable-addresses";
     /// No address left, or none for this peer.

@@ -8,11 +8,8 @@ use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
 
 use crate::wire::TrafficSelector;
 
-/// A negotiation with more selectors a side than this is cut off here: one pair of prefixes is one policy.
+/// No side has more traffic selectors: their number is one octet (RFC 7296 s3.13).
 pub const MAX_SELECTORS: usize = 255;
-
-/// Policies that one Child SA may turn into: local times remote prefixes.
-pub const MAX_POLICIES: usize = 4096;
 
 /// What a connection protects on one side, as configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -126,8 +123,8 @@ pub fn display(selectors: &[TrafficSelector]) -> String {
 
 /// The SPD entries of a Child SA (RFC 4301 s4.4.1.2): each local with each remote prefix of the same family
 /// and a compatible protocol. A range becomes the fewest prefixes that cover it exactly. `None` when there
-/// would be more than [`MAX_POLICIES`].
-pub fn policies(local: &[TrafficSelector], remote: &[TrafficSelector]) -> Option<Vec<Selector>> {
+/// would be more than `most`.
+pub fn policies(local: &[TrafficSelector], remote: &[TrafficSelector], most: usize) -> Option<Vec<Selector>> {
     let mut policies = Vec::new();
     for ours in local {
         for theirs in remote {
@@ -142,7 +139,7 @@ pub fn policies(local: &[TrafficSelector], remote: &[TrafficSelector]) -> Option
                     if local_prefix.addr().is_ipv4() != remote_prefix.addr().is_ipv4() {
                         continue;
                     }
-                    if policies.len() == MAX_POLICIES {
+                    if policies.len() >= most {
                         return None;
                     }
                     policies.push(Selector {
@@ -275,6 +272,7 @@ mod tests {
                 end: "10.2.2.255".parse().unwrap(),
                 ..net("10.2.0.0/16")
             }],
+            4,
         )
         .unwrap();
         let shown: Vec<_> = pairs.iter().map(|pair| format!("{} {}", pair.local, pair.remote)).collect();
@@ -289,7 +287,7 @@ mod tests {
             ..net("::/0")
         };
         assert_eq!(range_to_prefixes(odd.start, odd.end).len(), 254);
-        assert!(policies(&[odd], &[odd]).is_none());
+        assert!(policies(&[odd], &[odd], 254 * 254 - 1).is_none());
     }
 
     #[test]

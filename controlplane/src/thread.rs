@@ -42,9 +42,6 @@ use crate::ledger::{ConnectionStatus, Ledger};
 use crate::update::{ChildUpdate, Event};
 use crate::waiters::{Answer, Command, Verb, Waiters};
 
-/// Datagrams that wait for the thread. At 20,000 handshakes a second they wait for a tenth of a second at most, less
-/// than it takes a peer to repeat one.
-const DATAGRAMS: usize = 2048;
 /// What the datagrams are counted as that did not even wait.
 const QUEUE_FULL: &str = "queue-full";
 /// How often the wall clock is looked at.
@@ -156,7 +153,7 @@ impl ControlThread {
         orders: Sender<Vec<Order>>,
     ) -> io::Result<Self> {
         let (inputs, told) = unbounded();
-        let (datagrams, received) = bounded(DATAGRAMS);
+        let (datagrams, received) = bounded(config.limits.queue);
         let dropped = Arc::new(AtomicU64::new(0));
         let overflow = Arc::clone(&dropped);
         let thread = std::thread::Builder::new().name("ike".into()).spawn(move || {
@@ -356,4 +353,35 @@ fn wall_clock(now: Instant) -> WallClock {
     // Before 1970 no certificate is valid, whatever we say.
     let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     WallClock { now, unix }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Start;
+    use crate::sim;
+
+    /// The thread waits for somebody who takes its first order, so nobody takes what is queued.
+    #[test]
+    fn as_many_datagrams_wait_as_configured() {
+        let [mut config, _] = sim::configs(|_, connection| {
+            Arc::make_mut(&mut connection.children[0]).start = Start::Boot;
+        });
+        config.limits.queue = 3;
+        let (orders, taken) = bounded(0);
+        let addresses = vec![sim::address(sim::A)];
+        let thread = ControlThread::start(Arc::new(config), addresses, orders).unwrap();
+        let datagram = || Datagram {
+            local: sim::socket(sim::A, 500),
+            remote: sim::socket(sim::B, 500),
+            payload: vec![0; 40],
+        };
+        assert_eq!([(); 5].map(|()| thread.receive(datagram())), [true, true, true, false, false]);
+        let taker = std::thread::spawn(move || taken.iter().count());
+        let report = thread.asker().report(Duration::from_secs(60)).unwrap();
+        assert!(report.rejections.contains(&(QUEUE_FULL, 2)));
+        thread.tell(Input::Stop);
+        thread.join();
+        assert!(taker.join().unwrap() > 0);
+    }
 }

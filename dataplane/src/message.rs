@@ -137,6 +137,8 @@ pub enum Event {
         destination: IpAddr,
         /// Its IP protocol.
         protocol: u8,
+        /// Its ports, or what counts as such, where it shows them.
+        ports: Option<(u16, u16)>,
     },
     /// An SA reached a limit.
     Expired {

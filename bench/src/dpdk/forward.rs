@@ -14,7 +14,7 @@ use dataplane::message::{Event, Neighbour, Route, RouteUpdate, Update};
 use dataplane::port::dpdk;
 use dataplane::snapshot::Snapshot;
 use dataplane::worker::thread::Idle;
-use dataplane::worker::{PortConfig, WorkerConfig};
+use dataplane::worker::{OnDemand, PortConfig, WorkerConfig};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -113,7 +113,7 @@ fn start(options: &Options) -> anyhow::Result<Fleet> {
             index: 0,
             max_sas: 16,
             max_tunnels: 16,
-            on_demand: 0..0,
+            on_demand: OnDemand::default(),
             max_policies: 16,
             reassembly: ReassemblyConfig::default(),
             answers_per_second: 1000,

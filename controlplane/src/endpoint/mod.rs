@@ -107,11 +107,12 @@ impl Endpoint {
 
     /// Without IKE SAs. `clock` dates certificates.
     pub fn new(config: Arc<Config>, clock: WallClock) -> Self {
+        let (limits, peers) = (config.limits, config.peers);
         Self {
             clock,
             directory: Directory::new(&config.connections),
-            pools: Pools::new(&config.pools),
-            cookies: Cookies::new(config.limits.cookie_lifetime),
+            pools: Pools::new(&config.pools, peers.remembered_addresses),
+            cookies: Cookies::new(limits.cookie_lifetime),
             spis: SpiPool::new(config.inbound_sas, &config.reserved_spis),
             tunnels: TunnelPool::starting_at(config.first_tunnel),
             config,
@@ -122,7 +123,7 @@ impl Endpoint {
             renewals: HashMap::new(),
             addresses: None,
             eap: 0,
-            replies: Replies::default(),
+            replies: Replies::new(limits.answers_per_second),
             retiring: BTreeMap::new(),
             restarts: Vec::new(),
             out: Output::default(),
@@ -286,6 +287,9 @@ impl Endpoint {
                 return self.refuse(now, header, local, remote, rejection, reply::error_notify(&error));
             }
         };
+        if self.sas.len() >= self.config.limits.ike_sas {
+            return self.out.counters.count(Rejection::IkeLimit);
+        }
         if !self.admit(now, header, local, remote, &payloads, rng) {
             return;
         }
@@ -347,7 +351,7 @@ impl Endpoint {
         notify: Notify<'static>,
     ) {
         self.out.counters.count(rejection);
-        if self.replies.allowed(now) {
+        if self.replies.allowed(now, &mut self.out) {
             reply::stateless(&mut self.out, header, local, remote, notify);
         }
     }

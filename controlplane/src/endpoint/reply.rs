@@ -5,40 +5,44 @@ use std::time::{Duration, Instant};
 
 use dataplane::message::Datagram;
 
+use crate::rejection::Rejection;
 use crate::sa::Output;
 use crate::wire::{
     ExchangeType, HEADER_LEN, Header, Notify, NotifyType, Payload, PayloadType, WireError, WireErrorKind,
     emit_chain,
 };
 
-/// No more stateless error answers than this in a second: they are a favour to honest peers (RFC 7296 s2.21.4).
-const PER_SECOND: u32 = 1000;
-
 /// Counts stateless answers.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Replies {
+    per_second: u32,
     window: Option<(Instant, u32)>,
 }
 
 impl Replies {
+    pub fn new(per_second: u32) -> Self {
+        Self { per_second, window: None }
+    }
+
     /// One more may be sent.
-    pub fn allowed(&mut self, now: Instant) -> bool {
-        match &mut self.window {
+    pub fn allowed(&mut self, now: Instant, out: &mut Output) -> bool {
+        let sent = match &mut self.window {
             Some((since, count)) if now < *since + Duration::from_secs(1) => {
-                *count += 1;
-                *count <= PER_SECOND
+                *count = count.saturating_add(1);
+                *count
             }
-            window => {
-                *window = Some((now, 1));
-                true
-            }
+            window => window.insert((now, 1)).1,
+        };
+        if sent > self.per_second {
+            out.counters.count(Rejection::AnswerLimit);
         }
+        sent <= self.per_second
     }
 
     /// Answers a request for an IKE SA that does not exist (RFC 7296 s2.21.4): the SPIs of the request, the bits of
     /// a response. An answer to a response would make a loop.
     pub fn unknown_spi(&mut self, now: Instant, out: &mut Output, request: &Header, datagram: &Datagram) {
-        if self.allowed(now) {
+        if self.allowed(now, out) {
             let notify = Notify::bare(NotifyType::INVALID_IKE_SPI);
             send(out, &answer_to(request), datagram.local, datagram.remote, notify);
         }
@@ -51,7 +55,7 @@ impl Replies {
         let Some(version) = as_ours.get_mut(17) else { return };
         *version = 0x20;
         let Ok(request) = Header::parse(&as_ours) else { return };
-        if !request.response && self.allowed(now) {
+        if !request.response && self.allowed(now, out) {
             let notify = Notify::bare(NotifyType::INVALID_MAJOR_VERSION);
             send(out, &answer_to(&request), datagram.local, datagram.remote, notify);
         }

@@ -372,7 +372,7 @@ impl Core {
         };
         let (message_id, response) = (header.message_id, header.response);
         let fragment = Fragment { message_id, response, number, total, first, content: plain };
-        match self.reassembly.add(fragment) {
+        match self.reassembly.add(fragment, &ctx.config.limits) {
             Ok(Some((first, plain))) => Opening::Whole(Opened { first, plain }),
             Ok(None) => Opening::Partial,
             Err(_) => Opening::Rejected(Rejection::Fragment),

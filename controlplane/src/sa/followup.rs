@@ -9,7 +9,7 @@
 //! stops. Whoever has gone on already refuses the other's request.
 
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tracing::{debug, warn};
 
@@ -24,15 +24,6 @@ use crate::crypto::{Group, KeyExchange, Secret, kex};
 use crate::rejection::Rejection;
 use crate::update::DownReason;
 use crate::wire::{self, ExchangeType, KeId, Notify, NotifyType, Payload};
-
-/// How long the next request may take (RFC 9370 s2.2.4 has 5 to 20 seconds).
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// What a peer may have under way at once. One that does things one after the other has one.
-const LIMIT: usize = 4;
-
-/// The peer may forget what is under way so often in a row (RFC 9370 s2.2.4: several retries).
-const MAX_FORGOTTEN: u8 = 5;
 
 /// Additional key exchanges that we initiate.
 pub(super) struct Chain {
@@ -173,8 +164,8 @@ impl Awaited {
 
 impl Established {
     /// Another one would be too much.
-    pub(super) fn awaits_too_much(&self) -> bool {
-        self.awaited.0.len() >= LIMIT
+    pub(super) fn awaits_too_much(&self, ctx: &Context<'_>) -> bool {
+        self.awaited.0.len() >= ctx.config.peers.followups
     }
 
     /// Waits for the peer's additional key exchanges before something is made. Returns what our response says of it.
@@ -194,7 +185,7 @@ impl Established {
         secrets: Vec<Secret>,
         what: What,
     ) -> Payload<'static> {
-        let (link, expires) = (ctx.random(), ctx.now + PATIENCE);
+        let (link, expires) = (ctx.random(), ctx.now + ctx.config.peers.followup_timeout);
         self.awaited.0.push(Pending { link, expires, remaining, secrets, what });
         Payload::Notify(Notify::new(NotifyType::ADDITIONAL_KEY_EXCHANGE, link.to_vec()))
     }
@@ -332,7 +323,7 @@ impl Established {
             return;
         }
         self.forgotten = self.forgotten.saturating_add(1);
-        if self.forgotten >= MAX_FORGOTTEN {
+        if self.forgotten >= ctx.config.peers.followup_retries {
             warn!(connection = %self.connection.name, "peer forgets additional key exchanges again and again");
             self.leave(ctx, DownReason::Rejected(kind));
         }

@@ -1,12 +1,7 @@
 //! Putting fragments together (RFC 7383 s2.6). Each fragment is authenticated before it gets here.
 
+use crate::config::FloodLimits;
 use crate::wire::PayloadType;
-
-/// No message is longer than this, put together. A certificate chain is some kilobytes.
-const MAX_MESSAGE: usize = 65_535;
-
-/// No message has more fragments.
-const MAX_FRAGMENTS: u16 = 255;
 
 /// The fragments of one message so far.
 #[derive(Debug, Default)]
@@ -46,8 +41,12 @@ pub struct BadFragment;
 
 impl Reassembly {
     /// Adds a fragment; gives back the type of the first payload and all payloads once the last is there.
-    pub fn add(&mut self, fragment: Fragment) -> Result<Option<(PayloadType, Vec<u8>)>, BadFragment> {
-        if fragment.total > MAX_FRAGMENTS || fragment.number == 0 || fragment.number > fragment.total {
+    pub fn add(
+        &mut self,
+        fragment: Fragment,
+        limits: &FloodLimits,
+    ) -> Result<Option<(PayloadType, Vec<u8>)>, BadFragment> {
+        if fragment.total > limits.fragments || fragment.number == 0 || fragment.number > fragment.total {
             return Err(BadFragment);
         }
         let total = usize::from(fragment.total);
@@ -72,7 +71,7 @@ impl Reassembly {
         };
         if let Some(piece @ None) = partial.pieces.get_mut(usize::from(fragment.number) - 1) {
             partial.bytes += fragment.content.len();
-            if partial.bytes > MAX_MESSAGE {
+            if partial.bytes > limits.message {
                 return Err(BadFragment);
             }
             if fragment.number == 1 {
@@ -102,13 +101,20 @@ mod tests {
         Fragment { message_id, response: false, number, total, first, content: content.to_vec() }
     }
 
+    fn add(
+        reassembly: &mut Reassembly,
+        fragment: Fragment,
+    ) -> Result<Option<(PayloadType, Vec<u8>)>, BadFragment> {
+        reassembly.add(fragment, &FloodLimits { fragments: 9, message: 1000, ..FloodLimits::default() })
+    }
+
     #[test]
     fn any_order_and_duplicates_give_the_message() {
         let mut reassembly = Reassembly::default();
-        assert_eq!(reassembly.add(fragment(1, 3, 3, b"c")), Ok(None));
-        assert_eq!(reassembly.add(fragment(1, 1, 3, b"a")), Ok(None));
-        assert_eq!(reassembly.add(fragment(1, 1, 3, b"x")), Ok(None), "a second copy changes nothing");
-        let whole = reassembly.add(fragment(1, 2, 3, b"b")).unwrap().unwrap();
+        assert_eq!(add(&mut reassembly, fragment(1, 3, 3, b"c")), Ok(None));
+        assert_eq!(add(&mut reassembly, fragment(1, 1, 3, b"a")), Ok(None));
+        assert_eq!(add(&mut reassembly, fragment(1, 1, 3, b"x")), Ok(None), "a second copy changes nothing");
+        let whole = add(&mut reassembly, fragment(1, 2, 3, b"b")).unwrap().unwrap();
         assert_eq!(whole, (PayloadType::ID_I, b"abc".to_vec()));
         assert!(reassembly.current.is_none());
     }
@@ -116,27 +122,27 @@ mod tests {
     #[test]
     fn a_larger_total_starts_over_and_a_smaller_one_is_refused() {
         let mut reassembly = Reassembly::default();
-        reassembly.add(fragment(1, 1, 2, b"old")).unwrap();
-        assert_eq!(reassembly.add(fragment(1, 1, 3, b"a")), Ok(None));
-        assert_eq!(reassembly.add(fragment(1, 2, 2, b"old")), Err(BadFragment));
-        reassembly.add(fragment(1, 2, 3, b"b")).unwrap();
-        assert_eq!(reassembly.add(fragment(1, 3, 3, b"c")).unwrap().unwrap().1, b"abc");
+        add(&mut reassembly, fragment(1, 1, 2, b"old")).unwrap();
+        assert_eq!(add(&mut reassembly, fragment(1, 1, 3, b"a")), Ok(None));
+        assert_eq!(add(&mut reassembly, fragment(1, 2, 2, b"old")), Err(BadFragment));
+        add(&mut reassembly, fragment(1, 2, 3, b"b")).unwrap();
+        assert_eq!(add(&mut reassembly, fragment(1, 3, 3, b"c")).unwrap().unwrap().1, b"abc");
     }
 
     #[test]
     fn another_message_replaces_the_unfinished_one() {
         let mut reassembly = Reassembly::default();
-        reassembly.add(fragment(1, 1, 2, b"a")).unwrap();
-        reassembly.add(fragment(2, 2, 2, b"d")).unwrap();
-        assert_eq!(reassembly.add(fragment(2, 1, 2, b"c")).unwrap().unwrap().1, b"cd");
+        add(&mut reassembly, fragment(1, 1, 2, b"a")).unwrap();
+        add(&mut reassembly, fragment(2, 2, 2, b"d")).unwrap();
+        assert_eq!(add(&mut reassembly, fragment(2, 1, 2, b"c")).unwrap().unwrap().1, b"cd");
     }
 
     #[test]
     fn memory_is_bounded() {
         let mut reassembly = Reassembly::default();
-        assert_eq!(reassembly.add(fragment(1, 1, 256, b"a")), Err(BadFragment));
-        reassembly.add(fragment(1, 1, 3, &[0; 40_000])).unwrap();
-        assert_eq!(reassembly.add(fragment(1, 2, 3, &[0; 40_000])), Err(BadFragment));
+        assert_eq!(add(&mut reassembly, fragment(1, 1, 10, b"a")), Err(BadFragment));
+        add(&mut reassembly, fragment(1, 1, 3, &[0; 600])).unwrap();
+        assert_eq!(add(&mut reassembly, fragment(1, 2, 3, &[0; 600])), Err(BadFragment));
         assert!(reassembly.current.is_none());
     }
 }

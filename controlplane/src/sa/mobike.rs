@@ -23,9 +23,6 @@ use crate::rejection::Rejection;
 use crate::update::DownReason;
 use crate::wire::{ExchangeType, Notify, NotifyType, Payload, ProtocolId};
 
-/// No more addresses of a peer are kept.
-const MAX_ADDRESSES: usize = 16;
-
 /// A request is repeated so often before other ways are tried.
 const LOYALTY: u32 = 3;
 
@@ -50,9 +47,14 @@ pub(crate) struct Whereabouts {
 
 impl Mobike {
     /// From the peer's message of IKE_AUTH with SA payload: `None` without MOBIKE.
-    pub fn of(connection: &Connection, core: &Core, payloads: &[Payload<'_>]) -> Option<Self> {
+    pub fn of(
+        connection: &Connection,
+        core: &Core,
+        ctx: &mut Context<'_>,
+        payloads: &[Payload<'_>],
+    ) -> Option<Self> {
         find_notify(payloads, NotifyType::MOBIKE_SUPPORTED).filter(|_| connection.mobike)?;
-        let others = told(payloads).unwrap_or_default();
+        let others = told(ctx, payloads).unwrap_or_default();
         Some(Self { initiator: core.initiator, others, mapping: None })
     }
 }
@@ -106,7 +108,7 @@ fn additional(address: IpAddr) -> Payload<'static> {
 }
 
 /// The peer's list of other addresses; `None` when the message has none.
-fn told(payloads: &[Payload<'_>]) -> Option<Vec<IpAddr>> {
+fn told(ctx: &mut Context<'_>, payloads: &[Payload<'_>]) -> Option<Vec<IpAddr>> {
     let mut found = find_notify(payloads, NotifyType::NO_ADDITIONAL_ADDRESSES).is_some();
     let mut addresses = Vec::new();
     for notify in notifies(payloads) {
@@ -116,7 +118,11 @@ fn told(payloads: &[Payload<'_>]) -> Option<Vec<IpAddr>> {
             _ => None,
         };
         found |= address.is_some();
-        addresses.extend(address.filter(|_| addresses.len() < MAX_ADDRESSES));
+        addresses.extend(address);
+    }
+    if addresses.len() > ctx.config.peers.addresses {
+        addresses.truncate(ctx.config.peers.addresses);
+        ctx.reject(Rejection::AddressLimit);
     }
     found.then_some(addresses)
 }
@@ -165,7 +171,7 @@ fn ways(connection: &Connection, core: &Core, ours: Option<&[IpAddr]>) -> Vec<Pa
 
 impl Core {
     /// IKE messages go another way from now on. The tunnels stay until that is agreed on.
-    fn go(&mut self, path: Path) {
+    fn go(&mut self, ctx: &Context<'_>, path: Path) {
         if self.path != path {
             info!(ike = self.spi, from = %self.path.local, to = %path.local, remote = %path.remote, "trying another path");
             self.carried.get_or_insert((self.path, self.nat));
@@ -175,7 +181,7 @@ impl Core {
             if let Some(mobike) = &mut self.mobike
                 && before != path.remote.ip()
                 && !mobike.others.contains(&before)
-                && mobike.others.len() < MAX_ADDRESSES
+                && mobike.others.len() < ctx.config.peers.addresses
             {
                 mobike.others.push(before);
             }
@@ -215,7 +221,7 @@ impl Established {
                 warn!(connection = %self.connection.name, "no address is left to reach the peer from");
                 return;
             };
-            core.go(way);
+            core.go(ctx, way);
             // What is outstanding is repeated from the new address (RFC 4555 s3.5).
             let outstanding = core.requests.packets().to_vec();
             core.transmit(ctx, &outstanding);
@@ -249,7 +255,7 @@ impl Established {
         if ways.len() > 1
             && let Some(&way) = ways.get((tries - LOYALTY) as usize % ways.len())
         {
-            core.go(way);
+            core.go(ctx, way);
         }
     }
 
@@ -301,7 +307,7 @@ impl Established {
             let next = ways.iter().position(|way| *way == path).and_then(|at| ways.get(at + 1));
             match next {
                 Some(&way) => {
-                    core.go(way);
+                    core.go(ctx, way);
                     self.add_once(ctx, Task::UpdateAddresses);
                 }
                 None => self.leave(ctx, DownReason::Rejected(refusal.kind)),
@@ -414,11 +420,11 @@ impl Established {
     ) -> Vec<Payload<'static>> {
         let mut answer = Vec::new();
         let Some(mobike) = &mut core.mobike else { return answer };
-        if let Some(told) = told(payloads) {
+        if let Some(told) = told(ctx, payloads) {
             mobike.others = told;
             // The responder speaks from another address: the one before is gone.
             if mobike.initiator && core.reply.remote.ip() != core.path.remote.ip() {
-                core.go(core.reply);
+                core.go(ctx, core.reply);
                 self.add_once(ctx, Task::UpdateAddresses);
             }
         }

@@ -229,6 +229,7 @@ fn over_a_bad_network_and_in_fragments() {
         let method = setup.peer_tls(&setup.user, GATEWAY);
         let mut configs = setup.configs(certificate(method), vec![setup.server_tls()]);
         configs[B].limits.half_open_timeout = Duration::from_secs(120);
+        configs[B].limits.eap_timeout = Duration::from_secs(480);
         for side in [A, B] {
             change(&mut configs, side, |connection| connection.fragment_size = 576);
         }
@@ -393,7 +394,7 @@ fn eap_that_is_not_finished_leaves_nothing_and_the_number_is_bounded() {
     world.run(LONG);
     world.assert_empty();
     // With room for one, which is there again after each.
-    configs[B].limits.eap = 1;
+    (configs[B].limits.eap, configs[B].limits.eap_timeout) = (1, Duration::from_secs(16));
     let mut world = World::new(1, configs);
     for _ in 0..3 {
         world.initiate(A);
@@ -412,8 +413,10 @@ fn eap_that_is_not_finished_leaves_nothing_and_the_number_is_bounded() {
     world.initiate(A);
     world.run(SOON);
     assert_eq!(world.sides[B].endpoint.half_open(), 1);
+    world.run(Duration::from_secs(17) - SOON);
+    assert_eq!(world.sides[B].endpoint.half_open(), 0, "not longer than the configuration says");
     world.run(LONG);
-    assert_eq!(world.sides[B].endpoint.counters().get(Rejection::Eap), 1);
+    assert_eq!(world.sides[B].endpoint.counters().get(Rejection::EapLength), 1);
     world.assert_empty();
 }
 
@@ -544,4 +547,21 @@ fn the_key_of_eap_ties_it_to_this_ike_sa() {
         }
     });
     assert_fails(world, B, Rejection::Authentication, "AUTHENTICATION_FAILED");
+}
+
+/// A chain of certificates that takes more packets, or a longer message, than either end puts up with.
+#[test]
+fn packets_and_messages_of_eap_are_bounded_as_configured() {
+    let setup = Setup::new();
+    for side in [A, B] {
+        for (packets, message) in [(3, 64 << 10), (200, 300), (200, 64 << 10)] {
+            let method = setup.peer_tls(&setup.user, GATEWAY);
+            let mut configs = setup.configs(certificate(method), vec![setup.server_tls()]);
+            (configs[side].limits.eap_packets, configs[side].limits.eap_message) = (packets, message);
+            let world = run(configs);
+            let up = (packets, message) == (200, 64 << 10);
+            assert_eq!(world.has_event(B, |event| matches!(event, Event::IkeUp { .. })), up);
+            assert_eq!(world.sides[side].endpoint.counters().get(Rejection::EapLength), u64::from(!up));
+        }
+    }
 }

@@ -312,22 +312,63 @@ fn what_a_peer_has_under_way_is_bounded() {
         connection.children = vec![Arc::new(child(side, "lan", 1)), Arc::new(child(side, "more", 2))];
         hybrid(side, connection);
     };
-    let mut world = World::new(1, configs(more));
+    for limit in [1, 4] {
+        let mut world = World::new(1, with_limits(more, |limits| limits.followups = limit));
+        under_way(&mut world, limit);
+        world.sides[B].endpoint.bend(None);
+        world.run(Duration::from_secs(30));
+        world.assert_agreement(&["lan", "more"]);
+        finish(world);
+    }
+}
+
+fn with_limits(
+    change: impl Fn(usize, &mut Connection),
+    limit: impl Fn(&mut crate::config::PeerLimits),
+) -> [Config; 2] {
+    let mut configs = configs(change);
+    configs.iter_mut().for_each(|config| limit(&mut config.peers));
+    configs
+}
+
+fn under_way(world: &mut World, limit: usize) {
     world.at(A, |endpoint, now, rng| endpoint.initiate(now, rng, "net", Some("lan"))).unwrap();
     world.run(SOON);
+    let heard = listen(world);
     // A believes that B could not do it at the moment, and asks again and again.
-    bend(&mut world, B, |exchange, response, payloads| {
+    bend(world, B, |exchange, response, payloads| {
         if exchange == ExchangeType::CREATE_CHILD_SA && response {
             *payloads = vec![Payload::Notify(Notify::bare(NotifyType::TEMPORARY_FAILURE))];
         }
     });
     world.at(A, |endpoint, now, rng| endpoint.initiate(now, rng, "net", Some("more"))).unwrap();
     world.run(Duration::from_secs(15));
-    assert!(count(&world, Rejection::FollowupLimit) > 5);
-    world.sides[B].endpoint.bend(None);
-    world.run(Duration::from_secs(30));
-    world.assert_agreement(&["lan", "more"]);
-    finish(world);
+    let refused = count(world, Rejection::FollowupLimit) as usize;
+    let asked = |one: &&Header| one.exchange == ExchangeType::CREATE_CHILD_SA && !one.response;
+    assert!(refused > 5);
+    assert_eq!(heard.borrow().iter().filter(asked).count() - refused, limit);
+}
+
+/// What the peer goes on with after a while is known still, or not, as the configuration says.
+#[test]
+fn the_patience_with_a_peer_is_configured() {
+    for (timeout, unknown) in [(20, 1), (60, 0)] {
+        let limit = |limits: &mut crate::config::PeerLimits| {
+            limits.followup_timeout = Duration::from_secs(timeout);
+        };
+        let mut world = World::new(1, with_limits(hybrid, limit));
+        world.initiate(A);
+        world.run(SOON);
+        world.filter = Some(Box::new(|_, datagram| {
+            Header::parse(&datagram.payload).unwrap().exchange != ExchangeType::IKE_FOLLOWUP_KE
+        }));
+        rekey_child(&mut world, A);
+        world.run(Duration::from_secs(25));
+        world.filter = None;
+        world.run(Duration::from_secs(25));
+        assert_eq!(count(&world, Rejection::FollowupUnknown), unknown);
+        world.assert_agreement(&["lan"]);
+    }
 }
 
 #[test]
@@ -361,8 +402,10 @@ fn child_sas_of_a_peer_are_bounded() {
 /// A peer that forgets again and again is left (RFC 9370 s2.2.4).
 #[test]
 fn a_peer_that_always_forgets_is_left() {
-    for what in [rekey_child, rekey_ike] {
-        let mut world = up(hybrid);
+    for (what, retries) in [(rekey_child as fn(&mut World, usize), 5), (rekey_ike, 5), (rekey_child, 2)] {
+        let mut world = World::new(1, with_limits(hybrid, |limits| limits.followup_retries = retries));
+        world.initiate(A);
+        world.run(SOON);
         bend(&mut world, A, |exchange, response, payloads| {
             for payload in payloads {
                 if let Payload::Notify(notify) = payload
@@ -377,7 +420,7 @@ fn a_peer_that_always_forgets_is_left() {
         world.run(Duration::from_secs(100));
         let left = |event: &Event| matches!(event, Event::IkeDown { reason: DownReason::Rejected(kind), .. } if *kind == NotifyType::STATE_NOT_FOUND);
         assert!(world.has_event(A, left));
-        assert_eq!(count(&world, Rejection::FollowupUnknown), 5);
+        assert_eq!(count(&world, Rejection::FollowupUnknown), u64::from(retries));
         world.run(LONG);
         world.assert_empty();
     }

@@ -21,6 +21,8 @@ mod followup;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]
+mod limits;
+#[cfg(test)]
 mod mobike;
 #[cfg(test)]
 mod reauth;

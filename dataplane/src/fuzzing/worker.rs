@@ -19,7 +19,7 @@ use crate::port::memory::{self, Handle};
 use crate::sa::{
     Endpoints, InboundSa, Lifetime, Mode, OutboundOptions, OutboundSa, Protocol, SaParams, TunnelId, UdpPorts,
 };
-use crate::worker::{Channels, PortConfig, Worker, WorkerConfig};
+use crate::worker::{Channels, OnDemand, PortConfig, Worker, WorkerConfig};
 
 const MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]];
 const STATION: [u8; 6] = [2, 0, 0, 0, 9, 9];
@@ -117,7 +117,7 @@ impl Bench {
             index: 0,
             max_sas: 64,
             max_tunnels: 64,
-            on_demand: 0..0,
+            on_demand: OnDemand::default(),
             max_policies: 16,
             reassembly: ReassemblyConfig { packets: 16, fragments: 32, ..ReassemblyConfig::default() },
             answers_per_second: 1000,

@@ -2,6 +2,8 @@
 //! on demand, the first packets wait for it, a few of each tunnel and a few in all, for a short time.
 
 use std::collections::VecDeque;
+use std::ops::Range;
+use std::time::Duration;
 
 use crate::buffer::Packet;
 use crate::clock::SECOND;
@@ -14,12 +16,33 @@ use crate::worker::Worker;
 use crate::worker::outbound::SealQueue;
 use crate::worker::transit::Origin;
 
-/// Packets of one tunnel that wait.
-const WAITING_EACH: usize = 16;
-/// Packets that wait in all.
-const WAITING: usize = 256;
-/// How long they wait: an exchange on a long path, with one loss.
-const PATIENCE: u64 = 3 * SECOND;
+/// Tunnels that the control side sets up when it is asked.
+#[derive(Clone, Debug, Default)]
+pub struct OnDemand {
+    /// Which.
+    pub tunnels: Range<u32>,
+    /// How much waits for them.
+    pub limits: WaitingLimits,
+}
+
+/// Bounds on packets that wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WaitingLimits {
+    /// Packets that wait in all.
+    pub all: usize,
+    /// Packets of one tunnel that wait.
+    pub each: usize,
+    /// How long they wait.
+    pub patience: Duration,
+}
+
+impl Default for WaitingLimits {
+    /// The time is an exchange on a long path, with one loss.
+    fn default() -> Self {
+        Self { all: 256, each: 16, patience: Duration::from_secs(3) }
+    }
+}
+
 /// The control side is asked again after this.
 const AGAIN: u64 = SECOND;
 
@@ -40,8 +63,8 @@ struct Waiter {
 }
 
 impl Waiting {
-    pub(super) fn new() -> Self {
-        Self { packets: VecDeque::with_capacity(WAITING), look: false, asked: [None; 64] }
+    pub(super) fn new(most: usize) -> Self {
+        Self { packets: VecDeque::with_capacity(most), look: false, asked: [None; 64] }
     }
 
     /// An SA or a policy is new.
@@ -56,12 +79,12 @@ impl Worker {
         if let Ok(info) = ip::parse(packet.data()) {
             self.ask_for(tunnel, &info, now);
         }
-        if !self.on_demand.contains(&tunnel.0) {
+        if !self.on_demand.tunnels.contains(&tunnel.0) {
             return self.drop_packet(packet, DropReason::NoSa);
         }
-        let packets = &mut self.waiting.packets;
-        let full = packets.len() >= WAITING
-            || packets.iter().filter(|waiter| waiter.tunnel == tunnel).count() >= WAITING_EACH;
+        let (packets, limits) = (&mut self.waiting.packets, self.on_demand.limits);
+        let full = packets.len() >= limits.all
+            || packets.iter().filter(|waiter| waiter.tunnel == tunnel).count() >= limits.each;
         if full {
             return self.drop_packet(packet, DropReason::AcquireQueueFull);
         }
@@ -75,9 +98,9 @@ impl Worker {
         let known = self.waiting.asked.get(place).copied().flatten();
         let lately = known.is_some_and(|(asked, at)| asked == tunnel && now.saturating_sub(at) < AGAIN);
         let (source, destination) = (info.source.to_ip(), info.destination.to_ip());
-        let protocol = info.protocol;
+        let (protocol, ports) = (info.protocol, info.ports);
         if !lately
-            && self.hint_limited(Event::Acquire { tunnel, source, destination, protocol }, now)
+            && self.hint_limited(Event::Acquire { tunnel, source, destination, protocol, ports }, now)
             && let Some(entry) = self.waiting.asked.get_mut(place)
         {
             *entry = Some((tunnel, now));
@@ -120,7 +143,8 @@ impl Worker {
 
     /// Drops what has waited too long. The oldest are in front.
     pub(super) fn expire_waiting(&mut self, now: u64) {
-        while self.waiting.packets.front().is_some_and(|waiter| now.saturating_sub(waiter.since) > PATIENCE) {
+        let patience = self.on_demand.limits.patience.as_nanos() as u64;
+        while self.waiting.packets.front().is_some_and(|waiter| now.saturating_sub(waiter.since) > patience) {
             if let Some(waiter) = self.waiting.packets.pop_front() {
                 self.drop_packet(waiter.packet, DropReason::AcquireTimeout);
             }

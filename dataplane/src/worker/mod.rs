@@ -10,7 +10,6 @@
 //! ```
 
 use std::collections::VecDeque;
-use std::ops::Range;
 use std::sync::Arc;
 
 use crossbeam::channel::{Receiver, Sender, TrySendError};
@@ -48,6 +47,7 @@ mod usual;
 mod whence;
 
 use acquire::Waiting;
+pub use acquire::{OnDemand, WaitingLimits};
 use inbound::OpenQueue;
 use local::Local;
 use next_hops::NextHops;
@@ -69,8 +69,8 @@ pub struct WorkerConfig {
     pub max_sas: u32,
     /// The most tunnels: ids are below this.
     pub max_tunnels: u32,
-    /// Tunnels whose first packets wait for an SA: the control side sets them up when it is asked.
-    pub on_demand: Range<u32>,
+    /// Tunnels whose first packets wait for an SA.
+    pub on_demand: OnDemand,
     /// Policies that there is room for without growing.
     pub max_policies: usize,
     /// Bounds on fragments that wait for the rest of their packet.
@@ -116,7 +116,7 @@ pub struct Worker {
     sources: Sources,
     decisions: Decisions,
     local: Local,
-    on_demand: Range<u32>,
+    on_demand: OnDemand,
     waiting: Waiting,
     crypto: Arc<Crypto>,
     channels: Channels,
@@ -170,8 +170,8 @@ impl Worker {
             sources: Sources::new(),
             decisions: Decisions::new(),
             local,
+            waiting: Waiting::new(config.on_demand.limits.all),
             on_demand: config.on_demand,
-            waiting: Waiting::new(),
             crypto,
             channels,
             unsent: VecDeque::with_capacity(1024),

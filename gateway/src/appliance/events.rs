@@ -36,7 +36,7 @@ impl Gateway<'_> {
                 tracing::debug!(worker, "worker has applied the configuration");
             }
             Event::Barrier { number, .. } => ike.passed(number),
-            Event::Acquire { tunnel, source, destination, protocol } => {
+            Event::Acquire { tunnel, source, destination, protocol, ports: _ } => {
                 tracing::debug!(tunnel = tunnel.0, %source, %destination, protocol, "a packet found no SA");
                 ike.acquire(tunnel);
             }

@@ -16,10 +16,10 @@ use dataplane::fleet::{Fleet, FleetConfig, frame_size_for};
 use dataplane::host::reassembly::ReassemblyConfig;
 use dataplane::message::{PolicyUpdate, RouteUpdate, SaUpdate, Update};
 use dataplane::policy::Action;
-use dataplane::worker::WorkerConfig;
 use dataplane::worker::thread;
+use dataplane::worker::{OnDemand, WorkerConfig};
 
-use crate::config::{ClearAction, Config, Idle};
+use crate::config::{ClearAction, Config, Idle, MAX_SAS};
 use crate::control::{self, ControlSocket};
 use crate::metrics::MetricsServer;
 
@@ -57,7 +57,6 @@ const READ_EVERY: Duration = Duration::from_secs(1);
 /// How often the loop looks whether it is to stop.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Tables of a worker. An entry costs memory only when it is used.
-const MAX_SAS: u32 = 1 << 18;
 const MAX_POLICIES: usize = 1 << 18;
 /// Answers a second that a worker gives of its own: ICMP errors, echo replies.
 const ANSWERS: u32 = 1000;
@@ -252,7 +251,7 @@ fn start(config: &Config, mut ports: OpenPorts, on_demand: Range<u32>, crypto: A
             index: 0,
             max_sas: MAX_SAS,
             max_tunnels: MAX_SAS,
-            on_demand,
+            on_demand: OnDemand { tunnels: on_demand, limits: config.ike.limits.waiting },
             max_policies: MAX_POLICIES,
             reassembly: ReassemblyConfig::default(),
             answers_per_second: ANSWERS,

@@ -3,8 +3,9 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use controlplane::config::{FloodLimits, Retransmit};
+use controlplane::config::Retransmit;
 
+use super::limits::{Limits, limits};
 use super::node::{FromNode, Node};
 
 /// The section `ike`.
@@ -12,15 +13,13 @@ use super::node::{FromNode, Node};
 pub struct IkeSettings {
     /// How often requests are repeated before a peer counts as dead.
     pub retransmit: Retransmit,
-    /// What strangers can make us keep.
-    pub limits: FloodLimits,
+    /// What strangers and peers can make us keep and do.
+    pub limits: Limits,
 }
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
-/// As many half-open IKE SAs take about a gigabyte.
-const HALF_OPEN_MAX: u64 = 1_000_000;
 
 impl FromNode for IkeSettings {
     fn expected() -> Cow<'static, str> {
@@ -30,7 +29,7 @@ impl FromNode for IkeSettings {
     fn from_node(node: Node<'_>) -> Option<Self> {
         let mut fields = node.fields()?;
         let retransmit = fields.read("retransmit", retransmit).unwrap_or_else(|| Some(Retransmit::default()));
-        let limits = fields.read("limits", limits).unwrap_or_else(|| Some(FloodLimits::default()));
+        let limits = fields.read("limits", limits).unwrap_or_else(|| Some(Limits::default()));
         fields.finish();
         Some(Self { retransmit: retransmit?, limits: limits? })
     }
@@ -53,41 +52,4 @@ fn retransmit(node: Node<'_>) -> Option<Retransmit> {
     }
     fields.finish();
     Some(Retransmit { initial, factor, max, tries })
-}
-
-fn limits(node: Node<'_>) -> Option<FloodLimits> {
-    let default = FloodLimits::default();
-    let mut fields = node.fields()?;
-    let mut number = |key, least, default: usize| {
-        fields.number(key, least..=HALF_OPEN_MAX, "a number of half-open IKE SAs").unwrap_or(default)
-    };
-    let cookie_threshold = number("cookie_threshold", 0, default.cookie_threshold);
-    let cookie_threshold_per_address =
-        number("cookie_threshold_per_address", 0, default.cookie_threshold_per_address);
-    let half_open = number("half_open", 1, default.half_open);
-    let half_open_per_address = number("half_open_per_address", 1, default.half_open_per_address);
-    let eap = number("eap", 0, default.eap);
-    let half_open_timeout =
-        fields.duration("half_open_timeout", SECOND, HOUR / 12).unwrap_or(default.half_open_timeout);
-    let cookie_lifetime = fields.duration("cookie_lifetime", SECOND, HOUR).unwrap_or(default.cookie_lifetime);
-    for (key, threshold, all) in [
-        ("cookie_threshold", cookie_threshold, half_open),
-        ("cookie_threshold_per_address", cookie_threshold_per_address, half_open_per_address),
-    ] {
-        if threshold > all {
-            let message =
-                format!("found {threshold}, expected {all} at most: beyond that requests are dropped");
-            fields.error::<()>(key, message);
-        }
-    }
-    fields.finish();
-    Some(FloodLimits {
-        cookie_threshold,
-        cookie_threshold_per_address,
-        half_open,
-        half_open_per_address,
-        half_open_timeout,
-        eap,
-        cookie_lifetime,
-    })
 }

@@ -319,6 +319,19 @@ const CONNECTIONS: &[Case] = &[
         &[
             "gateway.yaml:49:8: error: ike.limits.cookie_threshold: found 256, expected 10 at most: beyond that requests are dropped",
         ]),
+    ("policies:\n", "ike: { limits: { message: 1KiB, followup_timeout: 0s, children: 0, acquire_queue: 8, half_open: 300000 } }\npolicies:\n",
+        &[
+            "gateway.yaml:49:18: error: ike.limits.message: expected a size from 16KiB to 1MiB",
+            "gateway.yaml:49:33: error: ike.limits.followup_timeout: found 0s, expected 1s to 5m",
+            "gateway.yaml:49:55: error: ike.limits.children: found 0, expected a number of Child SAs from 1 to 65536",
+            "gateway.yaml:49:87: error: ike.limits.half_open: found 300000, expected 250000 at most: the value of `ike_sas`",
+            "gateway.yaml:49:87: error: ike.limits.acquire_queue_per_tunnel: found 16, expected 8 at most: the value of `acquire_queue`",
+        ]),
+    ("connections:\n", "ike: { limits: { policies: 1, children: 1 } }\nconnections:\n  x:\n    local: { address: any, id: a }\n    remote: { address: any, id: b }\n    auth: { psk_file: branch.psk }\n    children:\n      one: { local: [10.1.0.0/24, 10.1.1.0/24], remote: [10.7.0.0/16] }\n      two: { local: [10.1.0.0/24], remote: [10.8.0.0/16] }\n",
+        &[
+            "gateway.yaml:23:5: error: connections.x.children: found 2 children, expected 1 at most: `ike.limits.children`",
+            "gateway.yaml:24:7: error: connections.x.children.one: found 2 pairs of prefixes, expected 1 at most: `ike.limits.policies`",
+        ]),
     ("policies:\n", "ike: { retransmit: { initial: 5s, max: 1s, factor: 0.5, tries: 0 } }\npolicies:\n",
         &[
             "gateway.yaml:49:35: error: ike.retransmit.max: expected 5s, the value of `initial`, or more",

@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use crate::files::{Files, GOOD, hex};
 use controlplane::auth::Identity;
+use controlplane::config::{FloodLimits, PeerLimits};
 use controlplane::wire::KeId;
 use dataplane::crypto::EngineChoice;
 use dataplane::message::Route;
 use dataplane::policy::Selector;
 use dataplane::sa::{DfPolicy, DscpPolicy, Fragmentation, Limits, Mode, MssClamp, Protocol, UdpPorts};
+use dataplane::worker::WaitingLimits;
 use gateway::config::{
     ClearAction, Config, Dpdk, Driver, HugePages, Idle, OnDown, OurProof, Rpf, Start, TheirProof, XdpMode,
 };
@@ -153,12 +155,48 @@ fn limits_and_retransmission_have_defaults_and_can_be_set() {
     let files = Files::new();
     let settings = |text: &str| config(&files, &format!("{GOOD}{text}")).ike;
     assert_eq!(settings(""), Default::default());
+    let text = "ike: { limits: { ike_sas: 60000, eap_timeout: 5m, eap_packets: 30, eap_message: 1MiB, message: 32KiB, \
+        fragments: 99, answers_per_second: 0, queue: 99, child_sas: 9999, children: 9, policies: 10, followups: 2, \
+        followup_timeout: 5s, followup_retries: 3, addresses: 4, init_attempts: 7, remembered_addresses: 0, \
+        acquire_pause: 1s, acquire_queue: 64, acquire_queue_per_tunnel: 8, acquire_timeout: 1s } }";
+    let gateway::config::Limits { flood, peers, waiting } = settings(text).limits;
+    let seconds = Duration::from_secs;
+    let expected = FloodLimits {
+        ike_sas: 60_000,
+        eap_timeout: seconds(300),
+        eap_packets: 30,
+        eap_message: 1 << 20,
+        message: 32 << 10,
+        fragments: 99,
+        answers_per_second: 0,
+        queue: 99,
+        ..FloodLimits::default()
+    };
+    assert_eq!(flood, expected);
+    let expected = PeerLimits {
+        child_sas: 9999,
+        children: 9,
+        policies: 10,
+        followups: 2,
+        followup_timeout: seconds(5),
+        followup_retries: 3,
+        addresses: 4,
+        init_attempts: 7,
+        acquire_pause: seconds(1),
+        remembered_addresses: 0,
+    };
+    assert_eq!(peers, expected);
+    assert_eq!(waiting, WaitingLimits { all: 64, each: 8, patience: seconds(1) });
     let text = "ike: { retransmit: { initial: 200ms, tries: 3, factor: 1 }, limits: { cookie_threshold: 0, half_open: 7 } }";
     let ike = settings(text);
     assert_eq!((ike.retransmit.initial, ike.retransmit.tries), (Duration::from_millis(200), 3));
     assert_eq!((ike.retransmit.factor, ike.retransmit.max), (1.0, Duration::from_secs(32)));
     assert_eq!(
-        (ike.limits.cookie_threshold, ike.limits.half_open, ike.limits.half_open_per_address),
+        (
+            ike.limits.flood.cookie_threshold,
+            ike.limits.flood.half_open,
+            ike.limits.flood.half_open_per_address
+        ),
         (0, 7, 4096)
     );
 }

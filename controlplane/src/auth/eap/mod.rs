@@ -1,9 +1,9 @@
 //! EAP inside IKE_AUTH (RFC 3748, RFC 7296 s2.16): EAP-MSCHAPv2 and EAP-TLS, both ends.
 //!
 //! ```text
-//! (EapServer, request) = EapServer::start(config, id, random)     responder, on an IKE_AUTH without AUTH
+//! (EapServer, request) = EapServer::start(config, id, random, limits)     responder, on an IKE_AUTH without AUTH
 //! server.handle(response, now, random) -> ServerStep              Request | Success { msk, identity } | Failure
-//! peer = EapPeer::new(config)                                     initiator
+//! peer = EapPeer::new(config, limits)                             initiator
 //! peer.handle(request, now, random) -> PeerStep                   Response | Success { msk } | Failure
 //! ```
 //!
@@ -36,6 +36,7 @@ pub use users::{Users, UsersError};
 
 use super::CertificateError;
 use crate::crypto::Secret;
+use crate::rejection::Rejection;
 
 /// An EAP method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,8 +140,24 @@ enum MethodStep {
     Fail(EapError),
 }
 
-/// The most packets of one exchange in one direction. EAP-TLS with long chains takes about twenty.
-const MAX_PACKETS: u16 = 200;
+/// Bounds of one exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EapLimits {
+    /// The most packets in one direction.
+    pub packets: u16,
+    /// The longest message inside EAP-TLS, put together.
+    pub message: usize,
+}
+
+impl EapError {
+    /// What it is counted as.
+    pub(crate) fn rejection(&self) -> Rejection {
+        match self {
+            Self::TooLong(_) | Self::TooLarge(_) => Rejection::EapLength,
+            _ => Rejection::Eap,
+        }
+    }
+}
 
 /// Text of the other side for a log line: short and without control characters.
 fn printable(text: &[u8]) -> String {

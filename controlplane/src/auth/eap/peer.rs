@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rustls_pki_types::UnixTime;
 
 use super::packet::{self, Packet};
-use super::{EapError, MAX_PACKETS, MethodKind, MethodStep, TlsPeerConfig, mschapv2, tls};
+use super::{EapError, EapLimits, MethodKind, MethodStep, TlsPeerConfig, mschapv2, tls};
 use crate::crypto::{Random, Secret};
 
 /// What a peer can do.
@@ -62,6 +62,7 @@ pub struct EapPeer {
     config: Arc<PeerConfig>,
     state: State,
     packets: u16,
+    limits: EapLimits,
 }
 
 enum State {
@@ -93,15 +94,15 @@ impl Running {
 
 impl EapPeer {
     /// Waits for the first request.
-    pub fn new(config: Arc<PeerConfig>) -> Self {
-        Self { config, state: State::Idle, packets: 0 }
+    pub fn new(config: Arc<PeerConfig>, limits: EapLimits) -> Self {
+        Self { config, state: State::Idle, packets: 0, limits }
     }
 
     /// Takes a packet of the server. `now` is the wall clock, for certificates.
     pub fn handle(&mut self, packet: &[u8], now: UnixTime, random: &mut dyn Random) -> PeerStep {
         self.packets = self.packets.saturating_add(1);
-        if self.packets > MAX_PACKETS {
-            return self.fail(EapError::TooLong(MAX_PACKETS));
+        if self.packets > self.limits.packets {
+            return self.fail(EapError::TooLong(self.limits.packets));
         }
         let packet = match Packet::parse(packet) {
             Ok(packet) => packet,
@@ -144,7 +145,9 @@ impl EapPeer {
             (State::Idle, kind) => {
                 let chosen = self.config.methods.iter().find(|method| method.kind().eap_type() == kind);
                 let running = match chosen {
-                    Some(PeerMethod::Tls(config)) => Running::Tls(Box::new(tls::Peer::new(config.clone()))),
+                    Some(PeerMethod::Tls(config)) => {
+                        Running::Tls(Box::new(tls::Peer::new(config.clone(), self.limits.message)))
+                    }
                     Some(PeerMethod::Mschapv2 { user, password }) => {
                         let Ok(password) = std::str::from_utf8(password.expose()) else {
                             return self.fail(EapError::Malformed("password: it is not UTF-8"));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rustls_pki_types::UnixTime;
 
 use super::packet::{self, Packet};
-use super::{EapError, MAX_PACKETS, MethodKind, MethodStep, TlsServerConfig, Users, mschapv2, tls};
+use super::{EapError, EapLimits, MethodKind, MethodStep, TlsServerConfig, Users, mschapv2, tls};
 use crate::auth::Identity;
 use crate::crypto::{Random, Secret};
 
@@ -74,6 +74,7 @@ pub struct EapServer {
     claimed: String,
     state: State,
     packets: u16,
+    limits: EapLimits,
 }
 
 enum State {
@@ -104,12 +105,19 @@ impl EapServer {
         config: Arc<ServerConfig>,
         identity: &Identity,
         random: &mut dyn Random,
+        limits: EapLimits,
     ) -> (Self, ServerStep) {
         let mut first = [0];
         random.fill(&mut first);
         let [identifier] = first;
-        let mut server =
-            Self { config, identifier, claimed: identity.to_string(), state: State::Identity, packets: 0 };
+        let mut server = Self {
+            config,
+            identifier,
+            claimed: identity.to_string(),
+            state: State::Identity,
+            packets: 0,
+            limits,
+        };
         let step = match server.config.ask_identity {
             true => ServerStep::Request(packet::request(identifier, packet::IDENTITY, &[])),
             false => server.offer(server.config.methods.first().cloned(), &[], random),
@@ -120,8 +128,8 @@ impl EapServer {
     /// Takes the peer's response. `now` is the wall clock, for certificates.
     pub fn handle(&mut self, response: &[u8], now: UnixTime, random: &mut dyn Random) -> ServerStep {
         self.packets = self.packets.saturating_add(1);
-        if self.packets > MAX_PACKETS {
-            return self.fail(EapError::TooLong(MAX_PACKETS));
+        if self.packets > self.limits.packets {
+            return self.fail(EapError::TooLong(self.limits.packets));
         }
         let (kind, data) = match Packet::parse(response) {
             Ok(Packet::Response { identifier, kind, data }) if identifier == self.identifier => (kind, data),
@@ -181,9 +189,8 @@ impl EapServer {
                 let (server, data) = mschapv2::Server::start(self.identifier, &self.config.name, random);
                 Ok((Running::Mschapv2(server, users), data))
             }
-            Some(ServerMethod::Tls(config)) => {
-                tls::Server::start(&config).map(|(server, data)| (Running::Tls(Box::new(server)), data))
-            }
+            Some(ServerMethod::Tls(config)) => tls::Server::start(&config, self.limits.message)
+                .map(|(server, data)| (Running::Tls(Box::new(server)), data)),
         };
         match started {
             Ok((running, data)) => {

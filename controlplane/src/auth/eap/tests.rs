@@ -11,6 +11,8 @@ use crate::auth::x509::testing::{Authority, Leaf, authority_params, now};
 use crate::auth::{Certificate, CertificateError, IdPattern, Identity};
 use crate::crypto::{Random, Seeded};
 
+const LIMITS: EapLimits = EapLimits { packets: 50, message: 65_536 };
+
 /// How a run ended, on each side.
 struct Outcome {
     server: ServerStep,
@@ -21,8 +23,8 @@ struct Outcome {
 fn run(server: ServerConfig, peer: PeerConfig) -> Outcome {
     let id = Identity::parse("192.0.2.9").unwrap();
     let mut random = Seeded(1);
-    let (mut server, mut server_step) = EapServer::start(Arc::new(server), &id, &mut random);
-    let mut peer = EapPeer::new(Arc::new(peer));
+    let (mut server, mut server_step) = EapServer::start(Arc::new(server), &id, &mut random, LIMITS);
+    let mut peer = EapPeer::new(Arc::new(peer), LIMITS);
     for rounds in 0..100 {
         let packet = match &server_step {
             ServerStep::Request(packet) => packet,
@@ -232,15 +234,15 @@ fn no_common_method_is_told_apart() {
 fn success_out_of_nowhere_is_no_success() {
     let mut random = Seeded(1);
     let success = packet::success(1);
-    let mut peer = EapPeer::new(Arc::new(mschapv2_peer("carol", "Ar3etTnp")));
+    let mut peer = EapPeer::new(Arc::new(mschapv2_peer("carol", "Ar3etTnp")), LIMITS);
     assert!(matches!(peer.handle(&success, now(), &mut random), PeerStep::Failure(EapError::Unexpected)));
 
     // In the middle of a method.
     let id = Identity::parse("192.0.2.9").unwrap();
     let server = ServerConfig { ask_identity: false, ..mschapv2_server() };
-    let (_, step) = EapServer::start(Arc::new(server), &id, &mut random);
+    let (_, step) = EapServer::start(Arc::new(server), &id, &mut random, LIMITS);
     let ServerStep::Request(challenge) = step else { panic!() };
-    let mut peer = EapPeer::new(Arc::new(mschapv2_peer("carol", "Ar3etTnp")));
+    let mut peer = EapPeer::new(Arc::new(mschapv2_peer("carol", "Ar3etTnp")), LIMITS);
     assert!(matches!(peer.handle(&challenge, now(), &mut random), PeerStep::Response(_)));
     assert!(matches!(peer.handle(&success, now(), &mut random), PeerStep::Failure(EapError::Unexpected)));
     // And a machine that is over stays over.
@@ -256,9 +258,9 @@ fn tls_without_the_success_indication_is_no_success() {
     let mut random = Seeded(1);
     let server =
         ServerConfig { ask_identity: false, ..tls_server(&root, vec![gateway.der.clone()], &gateway) };
-    let (mut server, mut step) = EapServer::start(Arc::new(server), &id, &mut random);
+    let (mut server, mut step) = EapServer::start(Arc::new(server), &id, &mut random, LIMITS);
     let mut peer =
-        EapPeer::new(Arc::new(tls_peer(&root, &carol, "carol@example.net", "gw.example.net", TLS13)));
+        EapPeer::new(Arc::new(tls_peer(&root, &carol, "carol@example.net", "gw.example.net", TLS13)), LIMITS);
     // Up to the short request with the indication: the peer has finished its part of TLS by then.
     let mut indication = false;
     for _ in 0..6 {
@@ -281,7 +283,7 @@ fn tls_without_the_success_indication_is_no_success() {
 fn a_packet_of_another_request_ends_the_run() {
     let mut random = Seeded(1);
     let id = Identity::parse("192.0.2.9").unwrap();
-    let (mut server, step) = EapServer::start(Arc::new(mschapv2_server()), &id, &mut random);
+    let (mut server, step) = EapServer::start(Arc::new(mschapv2_server()), &id, &mut random, LIMITS);
     let ServerStep::Request(request) = step else { panic!() };
     let stale = packet::response(request[1].wrapping_add(1), packet::IDENTITY, b"carol");
     assert!(matches!(
@@ -293,9 +295,9 @@ fn a_packet_of_another_request_ends_the_run() {
 #[test]
 fn endless_notifications_end() {
     let mut random = Seeded(1);
-    let mut peer = EapPeer::new(Arc::new(mschapv2_peer("carol", "Ar3etTnp")));
+    let mut peer = EapPeer::new(Arc::new(mschapv2_peer("carol", "Ar3etTnp")), LIMITS);
     let notification = packet::request(1, packet::NOTIFICATION, b"hello");
-    for _ in 0..MAX_PACKETS {
+    for _ in 0..LIMITS.packets {
         assert!(matches!(peer.handle(&notification, now(), &mut random), PeerStep::Response(_)));
     }
     assert!(matches!(
@@ -319,8 +321,8 @@ proptest! {
     fn bent_packets_never_make_two_keys(seed: u64, at in 0..8usize, bit in 0..2048usize) {
         let id = Identity::parse("192.0.2.9").unwrap();
         let mut random = Seeded(seed);
-        let (mut server, mut step) = EapServer::start(Arc::new(mschapv2_server()), &id, &mut random);
-        let mut peer = EapPeer::new(Arc::new(mschapv2_peer("carol", "Ar3etTnp")));
+        let (mut server, mut step) = EapServer::start(Arc::new(mschapv2_server()), &id, &mut random, LIMITS);
+        let mut peer = EapPeer::new(Arc::new(mschapv2_peer("carol", "Ar3etTnp")), LIMITS);
         let mut count = 0;
         let mut bend = |packet: &[u8]| {
             let mut packet = packet.to_vec();
@@ -352,8 +354,8 @@ proptest! {
     fn any_packets_are_taken_or_refused(packets: Vec<Vec<u8>>) {
         let mut random = Seeded(1);
         let id = Identity::parse("192.0.2.9").unwrap();
-        let (mut server, _) = EapServer::start(Arc::new(mschapv2_server()), &id, &mut random);
-        let mut peer = EapPeer::new(Arc::new(mschapv2_peer("carol", "Ar3etTnp")));
+        let (mut server, _) = EapServer::start(Arc::new(mschapv2_server()), &id, &mut random, LIMITS);
+        let mut peer = EapPeer::new(Arc::new(mschapv2_peer("carol", "Ar3etTnp")), LIMITS);
         let mut byte = [0];
         for packet in &packets {
             random.fill(&mut byte);

@@ -241,7 +241,7 @@ impl Pending {
         let mut established = Established::new(ctx, self.connection.clone(), identity);
         established.announce(core, ctx);
         core.inner.asking = false;
-        core.mobike = Mobike::of(&self.connection, core, payloads);
+        core.mobike = Mobike::of(&self.connection, core, ctx, payloads);
         established.reauth_at = reauth::initiator_deadline(&self.connection, ctx);
         established.hear_lifetime(ctx, payloads);
         match configuration::accept(&self.connection, payloads) {

@@ -132,7 +132,7 @@ impl Accepted {
         established.announce(core, ctx);
         established.reauth_at = reauth::responder_deadline(&connection, ctx.now);
         answer.extend(reauth::lifetime(&connection));
-        core.mobike = Mobike::of(&connection, core, asked);
+        core.mobike = Mobike::of(&connection, core, ctx, asked);
         if core.mobike.is_some() {
             answer.extend(mobike::announcement(&connection, core, ctx));
         }

@@ -15,10 +15,6 @@ use crate::rejection::Rejection;
 use crate::update::DownReason;
 use crate::wire::{ExchangeType, Notify, NotifyType, Payload, ProtocolId};
 
-/// A peer gets no more Child SAs of one IKE SA than this, or than four of each child where there are many: it could
-/// fill the data plane otherwise.
-const MAX_CHILDREN: usize = 256;
-
 /// The lower of the two nonces of an exchange; the lowest of four loses (RFC 7296 s2.8.1).
 pub(in crate::sa) fn lower<'a>(ni: &'a [u8], nr: &'a [u8]) -> &'a [u8] {
     ni.min(nr)
@@ -60,7 +56,7 @@ impl Established {
         }
         let rekey = find_notify(payloads, NotifyType::REKEY_SA);
         // A rekey makes one more for a while.
-        let most = MAX_CHILDREN.max(4 * self.connection.children.len()) * if rekey.is_some() { 2 } else { 1 };
+        let most = ctx.config.peers.children * if rekey.is_some() { 2 } else { 1 };
         if self.children.len() >= most {
             return Err(Denied::new(Rejection::ChildLimit, NotifyType::NO_ADDITIONAL_SAS));
         }
@@ -134,7 +130,7 @@ impl Established {
             }
             return Ok(made.payloads);
         }
-        if self.awaits_too_much() {
+        if self.awaits_too_much(ctx) {
             made.discard(ctx);
             return Err(Denied::new(Rejection::FollowupLimit, NotifyType::TEMPORARY_FAILURE));
         }

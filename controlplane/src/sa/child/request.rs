@@ -239,8 +239,8 @@ impl Request {
             ni: ni.to_vec(),
             nr: nr.to_vec(),
         };
-        if let Err(why) = terms.check() {
-            return unacceptable(Rejection::Selectors, why, ctx);
+        if let Err((rejection, why)) = terms.check(ctx) {
+            return unacceptable(rejection, why, ctx);
         }
         if methods.is_empty() {
             return self.make(ctx, core, connection, terms);

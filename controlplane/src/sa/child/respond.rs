@@ -88,6 +88,9 @@ pub(super) fn negotiate(
     nonces: Option<(&[u8], &[u8])>,
 ) -> Result<Answer, Denied> {
     let request = Asked::read(payloads)?;
+    if rekeyed.is_none() && ctx.spis.len() >= ctx.config.peers.child_sas {
+        return Err(Denied::new(Rejection::ChildSaLimit, NotifyType::NO_ADDITIONAL_SAS));
+    }
     let matched = match rekeyed {
         Some(old) => narrow_to(&old.config, &old.local, &old.remote, &request),
         None => find(core, connection, &request),
@@ -135,9 +138,9 @@ pub(super) fn negotiate(
         ni: ni.to_vec(),
         nr: nr.to_vec(),
     };
-    if let Err(error) = terms.check() {
+    if let Err((rejection, error)) = terms.check(ctx) {
         info!(connection = %connection.name, child = %config.name, %error, "Child SA refused");
-        return Err(Denied::new(Rejection::Selectors, NotifyType::TS_UNACCEPTABLE));
+        return Err(Denied::new(rejection, NotifyType::TS_UNACCEPTABLE));
     }
     terms.spi_in = ctx.spis.allocate(ctx.rng);
     let mut answer = vec![Payload::Sa(vec![terms.chosen.answer(ProposalSpi::Child(terms.spi_in))])];

@@ -10,6 +10,7 @@ use super::lower;
 use crate::config::{ChildConfig, Connection};
 use crate::crypto::{ChildKeys, CryptoError, Secret, keys};
 use crate::proposal::{self, Chosen};
+use crate::rejection::Rejection;
 use crate::selector;
 use crate::update::{ChildInstall, ChildSuite, DirectionKeys};
 use crate::wire::{IntegId, TrafficSelector};
@@ -45,9 +46,9 @@ pub(crate) struct Terms {
 
 impl Terms {
     /// Whether a Child SA can be made of them.
-    pub fn check(&self) -> Result<(), String> {
-        self.suite()?;
-        self.policies().map(|_| ())
+    pub fn check(&self, ctx: &Context<'_>) -> Result<(), (Rejection, String)> {
+        self.suite().map_err(|why| (Rejection::NoProposal, why))?;
+        self.policies(ctx).map(|_| ())
     }
 
     /// The lower nonce of the exchange (RFC 7296 s2.8.1).
@@ -78,7 +79,7 @@ impl Terms {
         let initiator = DirectionKeys { encr: keys.encr_i, integ: keys.integ_i };
         let responder = DirectionKeys { encr: keys.encr_r, integ: keys.integ_r };
         let (ours, theirs) = if self.initiated { (initiator, responder) } else { (responder, initiator) };
-        let selectors = self.policies()?;
+        let selectors = self.policies(ctx).map_err(|(_, why)| why)?;
         let tunnel = self.tunnel.unwrap_or_else(|| self.new_tunnel(ctx, core, connection));
         let install = |spi, keys| {
             Box::new(ChildInstall {
@@ -105,10 +106,13 @@ impl Terms {
         Ok((suite, encr_len, integ_len))
     }
 
-    fn policies(&self) -> Result<Vec<dataplane::policy::Selector>, String> {
-        selector::policies(&self.local, &self.remote)
-            .filter(|policies| !policies.is_empty())
-            .ok_or_else(|| "selectors make no policy, or too many".into())
+    fn policies(&self, ctx: &Context<'_>) -> Result<Vec<dataplane::policy::Selector>, (Rejection, String)> {
+        let most = ctx.config.peers.policies;
+        match selector::policies(&self.local, &self.remote, most) {
+            Some(policies) if !policies.is_empty() => Ok(policies),
+            Some(_) => Err((Rejection::Selectors, "selectors make no policy".into())),
+            None => Err((Rejection::PolicyLimit, format!("selectors make more than {most} policies"))),
+        }
     }
 
     /// A tunnel of its own, or the one that this takes over when the peer authenticates anew: connection, child, peer

@@ -25,9 +25,6 @@ use crate::wire::{
     self, ExchangeType, HEADER_LEN, Header, KeId, Notify, NotifyType, Payload, ProposalSpi, parse_chain,
 };
 
-/// Cookies and other key exchange methods are followed so often; a peer that wants more is playing with us.
-const MAX_ATTEMPTS: u8 = 6;
-
 /// After an unauthenticated error a true response may still come for this time.
 const PATIENCE: Duration = Duration::from_secs(3);
 
@@ -174,7 +171,7 @@ impl Sent {
     }
 
     fn retry(mut self: Box<Self>, core: &mut Core, ctx: &mut Context<'_>) -> State {
-        if self.attempts >= MAX_ATTEMPTS {
+        if self.attempts >= ctx.config.peers.init_attempts {
             let reason = "peer keeps asking for cookies or other key exchange methods";
             return self.fail_later(ctx, DownReason::Failed(reason.into()));
         }

@@ -7,14 +7,20 @@ use crate::drops::DropReason;
 use crate::message::{Event, SaUpdate, Update};
 use crate::policy::Action;
 use crate::sa::TunnelId;
+use crate::worker::{OnDemand, WaitingLimits};
 
 /// Tunnels 7 and 8 are set up on demand; an SA will come as tunnel 20.
 const HOLD: u32 = 7;
 const UP: u32 = 20;
 
 fn gateway() -> Gateway {
+    with(WaitingLimits::default())
+}
+
+fn with(limits: WaitingLimits) -> Gateway {
     let (wan, lan) = (["198.51.100.1/24"], ["10.1.0.1/16"]);
-    let mut gateway = Gateway::configured(1, &wan, &lan, |config| config.on_demand = 7..9);
+    let mut gateway =
+        Gateway::configured(1, &wan, &lan, |config| config.on_demand = OnDemand { tunnels: 7..9, limits });
     gateway.neighbour(WAN, "198.51.100.2", [2, 0, 0, 0, 2, 0]);
     gateway.policy(1, "10.1.0.0/16", "10.2.0.0/16", Action::Protect(TunnelId(HOLD)));
     gateway.policy(2, "10.1.0.0/16", "10.3.0.0/16", Action::Protect(TunnelId(HOLD + 1)));
@@ -65,6 +71,19 @@ fn a_tunnel_may_keep_a_few_waiting_and_not_at_the_cost_of_another() {
     gateway.pass(Duration::from_secs(4));
     assert_eq!(gateway.count(DropReason::AcquireTimeout), 3);
     assert!(gateway.sent_ip(WAN).iter().all(|packet| packet[9] != 17), "nothing went in the clear");
+}
+
+#[test]
+fn the_configured_bounds_are_those_that_act() {
+    let limits = WaitingLimits { all: 5, each: 4, patience: Duration::from_secs(1) };
+    let mut gateway = with(limits);
+    let packets = |to: &str| (0..9).map(|_| udp4("10.1.0.5", to, 20)).collect::<Vec<_>>();
+    gateway.receive_ip(LAN, &packets("10.2.0.5"));
+    assert_eq!(gateway.count(DropReason::AcquireQueueFull), 5, "4 of one tunnel");
+    gateway.receive_ip(LAN, &packets("10.3.0.5"));
+    assert_eq!(gateway.count(DropReason::AcquireQueueFull), 5 + 8, "5 of all");
+    gateway.pass(Duration::from_millis(1500));
+    assert_eq!(gateway.count(DropReason::AcquireTimeout), 5);
 }
 
 #[test]

@@ -119,12 +119,17 @@ fn without_an_sa_the_control_side_is_asked_once_a_second() {
         let events = pair.left.events().into_iter();
         events
             .filter_map(|event| match event {
-                Event::Acquire { tunnel, source, protocol, .. } => Some((tunnel, source, protocol)),
+                Event::Acquire { tunnel, source, protocol, ports, .. } => {
+                    Some((tunnel, source, protocol, ports))
+                }
                 _ => None,
             })
             .collect()
     };
-    assert_eq!(asked(&pair), [(TunnelId(1), "10.1.0.5".parse().unwrap(), protocol::UDP)]);
+    assert_eq!(
+        asked(&pair),
+        [(TunnelId(1), "10.1.0.5".parse().unwrap(), protocol::UDP, Some((0x1000, 0x2000)))]
+    );
     pair.left.pass(Duration::from_secs(1));
     pair.left.receive_ip(LAN, &packets[..2]);
     assert_eq!(asked(&pair).len(), 1);

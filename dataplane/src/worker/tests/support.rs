@@ -22,7 +22,7 @@ use crate::sa::{
     Endpoints, InboundSa, Lifetime, Mode, OutboundOptions, OutboundSa, Protocol, SaParams, Spi, TunnelId,
 };
 use crate::snapshot::SaPage;
-use crate::worker::{Channels, PortConfig, Worker, WorkerConfig};
+use crate::worker::{Channels, OnDemand, PortConfig, Worker, WorkerConfig};
 
 /// Ports of every gateway.
 pub const WAN: usize = 0;
@@ -92,7 +92,7 @@ impl Gateway {
             index: 0,
             max_sas: 4096,
             max_tunnels: 4096,
-            on_demand: 0..0,
+            on_demand: OnDemand::default(),
             max_policies: 4096,
             reassembly: ReassemblyConfig::default(),
             answers_per_second: 1000,

@@ -13,8 +13,8 @@ use dataplane::policy::Selector;
 use dataplane::sa::Protocol;
 use ipnet::IpNet;
 
-use super::super::MAX_SAS;
 use super::proofs::proofs;
+use crate::config::MAX_SAS;
 use crate::config::{Child, Config, Connection, Encapsulation, OnDown, OurProof, Start, TheirProof};
 
 /// Rekeying starts earlier by up to this part of the time that is configured.
@@ -42,7 +42,8 @@ pub(super) fn config(config: &Config, first_tunnel: u32) -> Result<core::Config>
             .map(|(name, pool)| core::PoolConfig { name: name.as_str().into(), prefix: pool.0 })
             .collect(),
         retransmit: config.ike.retransmit,
-        limits: config.ike.limits,
+        limits: config.ike.limits.flood,
+        peers: config.ike.limits.peers,
         log_keys: config.log.key_log.is_some(),
         first_tunnel,
         inbound_sas: MAX_SAS,

@@ -30,6 +30,7 @@ pub(super) fn validate(sections: Sections, problems: &Problems, host: &Host) -> 
         problems,
     );
     tunnels::connections(&sections.connections, &links, &routes, &mut claims, problems);
+    tunnels::sizes(&sections.connections, &sections.ike.limits.peers, problems);
     tunnels::pools(&sections.connections, &sections.pools, problems);
     for (path, policy) in &sections.policies {
         claims.claim_all(&policy.selectors, path, problems);

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
+use controlplane::config::PeerLimits;
 use dataplane::crypto::KeyMaterial;
 use dataplane::policy::Selector;
 use dataplane::sa::{Protocol, Spi};
@@ -120,6 +121,24 @@ pub(super) fn connections(
                 let path = path().key("children").key(child_name);
                 claims.claim_all(&child.selectors, &path, problems);
             }
+        }
+    }
+}
+
+/// Checks that what is configured fits the limits: what a peer may not have we do not ask for.
+pub(super) fn sizes(connections: &Named<Connection>, limits: &PeerLimits, problems: &Problems) {
+    for (name, connection) in &connections.entries {
+        let path = || FieldPath::of(["connections"]).key(name).key("children");
+        let check = |path: FieldPath, found: usize, most: usize, what: &str, key: &str| {
+            if found > most {
+                let message = format!("found {found} {what}, expected {most} at most: `ike.limits.{key}`");
+                problems.error(path, message);
+            }
+        };
+        check(path(), connection.children.len(), limits.children, "children", "children");
+        for (child_name, child) in &connection.children {
+            let pairs = child.selectors.len();
+            check(path().key(child_name), pairs, limits.policies, "pairs of prefixes", "policies");
         }
     }
 }

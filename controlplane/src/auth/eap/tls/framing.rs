@@ -15,12 +15,10 @@ pub(super) const START_REQUEST: &[u8] = &[START];
 /// Bytes of TLS in a packet. The IKE message around it stays below common path MTUs.
 const FRAGMENT: usize = 1024;
 
-/// The most that is put together: three times a large chain.
-const MAX_MESSAGE: usize = 65_536;
-
 /// Cuts messages into fragments and puts them together.
-#[derive(Default)]
 pub(super) struct Framing {
+    /// The most that is put together.
+    longest: usize,
     outgoing: Vec<u8>,
     sent: usize,
     incoming: Vec<u8>,
@@ -38,6 +36,10 @@ pub(super) enum Received {
 }
 
 impl Framing {
+    pub(super) fn new(longest: usize) -> Self {
+        Self { longest, outgoing: Vec::new(), sent: 0, incoming: Vec::new() }
+    }
+
     pub(super) fn receive(&mut self, data: &[u8]) -> Result<Received, EapError> {
         let broken = EapError::Malformed("EAP-TLS packet");
         let (flags, mut rest) = data.split_first().ok_or(broken.clone())?;
@@ -46,16 +48,16 @@ impl Framing {
         }
         if flags & LENGTH_INCLUDED != 0 {
             let (length, fragment) = rest.split_first_chunk::<4>().ok_or(broken)?;
-            if u32::from_be_bytes(*length) as usize > MAX_MESSAGE {
-                return Err(EapError::TooLarge(MAX_MESSAGE));
+            if u32::from_be_bytes(*length) as usize > self.longest {
+                return Err(EapError::TooLarge(self.longest));
             }
             rest = fragment;
         }
         if rest.is_empty() && self.incoming.is_empty() {
             return Ok(Received::Acknowledged);
         }
-        if self.incoming.len() + rest.len() > MAX_MESSAGE {
-            return Err(EapError::TooLarge(MAX_MESSAGE));
+        if self.incoming.len() + rest.len() > self.longest {
+            return Err(EapError::TooLarge(self.longest));
         }
         self.incoming.extend_from_slice(rest);
         match flags & MORE_FRAGMENTS != 0 {
@@ -100,9 +102,11 @@ mod tests {
 
     use super::*;
 
+    const MAX_MESSAGE: usize = 65_536;
+
     #[test]
     fn bounds_hold() {
-        let mut framing = Framing::default();
+        let mut framing = Framing::new(MAX_MESSAGE);
         assert!(matches!(framing.receive(&[]), Err(EapError::Malformed(_))));
         assert!(matches!(framing.receive(&[LENGTH_INCLUDED, 0, 0]), Err(EapError::Malformed(_))));
         assert_eq!(framing.receive(&[LENGTH_INCLUDED, 1, 0, 0, 0]), Err(EapError::TooLarge(MAX_MESSAGE)));
@@ -117,7 +121,7 @@ mod tests {
     proptest! {
         #[test]
         fn messages_survive_fragmentation(message in proptest::collection::vec(any::<u8>(), 1..5000)) {
-            let (mut from, mut to) = (Framing::default(), Framing::default());
+            let (mut from, mut to) = (Framing::new(MAX_MESSAGE), Framing::new(MAX_MESSAGE));
             from.queue(message.clone());
             let mut result = None;
             while let Some(fragment) = from.next() {
@@ -130,7 +134,7 @@ mod tests {
 
         #[test]
         fn any_packet_is_taken_or_refused(packets: Vec<Vec<u8>>) {
-            let mut framing = Framing::default();
+            let mut framing = Framing::new(MAX_MESSAGE);
             for packet in packets {
                 let _ = framing.receive(&packet);
             }

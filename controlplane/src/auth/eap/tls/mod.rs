@@ -26,9 +26,9 @@ pub(super) struct Server {
 }
 
 impl Server {
-    pub(super) fn start(config: &TlsServerConfig) -> Result<(Self, Vec<u8>), EapError> {
+    pub(super) fn start(config: &TlsServerConfig, longest: usize) -> Result<(Self, Vec<u8>), EapError> {
         let connection = ServerConnection::new(config.tls.clone()).map_err(explain)?;
-        let session = Session::new(connection.into());
+        let session = Session::new(connection.into(), longest);
         Ok((Self { session, clock: config.clock.clone(), failed: None }, START_REQUEST.to_vec()))
     }
 
@@ -111,11 +111,12 @@ impl Server {
 pub(super) struct Peer {
     config: Arc<TlsPeerConfig>,
     session: Option<Session>,
+    longest: usize,
 }
 
 impl Peer {
-    pub(super) fn new(config: Arc<TlsPeerConfig>) -> Self {
-        Self { config, session: None }
+    pub(super) fn new(config: Arc<TlsPeerConfig>, longest: usize) -> Self {
+        Self { config, session: None, longest }
     }
 
     pub(super) fn handle(&mut self, data: &[u8], now: UnixTime) -> MethodStep {
@@ -128,13 +129,13 @@ impl Peer {
     }
 
     fn start(&mut self, data: &[u8]) -> Result<MethodStep, EapError> {
-        if Framing::default().receive(data)? != Received::Start {
+        if Framing::new(self.longest).receive(data)? != Received::Start {
             return Err(EapError::Unexpected);
         }
         // The verifier looks at identities of IKE, never at this name, and it is not sent.
         let name = ServerName::try_from("eap.invalid").map_err(|error| EapError::Tls(error.to_string()))?;
         let connection = ClientConnection::new(self.config.tls.clone(), name).map_err(explain)?;
-        let session = self.session.insert(Session::new(connection.into()));
+        let session = self.session.insert(Session::new(connection.into(), self.longest));
         session.flush();
         session.framing.next().map(MethodStep::Send).ok_or(EapError::Unexpected)
     }
@@ -147,8 +148,8 @@ struct Session {
 }
 
 impl Session {
-    fn new(connection: Connection) -> Self {
-        Self { connection, framing: Framing::default() }
+    fn new(connection: Connection, longest: usize) -> Self {
+        Self { connection, framing: Framing::new(longest) }
     }
 
     fn peer_step(&mut self, data: &[u8]) -> Result<MethodStep, EapError> {

@@ -115,7 +115,7 @@ fn first(
     }
     let responder = Responder { id: claims.id.clone().into_owned(), identity };
     debug!(connection = %pending.connection.name, ike = core.spi, responder = %responder.identity, "EAP begins");
-    run(pending, core, ctx, payloads, Box::new(EapPeer::new(config)), responder)
+    run(pending, core, ctx, payloads, Box::new(EapPeer::new(config, ctx.config.limits.of_eap())), responder)
 }
 
 /// One packet of EAP.
@@ -149,7 +149,7 @@ fn run(
         }
         PeerStep::Failure(error) => {
             // The responder has closed the IKE SA when it said so itself.
-            ctx.reject(Rejection::Eap);
+            ctx.reject(error.rejection());
             let reason = DownReason::Failed(format!("EAP failed: {error}"));
             match notifies(payloads).find(|notify| notify.kind.is_error()) {
                 Some(_) => pending.end(core, ctx, reason),

@@ -11,16 +11,13 @@ use super::super::super::{Command, Context, Core, State};
 use super::super::responder::{Accepted, mix_ppk, refuse, refuse_malformed};
 use super::super::{certificates, id_payload};
 use super::only_eap;
-use crate::auth::eap::{EapServer, MethodKind, ServerStep};
+use crate::auth::eap::{EapError, EapServer, MethodKind, ServerStep};
 use crate::auth::{Identity, LocalProof, RemoteProof};
 use crate::config::Connection;
 use crate::crypto::Secret;
 use crate::rejection::Rejection;
 use crate::update::Event;
 use crate::wire::{Auth, Eap, ExchangeType, Header, Id, Notify, NotifyType, Payload, parse_chain};
-
-/// An EAP exchange may take so many times as long as another half-open IKE SA: there may be a human in it.
-const PATIENCE: u32 = 4;
 
 /// An EAP exchange with the peer. The IKE SA is still half open.
 pub(crate) struct Serving {
@@ -75,7 +72,8 @@ impl Serving {
             );
             return refuse(core, ctx, Rejection::Authentication, &why);
         }
-        let (server, step) = EapServer::start(config.clone(), &accepted.peer, ctx.rng);
+        let (server, step) =
+            EapServer::start(config.clone(), &accepted.peer, ctx.rng, ctx.config.limits.of_eap());
         let ServerStep::Request(packet) = step else {
             return refuse(core, ctx, Rejection::Eap, "no EAP method can be started");
         };
@@ -85,7 +83,7 @@ impl Serving {
         debug!(connection = %connection.name, ike = core.spi, remote = %core.path.remote, "EAP begins");
         answer.push(Payload::Eap(packet));
         core.respond(ctx, ExchangeType::IKE_AUTH, &answer);
-        let expires = ctx.now + ctx.config.limits.half_open_timeout * PATIENCE;
+        let expires = ctx.now + ctx.config.limits.eap_timeout;
         let stage = Stage::Running(Box::new(server));
         State::EapServing(Box::new(Self { accepted, peer_id, our_id, request, stage, expires }))
     }
@@ -140,7 +138,7 @@ impl Serving {
             Stage::Succeeded { .. } => None,
         };
         match verdict {
-            Some(error) => failed(&self.accepted, core, ctx, &error.to_string()),
+            Some(error) => failed(&self.accepted, core, ctx, error),
             // It does not accept us, rather than we it.
             None => told(&self.accepted, core, ctx, "the peer gave up"),
         }
@@ -169,7 +167,7 @@ impl Serving {
                 }
             }
             ServerStep::Failure { packet, error } => {
-                failed(&self.accepted, core, ctx, &error.to_string());
+                failed(&self.accepted, core, ctx, &error);
                 let packet = Eap::from_packet(&packet).map(Payload::Eap);
                 core.respond(ctx, ExchangeType::IKE_AUTH, packet.as_slice());
                 return State::closed(ctx);
@@ -232,16 +230,16 @@ impl Serving {
         }
         let connection = &self.accepted.connection.name;
         info!(%connection, peer = %self.peer_id, remote = %core.path.remote, "EAP was not finished in time");
-        ctx.reject(Rejection::Eap);
+        ctx.reject(Rejection::EapLength);
         ctx.out.commands.push(Command::NoLongerHalfOpen);
         State::gone(ctx)
     }
 }
 
 /// The peer is not let in.
-fn failed(accepted: &Accepted, core: &Core, ctx: &mut Context<'_>, why: &str) {
-    ctx.reject(Rejection::Eap);
-    told(accepted, core, ctx, why);
+fn failed(accepted: &Accepted, core: &Core, ctx: &mut Context<'_>, error: &EapError) {
+    ctx.reject(error.rejection());
+    told(accepted, core, ctx, &error.to_string());
 }
 
 /// Operators learn why nothing came of it.

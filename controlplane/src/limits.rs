@@ -1,0 +1,122 @@
+//! Bounds on what others can make us keep and do. All of them are in the configuration, and whatever meets one of them
+//! is counted ([`crate::rejection`]).
+//!
+//! What is not here follows from the format: a side of a Child SA has no more traffic selectors than their count, one
+//! octet, can say, and no message has more payloads or proposals than `wire` takes.
+
+use std::time::Duration;
+
+use crate::auth::eap::EapLimits;
+
+/// Bounds on what strangers can make us keep and do (RFC 7296 s2.6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FloodLimits {
+    /// From so many half-open IKE SAs on, new ones must return a cookie.
+    pub cookie_threshold: usize,
+    /// From so many half-open IKE SAs of one address on, new ones of it must return a cookie. A cookie and not a
+    /// refusal, because there may be a NAT with many users behind it.
+    pub cookie_threshold_per_address: usize,
+    /// A cookie secret is replaced after this time; the one before it stays valid as long again.
+    pub cookie_lifetime: Duration,
+    /// No more half-open IKE SAs than this: further requests are dropped.
+    pub half_open: usize,
+    /// No more half-open IKE SAs of one address than this.
+    pub half_open_per_address: usize,
+    /// A half-open IKE SA is forgotten after this time.
+    pub half_open_timeout: Duration,
+    /// No more IKE SAs than this, half-open or not: further requests are dropped.
+    pub ike_sas: usize,
+    /// No more EAP exchanges are under way than this: one takes tens of kilobytes.
+    pub eap: usize,
+    /// An EAP exchange is given up after this time. There may be a human in it.
+    pub eap_timeout: Duration,
+    /// No EAP exchange has more packets in one direction. EAP-TLS with long chains takes about twenty.
+    pub eap_packets: u16,
+    /// No message inside EAP-TLS is longer, put together: three times a large chain.
+    pub eap_message: usize,
+    /// No message is longer, put together from fragments. A certificate chain is some kilobytes.
+    pub message: usize,
+    /// No message has more fragments.
+    pub fragments: u16,
+    /// No more stateless error answers than this in a second: they are a favour to honest peers (RFC 7296 s2.21.4).
+    pub answers_per_second: u32,
+    /// No more datagrams wait for the control thread. At 20,000 handshakes a second 2,048 of them wait for a tenth of a
+    /// second at most, less than it takes a peer to repeat one.
+    pub queue: usize,
+}
+
+impl Default for FloodLimits {
+    fn default() -> Self {
+        Self {
+            cookie_threshold: 256,
+            cookie_threshold_per_address: 32,
+            cookie_lifetime: Duration::from_secs(60),
+            half_open: 50_000,
+            half_open_per_address: 4_096,
+            half_open_timeout: Duration::from_secs(30),
+            ike_sas: 250_000,
+            eap: 4_096,
+            eap_timeout: Duration::from_secs(120),
+            eap_packets: 200,
+            eap_message: 64 << 10,
+            message: 64 << 10,
+            fragments: 255,
+            answers_per_second: 1000,
+            queue: 2048,
+        }
+    }
+}
+
+impl FloodLimits {
+    /// Those of one EAP exchange.
+    pub(crate) fn of_eap(&self) -> EapLimits {
+        EapLimits { packets: self.eap_packets, message: self.eap_message }
+    }
+}
+
+/// Bounds on what a peer that has proved itself can have, and on how long we go on with one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerLimits {
+    /// No more Child SAs of all peers. A rekey makes one more for a while, which the data plane's tables have room for.
+    pub child_sas: usize,
+    /// A peer gets no more Child SAs of one IKE SA; twice as many while it rekeys them. It could fill the data plane
+    /// otherwise.
+    pub children: usize,
+    /// Policies that one Child SA may turn into: local times remote prefixes.
+    pub policies: usize,
+    /// Child SAs and rekeys of an IKE SA whose additional key exchanges are under way (RFC 9370 s2.2.4). A peer that does
+    /// one thing after the other has one.
+    pub followups: usize,
+    /// The next additional key exchange has to come within this time.
+    pub followup_timeout: Duration,
+    /// A peer may forget additional key exchanges of ours so often in a row.
+    pub followup_retries: u8,
+    /// No more addresses that a peer may move to are kept (RFC 4555 s3.4).
+    pub addresses: usize,
+    /// Cookies and other key exchange methods that a responder asks for are followed so often; one that wants more is
+    /// playing with us.
+    pub init_attempts: u8,
+    /// After an attempt that failed, packets do not set off another one for so long. An attempt costs both ends a key
+    /// exchange, and traffic asks for one without end; the peer that answered "no" will hardly change its mind sooner.
+    /// Whoever mends the cause waits no longer than this, and an operator's `initiate` does not wait at all.
+    pub acquire_pause: Duration,
+    /// Peers whose inner addresses are remembered in each pool, so that they get them again.
+    pub remembered_addresses: usize,
+}
+
+impl Default for PeerLimits {
+    fn default() -> Self {
+        Self {
+            child_sas: 200_000,
+            children: 256,
+            policies: 4096,
+            followups: 4,
+            followup_timeout: Duration::from_secs(20),
+            followup_retries: 5,
+            addresses: 16,
+            init_attempts: 6,
+            acquire_pause: Duration::from_secs(5),
+            remembered_addresses: 100_000,
+        }
+    }
+}
