@@ -1,3 +1,5 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| controlplane::fuzzing::message(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    controlplane::fuzzing::message(data);
+});

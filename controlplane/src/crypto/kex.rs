@@ -10,6 +10,8 @@ use aws_lc_rs::agreement::{self, PrivateKey, UnparsedPublicKey};
 use aws_lc_rs::kem::{self, Ciphertext, DecapsulationKey, EncapsulationKey};
 
 use super::modp::{self, ModpPrivate};
+#[cfg(any(test, fuzzing))]
+use super::repeated;
 use super::{CryptoError, Group, Secret};
 
 /// The initiator's half of a key exchange.
@@ -20,6 +22,7 @@ pub struct KeyExchange {
 }
 
 /// The responder's half, which is done at once.
+#[cfg_attr(any(test, fuzzing), derive(Clone))]
 pub struct Response {
     /// The Key Exchange Data to send back.
     pub public: Vec<u8>,
@@ -30,6 +33,14 @@ pub struct Response {
 impl KeyExchange {
     /// Makes a fresh private value. The key comes from AWS-LC's generator.
     pub fn generate(group: Group) -> Result<Self, CryptoError> {
+        #[cfg(any(test, fuzzing))]
+        if let Some(own) = repeated::generate(group) {
+            return own;
+        }
+        Self::fresh(group)
+    }
+
+    pub(super) fn fresh(group: Group) -> Result<Self, CryptoError> {
         let (private, public) = match group.method() {
             Method::Modp(params) => {
                 let private = ModpPrivate::generate(params);
@@ -80,6 +91,8 @@ impl KeyExchange {
                     .map_err(|_| CryptoError::PublicValue { group: self.group })?;
                 Ok(Secret::copy_of(shared.as_ref()))
             }
+            #[cfg(any(test, fuzzing))]
+            Private::Repeated(own) => repeated::finish(own, peer_public),
         }
     }
 }
@@ -88,18 +101,26 @@ impl KeyExchange {
 pub fn respond(group: Group, peer_public: &[u8]) -> Result<Response, CryptoError> {
     group.check_len(group.initiator_len(), peer_public)?;
     if let Method::MlKem(algorithm) = group.method() {
-        let invalid = |_| CryptoError::PublicValue { group };
-        let key =
-            EncapsulationKey::new(algorithm, peer_public).map_err(|_| CryptoError::PublicValue { group })?;
-        let (ciphertext, shared) = key.encapsulate().map_err(invalid)?;
-        return Ok(Response {
-            public: ciphertext.as_ref().to_vec(),
-            shared: Secret::copy_of(shared.as_ref()),
-        });
+        #[cfg(any(test, fuzzing))]
+        if let Some(response) = repeated::encapsulate(group, algorithm, peer_public) {
+            return response;
+        }
+        return encapsulate(group, algorithm, peer_public);
     }
     let own = KeyExchange::generate(group)?;
     let shared = own.finish(peer_public)?;
     Ok(Response { public: own.public, shared })
+}
+
+pub(super) fn encapsulate(
+    group: Group,
+    algorithm: &'static kem::Algorithm<kem::AlgorithmId>,
+    peer_public: &[u8],
+) -> Result<Response, CryptoError> {
+    let key =
+        EncapsulationKey::new(algorithm, peer_public).map_err(|_| CryptoError::PublicValue { group })?;
+    let (ciphertext, shared) = key.encapsulate().map_err(|_| CryptoError::PublicValue { group })?;
+    Ok(Response { public: ciphertext.as_ref().to_vec(), shared: Secret::copy_of(shared.as_ref()) })
 }
 
 impl Group {
@@ -139,6 +160,8 @@ enum Private {
     Modp(ModpPrivate),
     Ecdh(PrivateKey),
     MlKem(DecapsulationKey<kem::AlgorithmId>),
+    #[cfg(any(test, fuzzing))]
+    Repeated(std::sync::Arc<KeyExchange>),
 }
 
 /// First octet of an uncompressed point (SEC 1 s2.3.3). IKE leaves it out: RFC 5903 s7 sends x | y.
@@ -163,6 +186,14 @@ fn ecdh(group: Group, private: &PrivateKey, peer_public: &[u8]) -> Result<Secret
     point.push(UNCOMPRESSED);
     point.extend_from_slice(peer_public);
     agreement::agree(private, UnparsedPublicKey::new(private.algorithm(), point), invalid, copy)
+}
+
+#[cfg(any(test, fuzzing))]
+impl KeyExchange {
+    /// One more with the same private value.
+    pub(super) fn repeat(own: std::sync::Arc<Self>) -> Self {
+        Self { group: own.group, public: own.public.clone(), private: Private::Repeated(own) }
+    }
 }
 
 #[cfg(test)]

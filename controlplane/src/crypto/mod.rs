@@ -27,6 +27,8 @@ mod modp_primes;
 pub mod prf;
 mod public_key;
 mod random;
+#[cfg(any(test, fuzzing))]
+mod repeated;
 pub mod scheme;
 mod secret;
 pub mod signature;
@@ -46,4 +48,4 @@ pub use signature::SigningKey;
 pub use transform::{AesKey, Encr, Integ};
 
 #[cfg(any(test, fuzzing))]
-pub(crate) use random::testing::Seeded;
+pub(crate) use {random::testing::Seeded, repeated::repeat_key_exchanges};

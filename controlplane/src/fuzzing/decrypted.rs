@@ -1,8 +1,10 @@
 //! Any bytes inside an Encrypted payload: what a peer can do that has the keys.
 
+use std::hash::Hasher;
 use std::time::Duration;
 
 use super::Input;
+use crate::crypto::repeat_key_exchanges;
 use crate::endpoint::Forgery;
 use crate::sim::{A, B, World, configs};
 use crate::wire::{ExchangeType, PayloadType};
@@ -38,7 +40,8 @@ const EXCHANGES: [ExchangeType; 5] = [
 
 /// The first byte says in which state the receiver is, the second which exchange, the third the type of the first
 /// payload; the rest is the payloads. Nothing panics, and both ends can be taken down to nothing afterwards.
-pub fn decrypted(data: &[u8]) {
+pub fn decrypted(data: &[u8]) -> u64 {
+    repeat_key_exchanges();
     let mut input = Input(data);
     let (state, exchange, first) = (input.index(10), EXCHANGES[input.index(5)], KINDS[input.index(15)]);
     let (mut world, to, response) = prepare(state);
@@ -48,6 +51,7 @@ pub fn decrypted(data: &[u8]) {
     world.held = None;
     world.run(Duration::from_secs(100));
     take_down(&mut world);
+    world.digest.finish()
 }
 
 /// Brings both ends to where the message comes: for whom, and whether it answers the request that is outstanding there.

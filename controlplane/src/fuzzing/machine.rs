@@ -1,12 +1,13 @@
 //! The whole state machine: two ends, and bytes that say what happens to them, step by step.
 
+use std::hash::Hasher;
 use std::time::Duration;
 
 use dataplane::message::Datagram;
 
 use super::Input;
 use super::decrypted::{forge, take_down};
-use crate::crypto::Group;
+use crate::crypto::{Group, repeat_key_exchanges};
 use crate::endpoint::Forgery;
 use crate::sim::{A, B, Network, World, child, configs, socket};
 use crate::wire::{
@@ -29,7 +30,8 @@ struct Run {
 
 /// The first byte says what the ends are like, and each further step is a byte and what it needs. Whatever is lost,
 /// repeated, bent or said out of turn, both ends agree in the end, and can be taken down to nothing.
-pub fn machine(data: &[u8]) {
+pub fn machine(data: &[u8]) -> u64 {
+    repeat_key_exchanges();
     let mut input = Input(data);
     let mut run = Run { world: world(input.byte()), past: Vec::new(), dishonest: false };
     for _ in 0..STEPS {
@@ -49,6 +51,7 @@ pub fn machine(data: &[u8]) {
         run.world.assert_consistent();
     }
     take_down(&mut run.world);
+    run.world.digest.finish()
 }
 
 fn world(setup: u8) -> World {

@@ -1,6 +1,7 @@
 //! Any bytes as a message.
 
 use std::cell::RefCell;
+use std::hash::{DefaultHasher, Hasher};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -8,7 +9,7 @@ use dataplane::message::Datagram;
 
 use crate::Endpoint;
 use crate::config::Config;
-use crate::crypto::Seeded;
+use crate::crypto::{Seeded, repeat_key_exchanges};
 use crate::sim::{A, B, configs, socket, wall_clock};
 use crate::wire::{Encrypted, HEADER_LEN, Header, Payload, emit_chain, parse_chain};
 
@@ -16,7 +17,8 @@ thread_local!(static CONFIG: RefCell<Option<Arc<Config>>> = const { RefCell::new
 
 /// What parses means the same after it was written again, and whatever it is, a gateway that knows nobody keeps at
 /// most one half-open IKE SA for it and sends at most one answer.
-pub fn message(data: &[u8]) {
+pub fn message(data: &[u8]) -> u64 {
+    repeat_key_exchanges();
     parse(data);
     let config = CONFIG.with_borrow_mut(|config| {
         let fresh = || {
@@ -32,7 +34,9 @@ pub fn message(data: &[u8]) {
     let answers: Vec<_> = std::iter::from_fn(|| endpoint.poll_transmit()).collect();
     assert!(answers.len() <= 1 && endpoint.half_open() <= answers.len());
     assert!(endpoint.poll_sa_update().is_none(), "a stranger changed a Child SA");
+    let mut digest = DefaultHasher::new();
     for answer in answers {
+        digest.write(&answer.payload);
         let header = Header::parse(&answer.payload).expect("what we send parses");
         parse_chain(header.next_payload, &answer.payload[HEADER_LEN..], HEADER_LEN)
             .expect("and its payloads");
@@ -41,6 +45,7 @@ pub fn message(data: &[u8]) {
         endpoint.handle_timeout(deadline, &mut rng);
     }
     assert!(endpoint.is_empty(), "state is left behind");
+    digest.finish()
 }
 
 fn parse(data: &[u8]) {

@@ -1,8 +1,12 @@
 //! The bodies of the fuzz targets of `controlplane/fuzz`, each a function of bytes. The fuzzer runs them with what it
 //! makes up, and the tests below with the corpus in `controlplane/fuzz/corpus`, so that what was found once stays found.
 //!
-//! A body panics when something that must always hold does not.
+//! A body panics when something that must always hold does not. It returns a digest of all that was sent, so that a test can
+//! see that nothing is left from the inputs before.
 
+#[cfg(test)]
+#[path = "../../../dataplane/src/fuzzing/corpus.rs"]
+mod corpus;
 mod decrypted;
 mod machine;
 mod message;
@@ -37,26 +41,11 @@ impl<'a> Input<'a> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
+    use super::corpus::replay;
     use crate::crypto::{Random, Seeded};
 
-    /// Replays the corpus of one target; there is one.
-    fn replay(target: &str, body: fn(&[u8])) {
-        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
-        let mut inputs: Vec<_> =
-            std::fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path()).collect();
-        inputs.sort();
-        assert!(!inputs.is_empty(), "no corpus for {target}");
-        for input in inputs {
-            println!("{}", input.display());
-            body(&std::fs::read(&input).unwrap());
-        }
-        body(&[]);
-    }
-
     /// Inputs without a pattern, the same ones every time. `SPILLWAY_FUZZ_RUNS=n` makes it more of them.
-    fn random(target: &str, body: fn(&[u8]), longest: usize, runs: u64) {
+    fn random(target: &str, body: fn(&[u8]) -> u64, longest: usize, runs: u64) {
         let more = std::env::var("SPILLWAY_FUZZ_RUNS").ok().and_then(|runs| runs.parse().ok());
         for seed in 0..more.unwrap_or(runs) {
             println!("{target} {seed}");

@@ -29,6 +29,7 @@ mod reauth;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, VecDeque};
+use std::hash::{DefaultHasher, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -200,6 +201,8 @@ pub(super) struct World {
     pub held: Option<[VecDeque<Datagram>; 2]>,
     /// Lets a datagram of a side pass.
     pub filter: Option<Filter>,
+    /// Of all that the sides sent.
+    pub digest: DefaultHasher,
 }
 
 impl World {
@@ -231,6 +234,7 @@ impl World {
             rewrite: [None, None],
             held: None,
             filter: None,
+            digest: DefaultHasher::new(),
         }
     }
 
@@ -307,6 +311,7 @@ impl World {
             self.sides[side].events.push(event);
         }
         while let Some(mut datagram) = self.sides[side].endpoint.poll_transmit() {
+            self.digest.write(&datagram.payload);
             if datagram.payload == [0xff] {
                 continue;
             }

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::packets::mend_v4;
-use super::{Input, with_pool};
+use super::{Digest, Input, with_pool};
 use crate::drops::DropCounters;
 use crate::host::icmp::{Error, Icmp, IcmpConfig, Offender};
 use crate::host::neighbour::NeighbourConfig;
@@ -18,12 +18,13 @@ const OURS: Mac = [2, 0, 0, 0, 0, 1];
 /// Fragments in any order, of a few packets, some of them overlapping: what comes out whole is a packet, and what
 /// is kept stays within its bounds. Each fragment is a record: identification (4 values) and flags, offset in units
 /// of 8, length, filling.
-pub fn reassembly(data: &[u8]) {
+pub fn reassembly(data: &[u8]) -> u64 {
     let mut input = Input(data);
     let config =
         ReassemblyConfig { packets: 4, fragments: 16, bytes: 8192, fragments_each: 8, timeout: SECOND };
     with_pool(64, 2048, |pool| {
         with_pool(2, 66_560, |large| {
+            let mut digest = Digest::default();
             let mut reassembly = Reassembly::new(config.clone());
             let (mut drops, mut expired, mut now) = (DropCounters::default(), Vec::new(), 0);
             while !input.is_empty() {
@@ -34,6 +35,7 @@ pub fn reassembly(data: &[u8]) {
                 if let (Ok(info), Some(packet)) = (ip::parse(&bytes), pool.alloc_from(&bytes))
                     && let Some(whole) = reassembly.add(packet, &info, 0, now, &large, &mut drops)
                 {
+                    digest.saw(whole.data());
                     // It may hide a header that only shows now, which parsing refuses by name.
                     if let Ok(info) = ip::parse(whole.data()) {
                         assert!(info.fragment.is_none(), "put together, and still a piece");
@@ -43,10 +45,12 @@ pub fn reassembly(data: &[u8]) {
                 assert!(reassembly.len() <= config.packets);
                 assert!(pool.capacity() - pool.available() <= config.fragments, "frames are bounded");
                 reassembly.tick(now, &mut drops, &mut expired);
-                expired.clear();
+                expired.drain(..).for_each(|first| digest.saw(first.data()));
             }
-        });
-    });
+            digest.saw_drops(&drops);
+            digest.finish()
+        })
+    })
 }
 
 /// A fragment over IPv4, or IPv6 by a flag.
@@ -75,12 +79,13 @@ fn fragment(flags: u8, offset: u8, len: usize, filling: u8) -> Vec<u8> {
 
 /// ARP and ND frames, packets to neighbours, and time: our own addresses stay ours, and what waits is bounded. Each
 /// step is a record: what, an address on the link, and bytes.
-pub fn nd_arp(data: &[u8]) {
+pub fn nd_arp(data: &[u8]) -> u64 {
     let mut input = Input(data);
     let nets = ["198.51.100.1/24", "2001:db8::1/64"].map(|net| net.parse().expect("a prefix"));
     let config =
         NeighbourConfig { capacity: 8, waiting_each: 2, waiting_total: 6, ..NeighbourConfig::default() };
     with_pool(64, 2048, |pool| {
+        let mut digest = Digest::default();
         let mut table = NeighbourTable::new(config, vec![Interface::new(0, OURS, &[], &nets)]);
         let (mut drops, mut out, mut now) = (DropCounters::default(), Vec::new(), 0);
         while !input.is_empty() {
@@ -119,6 +124,7 @@ pub fn nd_arp(data: &[u8]) {
             }
             for output in out.drain(..) {
                 if let Output::Frame(_, frame) = output {
+                    digest.saw(frame.data());
                     let header = ethernet::Header::parse(frame.data()).expect("we send whole frames");
                     assert_eq!(header.source, OURS);
                 }
@@ -129,7 +135,9 @@ pub fn nd_arp(data: &[u8]) {
                 table.resolved().any(|n| nets.iter().any(|net: &ipnet::IpNet| net.addr() == n.address));
             assert!(!stolen, "an address of ours is nobody else's");
         }
-    });
+        digest.saw_drops(&drops);
+        digest.finish()
+    })
 }
 
 /// A Neighbour Discovery message with hop limit and checksum as they must be.
@@ -153,12 +161,12 @@ fn neighbour_frame(host: u8, bytes: &[u8]) -> Vec<u8> {
 
 /// Bytes as an ICMP message to us, with good checksums: what is believed of it makes sense, and an error about any
 /// packet is a packet, and is never about an error.
-pub fn icmp_feedback(data: &[u8]) {
+pub fn icmp_feedback(data: &[u8]) -> u64 {
     let mut input = Input(data);
     let six = input.byte() & 1 != 0;
     let mut message = input.0.to_vec();
     if message.len() > 1500 {
-        return;
+        return 0;
     }
     message.resize(message.len().max(8), 0);
     let (source, ours): (IpAddr, IpAddr) = if six {
@@ -185,7 +193,7 @@ pub fn icmp_feedback(data: &[u8]) {
             mend_v4(&mut packet);
             packet
         }
-        _ => return,
+        _ => return 0,
     };
     let info = ip::parse(&bytes).expect("made to be right");
     if let Ok(heard) = feedback::parse(&bytes, &info) {
@@ -195,20 +203,24 @@ pub fn icmp_feedback(data: &[u8]) {
         }
     }
     with_pool(2, 2048, |pool| {
+        let mut digest = Digest::default();
         let mut icmp = Icmp::new(&IcmpConfig::default());
         let (mut drops, mut out) = (DropCounters::default(), Vec::new());
         let mut cx = Context { now: 0, pool: &pool, drops: &mut drops, out: &mut out };
         let offender = Offender { packet: &bytes, info: &info, link_multicast: false };
         let is_error = feedback::parse(&bytes, &info).is_ok();
         if let Some(error) = icmp.error(Error::TimeExceeded, &offender, ours, &mut cx) {
+            digest.saw(error.data());
             assert!(!is_error, "an error about an error");
             assert!(ip::parse(error.data()).is_ok());
         }
         if let Some(mut packet) = pool.alloc_from(&bytes)
             && icmp.echo(&mut packet, &info, 0).is_ok()
         {
+            digest.saw(packet.data());
             let reply = ip::parse(packet.data()).expect("a reply is a packet");
             assert_eq!((reply.source.to_ip(), reply.destination.to_ip()), (ours, source));
         }
-    });
+        digest.finish()
+    })
 }

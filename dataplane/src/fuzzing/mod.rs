@@ -2,12 +2,17 @@
 //! makes up, and the tests below with the corpus in `dataplane/fuzz/corpus`, so that what was found once stays found.
 //!
 //! A body panics when something that must always hold does not. Every one of them that uses frames checks that all come back.
+//! It returns a digest of what came of the input, so that a test can see that nothing is left from the inputs before.
 
 use std::cell::RefCell;
+use std::hash::{DefaultHasher, Hasher};
 use std::mem::ManuallyDrop;
 
 use crate::buffer::Pool;
+use crate::drops::DropCounters;
 
+#[cfg(test)]
+mod corpus;
 mod engines;
 mod host;
 mod packets;
@@ -47,6 +52,28 @@ impl<'a> Input<'a> {
     }
 }
 
+/// What came out of a run, in short.
+#[derive(Default)]
+struct Digest(DefaultHasher);
+
+impl Digest {
+    fn saw(&mut self, bytes: &[u8]) {
+        self.0.write_usize(bytes.len());
+        self.0.write(bytes);
+    }
+
+    fn saw_drops(&mut self, drops: &DropCounters) {
+        for (reason, packets) in drops.nonzero() {
+            self.saw(reason.name().as_bytes());
+            self.0.write_u64(packets);
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        self.0.finish()
+    }
+}
+
 /// Runs `body` with frames, and checks that they all came back. Pools are never unmapped, so one serves all runs.
 fn with_pool<T>(frames: usize, frame_size: usize, body: impl FnOnce(Pool) -> T) -> T {
     // Not dropped at the end: the fuzzer's leak check must still find what refers to their memory.
@@ -68,21 +95,7 @@ fn with_pool<T>(frames: usize, frame_size: usize, body: impl FnOnce(Pool) -> T) 
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
-    /// Replays the corpus of one target; there is one.
-    fn replay(target: &str, body: fn(&[u8])) {
-        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
-        let mut inputs: Vec<_> =
-            std::fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path()).collect();
-        inputs.sort();
-        assert!(!inputs.is_empty(), "no corpus for {target}");
-        for input in inputs {
-            println!("{}", input.display());
-            body(&std::fs::read(&input).unwrap());
-        }
-        body(&[]);
-    }
+    use super::corpus::replay;
 
     #[test]
     fn corpus_of_worker_rx() {

@@ -1,16 +1,19 @@
 //! The whole packet path: a worker with SAs, policies and routes, and frames of any kind.
 
-use std::sync::Arc;
+use std::cell::Cell;
+use std::mem::ManuallyDrop;
+use std::sync::{Arc, LazyLock};
 
-use crossbeam::channel::{Sender, bounded, unbounded};
+use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 
 use super::packets::{crypto, mend_v4};
-use super::{Input, with_pool};
-use crate::buffer::Pool;
+use super::{Digest, Input, with_pool};
+use crate::buffer::{BURST, Pool};
 use crate::crypto::{Job, Key, KeyMaterial};
 use crate::host::SECOND;
+use crate::host::neighbour::NeighbourConfig;
 use crate::host::reassembly::ReassemblyConfig;
-use crate::message::{PolicyUpdate, SaUpdate, Update};
+use crate::message::{Event, PolicyUpdate, SaUpdate, Update};
 use crate::packet::ethernet::ethertype;
 use crate::packet::ip::protocol;
 use crate::policy::{Action, Policy, PolicyId, Selector};
@@ -19,7 +22,7 @@ use crate::port::memory::{self, Handle};
 use crate::sa::{
     Endpoints, InboundSa, Lifetime, Mode, OutboundOptions, OutboundSa, Protocol, SaParams, TunnelId, UdpPorts,
 };
-use crate::worker::{Channels, OnDemand, PortConfig, Worker, WorkerConfig};
+use crate::worker::{Channels, Legacy, OnDemand, PortConfig, Worker, WorkerConfig};
 
 const MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]];
 const STATION: [u8; 6] = [2, 0, 0, 0, 9, 9];
@@ -46,21 +49,28 @@ mod flag {
 
 /// Frames on a worker's ports. What carries no good ICV moves no replay window and takes no table entry, and all
 /// frames come back. Each frame is a record: flags, length, bytes.
-pub fn worker_rx(data: &[u8]) {
-    with_pool(512, 4096, |pool| with_pool(4, 66_560, |large| run(Input(data), pool, large)));
+pub fn worker_rx(data: &[u8]) -> u64 {
+    with_pool(512, 4096, |pool| with_pool(4, 66_560, |large| run(Input(data), pool, large)))
 }
+
+// What takes long to make is made once, and nothing that a run can change outlasts it. Not dropped at the end: the fuzzer's
+// leak check must still find it.
+thread_local!(static LEGACY: ManuallyDrop<Cell<Option<Legacy>>> = const { ManuallyDrop::new(Cell::new(None)) });
 
 struct Bench {
     worker: Worker,
     ports: Vec<Handle>,
     _updates: Sender<Update>,
+    events: Receiver<Event>,
     inbound: [Arc<InboundSa>; 2],
     keys: [Key; 2],
     now: u64,
 }
 
-fn run(mut input: Input<'_>, pool: Pool, large: Pool) {
-    let mut bench = Bench::new(pool, large);
+fn run(mut input: Input<'_>, pool: Pool, large: Pool) -> u64 {
+    let legacy = LEGACY.with(|legacy| legacy.take()).unwrap_or_else(|| legacy(pool, large));
+    let mut bench = Bench::new(legacy, pool, large);
+    let mut digest = Digest::default();
     let mut sealed = [0u64; 2];
     let mut records = 0;
     while !input.is_empty() && records < 64 {
@@ -86,59 +96,108 @@ fn run(mut input: Input<'_>, pool: Pool, large: Pool) {
         let Some(packet) = pool.alloc_from(&frame) else { continue };
         let port = &bench.ports[usize::from(flags & flag::LAN)];
         drop(port.push(packet));
-        bench.now += 1000;
-        bench.worker.poll(bench.now);
-        for port in &bench.ports {
-            while port.pop().is_some() {}
-        }
+        bench.poll(1000, &mut digest);
     }
     for (sa, sealed) in bench.inbound.iter().zip(sealed) {
         let high_water = sa.replay.as_ref().map_or(0, |window| window.high_water());
         assert!(high_water <= sealed, "a number was claimed without a good ICV");
+        digest.saw(&high_water.to_be_bytes());
     }
     // Fragments and packets that wait for a neighbour end in time.
     for _ in 0..4 {
-        bench.now += 20 * SECOND;
-        bench.worker.poll(bench.now);
+        bench.poll(20 * SECOND, &mut digest);
     }
+    digest.saw_drops(bench.worker.drops());
+    LEGACY.with(|legacy| legacy.set(Some(bench.worker.into_legacy())));
+    digest.finish()
 }
 
+static CONFIG: LazyLock<WorkerConfig> = LazyLock::new(|| {
+    let nets = [["198.51.100.1/24", "2001:db8::1/64"], ["10.1.0.1/16", "fd01::1/64"]];
+    let ports = nets.iter().zip(MACS).map(|(nets, mac)| PortConfig {
+        addresses: nets.iter().map(|net| net.parse().expect("a prefix")).collect(),
+        mac: Some(mac),
+        mtu: 1500,
+        vlan: None,
+        reverse_path: true,
+    });
+    WorkerConfig {
+        index: 0,
+        max_sas: 64,
+        max_tunnels: 64,
+        on_demand: OnDemand::default(),
+        max_policies: 16,
+        reassembly: ReassemblyConfig { packets: 16, fragments: 32, ..ReassemblyConfig::default() },
+        answers_per_second: 1000,
+        nat_port: 4500,
+        ports: ports.collect(),
+    }
+});
+
+/// Routes and policies.
+fn legacy(pool: Pool, large: Pool) -> Legacy {
+    let ((updates, receiver), (sender, _events)) = (unbounded(), bounded(64));
+    let channels = Channels { updates: receiver, events: sender };
+    let queues = (0..2).map(|_| Box::new(memory::local(1).0) as Box<dyn Port>).collect();
+    let mut worker = Worker::new(CONFIG.clone(), queues, pool, large, crypto(), channels);
+    for (id, selector) in (1..).zip(SELECTORS.clone()) {
+        let policy = Policy { id: PolicyId(id), selector, action: Action::Protect(TunnelId(id)) };
+        // The worker holds the other end.
+        let _ = updates.send(Update::Policy(PolicyUpdate::Add(policy)));
+    }
+    worker.poll(1);
+    worker.into_legacy()
+}
+
+/// What the tunnel carries, and what transport mode.
+static SELECTORS: LazyLock<[Selector; 2]> = LazyLock::new(|| {
+    let prefixes = [["10.1.0.0/16", "10.2.0.0/16"], ["198.51.100.1/32", "198.51.100.2/32"]];
+    prefixes.map(|pair| {
+        let [local, remote] = pair.map(|prefix| prefix.parse().expect("a prefix"));
+        Selector::between(local, remote)
+    })
+});
+
 impl Bench {
-    fn new(pool: Pool, large: Pool) -> Self {
-        let nets = [["198.51.100.1/24", "2001:db8::1/64"], ["10.1.0.1/16", "fd01::1/64"]];
-        let ports = nets.iter().zip(MACS).map(|(nets, mac)| PortConfig {
-            addresses: nets.iter().map(|net| net.parse().expect("a prefix")).collect(),
-            mac: Some(mac),
-            mtu: 1500,
-            vlan: None,
-            reverse_path: true,
-        });
-        let config = WorkerConfig {
-            index: 0,
-            max_sas: 64,
-            max_tunnels: 64,
-            on_demand: OnDemand::default(),
-            max_policies: 16,
-            reassembly: ReassemblyConfig { packets: 16, fragments: 32, ..ReassemblyConfig::default() },
-            answers_per_second: 1000,
-            nat_port: 4500,
-            ports: ports.collect(),
-        };
-        let (queues, handles): (Vec<_>, Vec<_>) = (0..2).map(|_| memory::local(256)).unzip();
+    fn new(legacy: Legacy, pool: Pool, large: Pool) -> Self {
+        let (queues, handles): (Vec<_>, Vec<_>) = (0..2).map(|_| memory::local(BURST)).unzip();
         let queues = queues.into_iter().map(|port| Box::new(port) as Box<dyn Port>).collect();
-        let ((updates, receiver), (sender, _)) = (unbounded(), bounded(64));
+        let ((updates, receiver), (sender, events)) = (unbounded(), bounded(64));
         let channels = Channels { updates: receiver, events: sender };
-        let mut worker = Worker::new(config, queues, pool, large, crypto(), channels);
-        let (tunnel, key) = install(&updates, 1, Mode::Tunnel, "10.1.0.0/16", "10.2.0.0/16");
-        let (transport, other) = install(&updates, 2, Mode::Transport, "198.51.100.1/32", "198.51.100.2/32");
+        // Few neighbours, so that a run can fill the table.
+        let neighbours = NeighbourConfig { capacity: 16, ..NeighbourConfig::default() };
+        let mut worker =
+            Worker::inheriting(legacy, neighbours, CONFIG.clone(), queues, [pool, large], crypto(), channels);
+        let [first, second] = SELECTORS.clone();
+        let (tunnel, key) = install(&updates, 1, Mode::Tunnel, first);
+        let (transport, other) = install(&updates, 2, Mode::Transport, second);
         worker.poll(1);
         Self {
             worker,
             ports: handles,
             _updates: updates,
+            events,
             inbound: [tunnel, transport],
             keys: [key, other],
             now: 1,
+        }
+    }
+
+    /// Lets time pass and the worker do what is to be done.
+    fn poll(&mut self, time: u64, digest: &mut Digest) {
+        self.now += time;
+        self.worker.poll(self.now);
+        for port in &self.ports {
+            while let Some(packet) = port.pop() {
+                digest.saw(packet.data());
+            }
+        }
+        for event in self.events.try_iter() {
+            let kind = std::mem::discriminant(&event);
+            digest.saw(format!("{kind:?}").as_bytes());
+            if let Event::Punt(datagram) = event {
+                digest.saw(&datagram.payload);
+            }
         }
     }
 
@@ -175,14 +234,8 @@ fn framed(port: usize, packet: &[u8]) -> Vec<u8> {
     [&MACS[port][..], &STATION, &kind.to_be_bytes(), packet].concat()
 }
 
-/// Both SAs of a tunnel and its policy; the inbound SA and its key.
-fn install(
-    updates: &Sender<Update>,
-    id: u32,
-    mode: Mode,
-    local: &str,
-    remote: &str,
-) -> (Arc<InboundSa>, Key) {
+/// Both SAs of a tunnel; the inbound SA and its key.
+fn install(updates: &Sender<Update>, id: u32, mode: Mode, selector: Selector) -> (Arc<InboundSa>, Key) {
     let params = SaParams {
         tunnel: TunnelId(id),
         protocol: Protocol::Esp,
@@ -195,30 +248,15 @@ fn install(
     let material = KeyMaterial::new((0..params.suite.key_len()).map(|i| (i as u32 + id) as u8).collect());
     let udp = Some(UdpPorts { local: 4500, remote: 4500 });
     let endpoints = Endpoints { local: OURS.into(), remote: PEER.into(), udp: udp.filter(|_| id == 1) };
-    let selector = Selector::between(local.parse().expect("a prefix"), remote.parse().expect("a prefix"));
     let key = crypto().key(params.suite, params.esn, &material).expect("a key of the right length");
     let options = OutboundOptions { ttl: 64, ..OutboundOptions::default() };
     let outbound = OutboundSa::new(&crypto(), params.clone(), 0x1000 + id, options, &material, 1)
         .expect("a key of the right length");
-    let inbound = InboundSa::new(
-        &crypto(),
-        params,
-        0x2000 + id,
-        std::slice::from_ref(&selector),
-        endpoints,
-        64,
-        &material,
-        1,
-    )
-    .expect("a key of the right length");
-    let policy = Policy { id: PolicyId(id), selector, action: Action::Protect(TunnelId(id)) };
-    for update in [
-        Update::Sa(SaUpdate::AddInbound(Arc::clone(&inbound))),
-        Update::Sa(SaUpdate::SetOutbound(outbound, endpoints)),
-        Update::Policy(PolicyUpdate::Add(policy)),
-    ] {
+    let inbound = InboundSa::new(&crypto(), params, 0x2000 + id, [selector], endpoints, 64, &material, 1)
+        .expect("a key of the right length");
+    for update in [SaUpdate::AddInbound(Arc::clone(&inbound)), SaUpdate::SetOutbound(outbound, endpoints)] {
         // The worker holds the other end for as long as we hold this one.
-        let _ = updates.send(update);
+        let _ = updates.send(Update::Sa(update));
     }
     (inbound, key)
 }

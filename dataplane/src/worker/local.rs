@@ -55,12 +55,12 @@ pub(super) struct Local {
 }
 
 impl Local {
-    pub(super) fn new(config: &WorkerConfig, large: Pool) -> Self {
+    pub(super) fn new(config: &WorkerConfig, neighbours: NeighbourConfig, large: Pool) -> Self {
         let rate = config.answers_per_second;
         let burst = rate / 5 + 1;
         let limits = IcmpConfig { errors: rate, error_burst: burst, echoes: rate, echo_burst: burst };
         Self {
-            neighbours: NeighbourTable::new(NeighbourConfig::default(), interfaces(config)),
+            neighbours: NeighbourTable::new(neighbours, interfaces(config)),
             outputs: Vec::with_capacity(BURST),
             reassembly: Reassembly::new(config.reassembly.clone()),
             icmp: Icmp::new(&limits),
@@ -72,6 +72,14 @@ impl Local {
             large,
             nat_port: config.nat_port,
         }
+    }
+}
+
+#[cfg(any(test, fuzzing))]
+impl Local {
+    /// Without what cannot be repeated.
+    pub(super) fn repeatable(self) -> Self {
+        Self { next_id_v6: 0, ..self }
     }
 }
 

@@ -20,6 +20,7 @@ use crate::buffer::{Burst, Packet, Pool};
 use crate::clock;
 use crate::crypto::Crypto;
 use crate::drops::{DropCounters, DropReason};
+use crate::host::neighbour::NeighbourConfig;
 use crate::host::reassembly::ReassemblyConfig;
 use crate::message::{Event, Update};
 use crate::port::{Mac, Port, PortId};
@@ -155,7 +156,19 @@ impl Worker {
         channels: Channels,
     ) -> Self {
         let tables = Tables::new(&config);
-        let local = Local::new(&config, large);
+        let local = Local::new(&config, NeighbourConfig::default(), large);
+        Self::around(tables, local, config, queues, pool, crypto, channels)
+    }
+
+    fn around(
+        tables: Tables,
+        local: Local,
+        config: WorkerConfig,
+        queues: Vec<Box<dyn Port>>,
+        pool: Pool,
+        crypto: Arc<Crypto>,
+        channels: Channels,
+    ) -> Self {
         let ports = queues
             .into_iter()
             .zip(config.ports)
@@ -287,6 +300,38 @@ impl Worker {
     /// Reports what may be lost when the control side does not keep up. Returns whether it was taken.
     fn hint(&self, event: Event) -> bool {
         self.channels.events.try_send(event).is_ok()
+    }
+}
+
+/// Routes and policies of a worker that is gone. They take longest to make, and no packet changes them.
+#[cfg(any(test, fuzzing))]
+pub(crate) struct Legacy(Tables);
+
+#[cfg(any(test, fuzzing))]
+impl Worker {
+    /// Ends the worker but for its routes and policies.
+    pub(crate) fn into_legacy(self) -> Legacy {
+        Legacy(self.tables)
+    }
+
+    /// A new worker with the routes and policies of another, and nothing else of it.
+    pub(crate) fn inheriting(
+        legacy: Legacy,
+        neighbours: NeighbourConfig,
+        config: WorkerConfig,
+        queues: Vec<Box<dyn Port>>,
+        [pool, large]: [Pool; 2],
+        crypto: Arc<Crypto>,
+        channels: Channels,
+    ) -> Self {
+        let tables = legacy.0.without_sas(&config);
+        let local = Local::new(&config, neighbours, large).repeatable();
+        Self::around(tables, local, config, queues, pool, crypto, channels)
+    }
+
+    /// What it dropped.
+    pub(crate) fn drops(&self) -> &DropCounters {
+        &self.drops
     }
 }
 

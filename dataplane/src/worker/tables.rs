@@ -52,6 +52,18 @@ impl Tables {
             moves: 0,
         }
     }
+
+    /// The same routes and policies, and nothing else of what was added.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn without_sas(self, config: &WorkerConfig) -> Self {
+        Self {
+            inbound: SpiTable::with_capacity(config.max_sas),
+            outbound: SlotTable::with_limit(config.max_tunnels),
+            addresses: Addresses::new(config),
+            moves: 0,
+            ..self
+        }
+    }
 }
 
 impl Tables {
