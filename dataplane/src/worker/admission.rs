@@ -136,11 +136,17 @@ enum Fit {
 }
 
 impl OutboundSlot {
-    /// Admits packets from the front for as long as they go the short way and are within the lease of lifetime. Returns how
-    /// many.
+    /// Admits packets from the front for as long as they are of the usual kind: tunnel mode, no longer than what fits,
+    /// within the lease of lifetime. Returns how many.
     #[inline]
     fn admit_usual(&mut self, run: &mut [Sealing], mtu: u32, now: u64) -> usize {
-        let Some(capacity) = self.usual.as_ref().map(|usual| usual.capacity(mtu as usize)) else { return 0 };
+        let capacity = match &self.usual {
+            Some(usual) => usual.capacity(mtu as usize),
+            None => match self.tunnel_capacity(mtu as usize) {
+                Some(capacity) => capacity,
+                None => return 0,
+            },
+        };
         let mut lease = self.lease;
         let unusual = run.iter_mut().position(|work| {
             let len = work.packet.as_ref().map_or(usize::MAX, Packet::len);
@@ -150,6 +156,20 @@ impl OutboundSlot {
         });
         self.lease = lease;
         unusual.unwrap_or(run.len())
+    }
+
+    /// The longest IP packet that fits into `mtu` bytes once it is wrapped in tunnel mode; `None` in transport mode, and when
+    /// an MSS is to be clamped.
+    #[inline(never)]
+    fn tunnel_capacity(&self, mtu: usize) -> Option<usize> {
+        let sa = &*self.sa;
+        if sa.params.mode != Mode::Tunnel || sa.options.mss_clamp.is_some() {
+            return None;
+        }
+        Some(match sa.params.protocol {
+            Protocol::Esp => esp::tunnel_capacity(sa.params.suite, &self.outer, mtu),
+            Protocol::Ah => mtu.saturating_sub(ah::tunnel_len(&sa.key, &self.outer, 0)),
+        })
     }
 
     /// The longest IP packet like this one that fits into `mtu` bytes once it is wrapped.

@@ -41,7 +41,7 @@ pub(super) struct Sealing {
     at: u16,
     /// What the path carries, outer headers included.
     pub(super) mtu: u32,
-    /// It fits [`OutboundSlot::usual`].
+    /// It fits [`OutboundSlot::usual`], if the tunnel has one.
     pub(super) usual: bool,
 }
 
