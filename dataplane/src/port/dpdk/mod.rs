@@ -19,9 +19,10 @@ mod runtime;
 
 use std::io;
 
+use capsule_ffi::pool::HEADROOM;
+
 pub use self::probe::probe;
 use super::{Device, LINK_OVERHEAD};
-use crate::buffer::HEADROOM;
 use crate::crew::Crew;
 
 /// Ports and what they share.
@@ -104,6 +105,7 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::buffer::GROWTH;
 
     #[test]
     fn buffers_hold_the_largest_packet_with_headers_on_both_sides() {
@@ -113,6 +115,6 @@ mod tests {
             assert!(u16::try_from(data_room(mtu)).is_ok());
         }
         // Received packets have DPDK's headroom in front, and the worker relies on ours.
-        const { assert!(capsule_ffi::pool::HEADROOM >= HEADROOM) };
+        const { assert!(HEADROOM >= GROWTH) };
     }
 }
