@@ -1,6 +1,8 @@
 //! What a received packet is: ours and protected, ours and for the gateway, or transit.
 
-use crate::buffer::{Burst, Packet};
+use arrayvec::ArrayVec;
+
+use crate::buffer::{BURST, Burst, Packet};
 use crate::drops::DropReason;
 use crate::host::nd;
 use crate::packet::address::Address;
@@ -33,21 +35,27 @@ impl Worker {
         if tables.spd.len() < MANY as usize && tables.inbound.len() < MANY {
             return;
         }
-        let (mut last_spi, mut last_destination) = (0, None);
+        let mut destinations = ArrayVec::<Address, BURST>::new();
+        let mut last_spi = 0;
         for packet in burst {
             match Glimpse::of(packet.data()) {
                 Some(Glimpse::Esp { spi }) if spi != last_spi => {
                     last_spi = spi;
                     tables.prefetch_inbound(spi);
                 }
-                Some(Glimpse::Other { destination }) if Some(destination) != last_destination => {
-                    last_destination = Some(destination);
-                    let known = |destination| self.decisions.know(destination, self.epoch());
-                    if !destination.to_v4().is_some_and(known) {
-                        tables.spd.prefetch(destination);
+                Some(Glimpse::Other { destination }) if destinations.last() != Some(&destination) => {
+                    if let Some(destination) = destination.to_v4() {
+                        self.decisions.prefetch(destination);
                     }
+                    destinations.push(destination);
                 }
                 _ => {}
+            }
+        }
+        let epoch = self.epoch();
+        for destination in destinations {
+            if !destination.to_v4().is_some_and(|destination| self.decisions.know(destination, epoch)) {
+                tables.spd.prefetch(destination);
             }
         }
     }

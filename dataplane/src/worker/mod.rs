@@ -181,7 +181,7 @@ impl Worker {
             tables,
             next_hops: NextHops::new(),
             sources: Sources::new(),
-            decisions: Decisions::new(),
+            decisions: Decisions::new(config.max_policies),
             local,
             waiting: Waiting::new(config.on_demand.limits.all),
             on_demand: config.on_demand,

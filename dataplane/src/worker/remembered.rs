@@ -1,6 +1,7 @@
 //! What a worker remembers of addresses, so that it need not ask its tables again: a cache whose entries are good as long
 //! as the tables stay what they are.
 
+use crate::buffer::{LINE, prefetch};
 use crate::packet::address::Address;
 
 /// Entries that an address can be in. With two, a few hundred addresses would push each other out now and then.
@@ -74,6 +75,14 @@ impl<K: Key, V: Copy> Remembered<K, V> {
         let set = self.sets.get((key.spread() >> self.shift) as usize)?;
         let entry = set.0.iter().find(|entry| entry.key == key && entry.tag == self.tag)?;
         Some(&entry.value)
+    }
+
+    /// Asks for the entries that an address can be in.
+    #[inline(always)]
+    pub(super) fn prefetch(&self, key: K) {
+        if let Some(set) = self.sets.get((key.spread() >> self.shift) as usize) {
+            prefetch(set, LINE);
+        }
     }
 
     /// Remembers this until the epoch changes. Epochs never come again.

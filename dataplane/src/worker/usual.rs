@@ -130,8 +130,8 @@ enum Verdict {
     Clear,
 }
 
-/// Lines of four destinations: 128 KB, a quarter of a small second-level cache if all are in use.
-const LINES: usize = 2048;
+/// The fewest and the most lines of four destinations: 64 KB and 2 MB.
+const LINES: [usize; 2] = [1 << 10, 1 << 15];
 
 /// What was decided, by destination.
 pub(super) struct Decisions {
@@ -139,8 +139,18 @@ pub(super) struct Decisions {
 }
 
 impl Decisions {
-    pub(super) fn new() -> Self {
-        Self { places: Remembered::new(LINES, 0, Decision { local: 0, verdict: 0 }) }
+    /// Remembers as many destinations as there can be policies, if that is not too many: a look-up among 100,000 policies
+    /// takes half a dozen cache misses, one here is one.
+    pub(super) fn new(max_policies: usize) -> Self {
+        let [least, most] = LINES;
+        let lines = (max_policies / 3).clamp(least, most).next_power_of_two();
+        Self { places: Remembered::new(lines, 0, Decision { local: 0, verdict: 0 }) }
+    }
+
+    /// Asks for what is known of packets to a destination.
+    #[inline]
+    pub(super) fn prefetch(&self, destination: u32) {
+        self.places.prefetch(destination);
     }
 
     #[inline(always)]
