@@ -8,6 +8,7 @@
 //! the rule, they never reach the map.
 
 use std::collections::HashMap;
+use std::num::NonZeroU32;
 
 use super::Spi;
 use super::slot_table::{Full, SlotTable};
@@ -22,8 +23,21 @@ pub(super) fn index_bits(capacity: u32) -> u32 {
 }
 
 /// Where an SA is in the table of one worker, for as long as it is not removed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct SlotIndex(u32);
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SlotIndex(NonZeroU32);
+
+impl SlotIndex {
+    /// Kept as its complement, so that an absent one takes no room and is compared in one step.
+    #[inline(always)]
+    fn new(index: u32) -> Option<Self> {
+        NonZeroU32::new(!index).map(Self)
+    }
+
+    #[inline(always)]
+    fn get(self) -> u32 {
+        !self.0.get()
+    }
+}
 
 /// Values by SPI. See [`SlotTable`] for what a value costs; four bytes of its first cache line are the SPI.
 #[derive(Debug)]
@@ -67,10 +81,10 @@ impl<T> SpiTable<T> {
     pub fn get(&self, spi: Spi) -> Option<(SlotIndex, &T)> {
         let home = spi & self.mask;
         match self.slots.get(home) {
-            Some(entry) if entry.spi == spi => Some((SlotIndex(home), &entry.value)),
+            Some(entry) if entry.spi == spi => Some((SlotIndex::new(home)?, &entry.value)),
             _ => {
                 let index = self.displaced(spi)?;
-                Some((SlotIndex(index), &self.slots.get(index)?.value))
+                Some((SlotIndex::new(index)?, &self.slots.get(index)?.value))
             }
         }
     }
@@ -79,25 +93,25 @@ impl<T> SpiTable<T> {
     #[inline]
     pub fn get_mut(&mut self, spi: Spi) -> Option<(SlotIndex, &mut T)> {
         let index = self.find(spi)?;
-        Some((SlotIndex(index), &mut self.slots.get_mut(index)?.value))
+        Some((SlotIndex::new(index)?, &mut self.slots.get_mut(index)?.value))
     }
 
     /// Where the SA with this SPI is: a look-up for later.
     #[inline]
     pub fn place(&self, spi: Spi) -> Option<SlotIndex> {
-        self.find(spi).map(SlotIndex)
+        self.find(spi).and_then(SlotIndex::new)
     }
 
     /// The SA that a look-up found at this place.
     #[inline]
     pub fn at(&self, index: SlotIndex) -> Option<&T> {
-        Some(&self.slots.get(index.0)?.value)
+        Some(&self.slots.get(index.get())?.value)
     }
 
     /// The SA that a look-up found at this place, to change.
     #[inline]
     pub fn at_mut(&mut self, index: SlotIndex) -> Option<&mut T> {
-        Some(&mut self.slots.get_mut(index.0)?.value)
+        Some(&mut self.slots.get_mut(index.get())?.value)
     }
 
     /// Where the SA with this SPI is, if it is at home and exists: to prefetch it, costs no access to it.

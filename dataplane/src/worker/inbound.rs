@@ -214,13 +214,17 @@ impl Worker {
     fn open_burst(&self, opening: &mut OpenQueue, verdicts: &mut Verdicts) {
         let mut jobs = ArrayVec::<Job<'_>, BURST>::new();
         let mut asked = [0u8; BURST];
+        let mut last = (None, None);
         for (place, (work, verdict)) in opening.iter_mut().zip(verdicts.iter_mut()).enumerate() {
             if verdict.is_err() {
                 continue;
             }
             // Good only when the engine says so.
             *verdict = Err(DropReason::IcvBad);
-            let Some(slot) = work.slot.and_then(|slot| self.tables.inbound.at(slot)) else { continue };
+            if last.0 != work.slot {
+                last = (work.slot, work.slot.and_then(|slot| self.tables.inbound.at(slot)));
+            }
+            let Some(slot) = last.1 else { continue };
             let key = &slot.sa.key;
             let at = usize::from(work.at);
             // That of the SA: it was compared.
