@@ -10,12 +10,13 @@ use std::cell::UnsafeCell;
 use std::io;
 use std::ptr::NonNull;
 
-/// What a packet may grow by in front: an outer IPv6 header, UDP, ESP with a 16-byte IV and an Ethernet header with two VLAN
-/// tags.
-pub const GROWTH: usize = 94;
+/// What a packet may grow by in front: an outer IPv6 header, AH with an ICV of 32 bytes, which is longer than UDP and ESP, and
+/// an Ethernet header with two VLAN tags.
+pub const GROWTH: usize = 40 + 48 + 22;
 
-/// Bytes kept free in front of a received packet in frames of our own. With them its IP header, behind an Ethernet header,
-/// stands at a multiple of 16: the first block of plaintext, so that fewer vectors of the ciphers cross a cache line.
+/// Bytes kept free in front of a received packet in frames that it is copied into. With them its IP header, behind an
+/// untagged Ethernet header, stands at a multiple of 16: the first block of plaintext, so that fewer vectors of the
+/// ciphers cross a cache line. (The kernel and NICs have headrooms of their own, of AF_XDP and DPDK.)
 pub const HEADROOM: usize = 130;
 
 const _: () = assert!(HEADROOM >= GROWTH && (HEADROOM + 14).is_multiple_of(16));

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 
-use crate::buffer::{HEADROOM, Pool};
+use crate::buffer::{GROWTH, Pool};
 use crate::crew::{Crew, Threads};
 use crate::crypto::Crypto;
 use crate::message::{AddressUpdate, Event, Inject, Neighbour, PolicyUpdate, RouteUpdate, SaUpdate, Update};
@@ -56,7 +56,7 @@ struct Link {
 /// The frame size that packets of `mtu` bytes need, as a UMEM chunk where that is possible.
 pub fn frame_size_for(mtu: u32) -> usize {
     // Link header, both sides' encapsulation and the 256 bytes that AF_XDP keeps for itself.
-    let needed = mtu as usize + 2 * HEADROOM + 256;
+    let needed = mtu as usize + 2 * GROWTH + 256;
     needed.next_power_of_two().max(2_048)
 }
 

@@ -10,7 +10,7 @@ use crate::sa::Mode;
 use crate::transport;
 
 /// Where what is in the packets of an SA.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub struct Layout {
     /// ESP header and IV.
     front: u8,

@@ -8,10 +8,10 @@ use crate::sa::TunnelId;
 
 mod ports;
 mod rules;
-pub mod selectors;
+mod selectors;
 pub mod spd;
 
-pub use selectors::{Admitted, Selectors};
+pub use selectors::{Admitted, OnlyV4, Selectors};
 
 /// Traffic between two prefixes (RFC 4301 s4.4.1.1). `local` is our side: the source of outbound packets
 /// and the destination of inbound ones.

@@ -205,7 +205,7 @@ pub struct OutboundSa {
     pub usage: Usage,
 }
 
-// What is written is alone on its line.
+// What is written for each packet is alone on its line.
 const _: () = assert!(offset_of!(OutboundSa, key) == LINE && offset_of!(InboundSa, key) == LINE);
 
 /// An inbound SA; ordered as [`OutboundSa`] is.

@@ -8,7 +8,7 @@ use crate::buffer::LINE;
 use crate::esp::inbound::Layout;
 use crate::esp::run::Run;
 use crate::outer::Outer;
-use crate::policy::selectors::OnlyV4;
+use crate::policy::OnlyV4;
 use crate::sa::counters::SaCounters;
 use crate::sa::lifetime::Lease;
 use crate::sa::{Endpoints, InboundSa, Mode, OutboundSa, Protocol};
@@ -36,7 +36,7 @@ pub(super) struct Heard {
     pub(super) from: Whence,
 }
 
-/// What packets of an SA that is ESP in tunnel mode, with one selector that looks at no ports, must be.
+/// What packets of an SA that is ESP in tunnel mode, with one selector of IPv4 that looks at no ports, must be.
 #[derive(Clone, Copy)]
 pub(super) struct UsualSa {
     pub(super) selector: OnlyV4,

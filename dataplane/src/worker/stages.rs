@@ -22,9 +22,10 @@ pub enum Stage {
     Examine,
     /// The engine's decryption.
     Open,
-    /// Replay window for good, and from the outer to the inner packet.
+    /// Replay window for good, and from the outer to the inner packet; of usual packets also selectors, ECN, policy, lifetime
+    /// and TTL.
     Claim,
-    /// Parse of the inner packet, selectors, ECN, lifetime, policy, route, link header.
+    /// Of other packets parse, selectors, ECN, lifetime, policy; of all route and link header.
     Deliver,
     /// SA and next hop of a tunnel, lifetime, size.
     Admit,

@@ -1,5 +1,5 @@
-//! The short way of the usual packets: whole IPv4 packets without options on an untagged link, to a destination that was
-//! decided on before and from a source that is known.
+//! The short way of the usual packets: whole IPv4 packets without options, from an untagged link or out of a tunnel, to a
+//! destination that was decided on before; those from a link also from a source that is known.
 //!
 //! It knows no drop, no error and no other kind of packet: whatever it does not know in full goes the long way
 //! (`classify`, `transit`), which says what becomes of the packet and leaves here what it found. So both ways say the same.
@@ -44,8 +44,8 @@ pub(super) struct Usual {
 }
 
 impl Usual {
-    /// Reads an untagged Ethernet II frame that is sent to `mac`. The packet is as [`ip::parse`](crate::packet::ip::parse) demands, and shows
-    /// eight bytes behind its header.
+    /// Reads an untagged Ethernet II frame that is sent to `mac`. The packet is as
+    /// [`ip::parse`](crate::packet::ip::parse) demands, and shows eight bytes behind its header.
     #[inline(always)]
     pub(super) fn read(frame: &[u8], mac: &Mac) -> Option<Self> {
         let (link, packet) = frame.split_first_chunk::<LINK>()?;

@@ -134,10 +134,16 @@ mod tests {
     }
 
     #[test]
-    fn a_short_packet_is_from_nowhere_and_no_panic() {
-        for len in 0..48 {
-            let _ = Whence::read(&vec![0x60; len], 40, 48);
-            let _ = Whence::read(&vec![0x45; len], 20, 28);
-        }
+    fn what_a_packet_does_not_show_is_zero() {
+        let v6 = |len| Endpoints::from(Whence::read(&vec![0x60; len], 40, 48));
+        let v4 = |len| Endpoints::from(Whence::read(&vec![0x45; len], 20, 28));
+        assert_eq!(v4(24), endpoints("69.69.69.69", "69.69.69.69", Some((0x4545, 0x4545))));
+        assert_eq!(v4(19), endpoints("0.0.0.0", "0.0.0.0", Some((0, 0))));
+        assert_eq!(v6(44).udp, v6(48).udp);
+        assert_eq!(
+            v6(39),
+            endpoints("6060:6060:6060:6060::", "6060:6060:6060:6060:6060:6060:6060:6060", Some((0, 0)))
+        );
+        assert_eq!(v4(0), v4(11));
     }
 }

@@ -114,7 +114,7 @@ mod tests {
             assert!(data_room(mtu) >= HEADROOM + LINK_OVERHEAD + mtu as usize + HEADROOM);
             assert!(u16::try_from(data_room(mtu)).is_ok());
         }
-        // Received packets have DPDK's headroom in front, and the worker relies on ours.
+        // Received packets have DPDK's headroom in front.
         const { assert!(HEADROOM >= GROWTH) };
     }
 }

@@ -6,6 +6,7 @@ use proptest::sample::Index;
 use super::support::*;
 use crate::drops::DropReason;
 use crate::message::{RouteUpdate, Update};
+use crate::packet::ip::protocol;
 use crate::policy::Action;
 use crate::sa::TunnelId;
 use crate::worker::usual::Usual;
@@ -138,8 +139,95 @@ fn every_bit_of_the_headers_counts_on_both_ways() {
     }
 }
 
+/// A source that the selectors of [`wide`] admit, as they do 127.0.0.1.
+const NEAR: &str = "100.0.0.5";
+
+fn wide() -> Tunnel {
+    let mut tunnel = Tunnel::new("198.51.100.1", "198.51.100.2");
+    tunnel.local = "64.0.0.0/2";
+    tunnel
+}
+
+/// What the right gateway, whose links carry 600 bytes, makes of a plaintext that comes in the tunnel in an outer packet
+/// with this TOS byte. When `known`, it sent on a packet to the destination before.
+fn opened_outcome(known: bool, payload: &[u8], tos: u8) -> Outcome {
+    let mut pair = Pair::with_mtu(&wide(), 600);
+    let forger = Forger::new(&pair, &wide());
+    let sealed = |seq, payload: &[u8]| forger.frame(seq, &forger.plaintext(payload, protocol::IPV4));
+    let first = udp4(NEAR, if known { DESTINATION } else { "10.2.0.6" }, 20);
+    pair.right.receive(WAN, &[sealed(1, &first)]);
+    assert_eq!(pair.right.sent(LAN).len(), 1);
+    let worker = &pair.right.worker;
+    let usual = Usual::of_packet(&udp4(NEAR, DESTINATION, 20)).unwrap();
+    assert_eq!(worker.decisions.goes_clear(&usual, worker.epoch()), known);
+    let mut frame = sealed(2, payload);
+    frame[15] = tos;
+    mend4(&mut frame[14..]);
+    outcome(&mut pair.right, WAN, &frame)
+}
+
+/// Each guard of the short way out of a tunnel, one by one.
+#[test]
+fn what_is_known_opens_no_door() {
+    let packet = |source: &str, len: usize, change: &dyn Fn(&mut Vec<u8>)| {
+        let mut packet = udp4(source, DESTINATION, len);
+        change(&mut packet);
+        mend4(&mut packet);
+        packet
+    };
+    let ttl = |value: u8| move |packet: &mut Vec<u8>| packet[8] = value;
+    let cases: [(Vec<u8>, u8, &[DropReason]); 8] = [
+        (packet(NEAR, 20, &|_| {}), 0, &[]),
+        (packet("10.9.0.5", 20, &|_| {}), 0, &[DropReason::SelectorMismatch]),
+        (packet("127.0.0.1", 20, &|_| {}), 0, &[DropReason::AddressInvalid]),
+        (packet(NEAR, 20, &ttl(1)), 0, &[DropReason::TtlExceeded]),
+        (packet(NEAR, 20, &ttl(0)), 0, &[DropReason::TtlExceeded]),
+        (packet(NEAR, 600, &|packet| packet[6] = 0x40), 0, &[DropReason::TooBig]),
+        (packet(NEAR, 20, &|_| {}), 3, &[DropReason::EcnInvalid]),
+        (packet(NEAR, 20, &|packet| packet[1] = 1), 3, &[]),
+    ];
+    for (packet, tos, dropped) in cases {
+        let [known, unknown] = [true, false].map(|known| opened_outcome(known, &packet, tos));
+        assert_eq!(known, unknown);
+        let reasons: Vec<_> = known.2.iter().map(|&(reason, _)| reason).collect();
+        assert_eq!((reasons.as_slice(), known.1.len()), (dropped, usize::from(dropped.is_empty())));
+    }
+    // What is behind the packet by its own length is padding (RFC 4303 s2.7).
+    let whole = packet(NEAR, 20, &|_| {});
+    let padded = [&whole[..], &[0xaa; 40]].concat();
+    let [short, long] = [true, false].map(|known| opened_outcome(known, &padded, 0));
+    assert_eq!((&short, short.1[0].len()), (&long, 14 + whole.len()));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Any packet out of a tunnel that is a good one but for some bytes.
+    #[test]
+    fn both_ways_say_the_same_of_what_was_opened(
+        source in prop::sample::select(vec![NEAR, "100.0.0.6", "127.0.0.1", "10.9.0.5", DESTINATION]),
+        len in 0usize..700,
+        changes in prop::collection::vec((any::<Index>(), any::<u8>()), 0..3),
+        mend in any::<bool>(),
+        cut in prop::option::of(any::<Index>()),
+        padding in 0usize..20,
+        tos in prop_oneof![Just(0u8), any::<u8>()],
+    ) {
+        let mut packet = udp4(source, DESTINATION, len);
+        for (at, value) in &changes {
+            let at = at.index(packet.len().min(28));
+            packet[at] = *value;
+        }
+        if mend {
+            mend4(&mut packet);
+        }
+        packet.extend(vec![0; padding]);
+        if let Some(cut) = cut {
+            packet.truncate(cut.index(packet.len()));
+        }
+        let [known, unknown] = [true, false].map(|known| opened_outcome(known, &packet, tos));
+        prop_assert_eq!(known, unknown);
+    }
 
     /// Any frame that is a good one but for some bytes. What a gateway knows must make no difference.
     #[test]
