@@ -73,6 +73,11 @@ impl DistinguishedName {
             })
     }
 
+    /// Whether the relative names of `base` come first in this one, in their order.
+    pub fn starts_with(&self, base: &Self) -> bool {
+        self.rdns.len() >= base.rdns.len() && self.rdns.iter().zip(&base.rdns).all(is_same_rdn)
+    }
+
     /// How many values are `*`.
     pub fn wildcards(&self) -> usize {
         self.rdns.iter().flatten().filter(|attribute| attribute.text == "*").count()
@@ -81,11 +86,12 @@ impl DistinguishedName {
 
 impl PartialEq for DistinguishedName {
     fn eq(&self, other: &Self) -> bool {
-        self.rdns.len() == other.rdns.len()
-            && self.rdns.iter().zip(&other.rdns).all(|(left, right)| {
-                left.len() == right.len() && left.iter().zip(right).all(|(left, right)| left.is_same(right))
-            })
+        self.rdns.len() == other.rdns.len() && self.rdns.iter().zip(&other.rdns).all(is_same_rdn)
     }
+}
+
+fn is_same_rdn((left, right): (&Vec<Attribute>, &Vec<Attribute>)) -> bool {
+    left.len() == right.len() && left.iter().zip(right).all(|(left, right)| left.is_same(right))
 }
 
 impl Eq for DistinguishedName {}

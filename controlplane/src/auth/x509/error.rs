@@ -67,10 +67,12 @@ pub enum CertificateError {
         subject: String,
     },
     /// A name in it lies outside what its CA may certify.
-    #[error("a name in the certificate {subject} violates the name constraints of its CA")]
+    #[error("a name in the certificate {subject} violates the name constraints of its CA{detail}")]
     NameConstraint {
         /// Subject of the end entity.
         subject: String,
+        /// The name, where it is known, after a colon.
+        detail: String,
     },
     /// Its key must not be used for this.
     #[error("the certificate {subject} must not be used for {wanted}: {found}")]

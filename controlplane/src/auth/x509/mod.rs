@@ -6,11 +6,14 @@
 //! in `trust`: the key usage extension, the validity of the trust anchor, and errors that name the certificate.
 //! `x509-cert` of RustCrypto reads the names and extensions that webpki keeps to itself.
 //!
-//! Two limits come from webpki. Name constraints of DNS names and IP addresses are enforced; a CA that
-//! constrains directory names or e-mail addresses gets every certificate with such a name refused. And a
-//! self-signed certificate of a peer is no path: it is trusted by [`verify_pinned`] only.
+//! webpki compares name constraints on DNS names and IP addresses. For a CA that constrains directory names, e-mail
+//! addresses or URIs, `constraints` does. A self-signed certificate of a peer is no path: it is trusted by
+//! [`verify_pinned`] only.
 
 mod certificate;
+mod constraints;
+#[cfg(test)]
+mod constraints_tests;
 mod error;
 #[cfg(test)]
 pub(crate) mod testing;

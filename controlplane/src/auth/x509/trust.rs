@@ -1,17 +1,21 @@
 //! Trusted CAs, their CRLs, and the verification of chains.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::time::Duration;
 
 use aws_lc_rs::digest;
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, TrustAnchor, UnixTime};
+use rustls_pki_types::{
+    CertificateDer, CertificateRevocationListDer, SignatureVerificationAlgorithm, TrustAnchor, UnixTime,
+};
 use webpki::{
     CertRevocationList, EndEntityCert, Error, ExpirationPolicy, OwnedCertRevocationList,
     RevocationCheckDepth, RevocationOptionsBuilder, UnknownStatusPolicy, VerifiedPath,
 };
 
 use super::certificate::utc;
+use super::constraints::{Constraints, Hidden, Unaltered, check_path};
 use super::error::List;
 use super::usage::{Purpose, check_end_entity_usage, check_issuer_usage};
 use super::{Certificate, CertificateError, Usage};
@@ -32,6 +36,8 @@ pub enum Revocation {
 pub struct TrustStore {
     anchors: Vec<TrustAnchor<'static>>,
     authorities: Vec<Certificate>,
+    /// What the CAs may certify, where webpki does not compare it.
+    constraints: Vec<Option<Constraints>>,
     crls: Vec<CertRevocationList<'static>>,
     revocation: Revocation,
 }
@@ -45,9 +51,14 @@ impl TrustStore {
     /// Trusts a CA.
     pub fn add_authority(&mut self, certificate: Certificate) -> Result<(), CertificateError> {
         check_issuer_usage(&certificate)?;
-        let anchor = webpki::anchor_from_trusted_cert(certificate.der())
+        let mut anchor = webpki::anchor_from_trusted_cert(certificate.der())
             .map_err(|error| CertificateError::Malformed { detail: error.to_string() })?
             .to_owned();
+        let constraints = Constraints::of(certificate.der());
+        if constraints.is_some() {
+            anchor.name_constraints = None;
+        }
+        self.constraints.push(constraints);
         self.anchors.push(anchor);
         self.authorities.push(certificate);
         Ok(())
@@ -132,32 +143,63 @@ impl TrustStore {
                 return Err(CertificateError::NoCurrentCrl { subject: certificate.subject().to_string() });
             }
         };
+        let hide = |der: &CertificateDer<'_>| Some((Constraints::of(der)?, Hidden::of(der)?));
+        let hidden: Vec<_> = others.iter().map(hide).collect();
+        let seen = others.iter().zip(&hidden);
+        let seen: Vec<_> = seen
+            .map(|(der, hidden)| hidden.as_ref().map_or(der, |(_, hidden)| &hidden.der).clone())
+            .collect();
+        let (constraints, hidden): (Vec<_>, Vec<_>) = hidden.into_iter().flatten().unzip();
+        let algorithms = Unaltered::all(&hidden);
+        let algorithms: Vec<_> =
+            algorithms.iter().map(|one| one as &dyn SignatureVerificationAlgorithm).collect();
+        let outside = RefCell::new(String::new());
+        let constrained = |der: &[u8]| {
+            let mut all = hidden.iter().zip(&constraints);
+            all.find(|(hidden, _)| *hidden.der == *der).map(|(_, constraints)| constraints)
+        };
         entity
             .verify_for_usage(
-                webpki::ALL_VERIFICATION_ALGS,
+                &algorithms,
                 &self.anchors,
-                others,
+                &seen,
                 now,
                 Purpose(usage),
                 revocation,
-                Some(&|path| self.accept_path(path, now)),
+                Some(&|path| self.accept_path(path, now, constrained, &outside)),
             )
-            .map_err(|error| self.explain(error, &certificate, others, usage, now))?;
+            .map_err(|error| match self.explain(error, &certificate, others, usage, now) {
+                CertificateError::NameConstraint { subject, .. } => {
+                    CertificateError::NameConstraint { subject, detail: outside.take() }
+                }
+                other => other,
+            })?;
         Ok(certificate)
     }
 
-    /// What webpki leaves out: key usage of the CAs on the path (RFC 5280 s6.1.4 n), and the dates of the anchor.
-    /// [`TrustStore::explain`] finds the certificate again.
-    fn accept_path(&self, path: &VerifiedPath<'_>, now: UnixTime) -> Result<(), Error> {
-        for intermediate in path.intermediate_certificates() {
-            let authority = Certificate::from_der(&intermediate.der()).map_err(|_| Error::BadDer)?;
+    /// What webpki leaves out: key usage of the CAs on the path (RFC 5280 s6.1.4 n), the dates of the anchor, and name
+    /// constraints that webpki does not compare. [`TrustStore::explain`] finds the certificate again; `outside` is set
+    /// to the name that violates a constraint.
+    fn accept_path<'c>(
+        &'c self,
+        path: &VerifiedPath<'_>,
+        now: UnixTime,
+        constrained: impl Fn(&[u8]) -> Option<&'c Constraints>,
+        outside: &RefCell<String>,
+    ) -> Result<(), Error> {
+        let intermediates: Vec<_> = path.intermediate_certificates().map(|one| one.der()).collect();
+        for der in &intermediates {
+            let authority = Certificate::from_der(der).map_err(|_| Error::BadDer)?;
             check_issuer_usage(&authority).map_err(|_| Error::EndEntityUsedAsCa)?;
         }
+        let entity = path.end_entity().der();
+        let ders = std::iter::once(&entity).chain(&intermediates).map(|der| der.as_ref());
         // A CA that was renewed with the same key is there twice; one current certificate of it is enough.
-        let same = self.anchors.iter().zip(&self.authorities).filter(|(anchor, _)| *anchor == path.anchor());
+        let authorities = self.authorities.iter().zip(&self.constraints);
+        let same = self.anchors.iter().zip(authorities).filter(|(anchor, _)| *anchor == path.anchor());
         let time = Duration::from_secs(now.as_secs());
         let mut result = Ok(());
-        for (_, authority) in same {
+        for (_, (authority, constraints)) in same {
             let (not_before, not_after) = authority.validity();
             if time < not_before {
                 let not_before = UnixTime::since_unix_epoch(not_before);
@@ -166,7 +208,12 @@ impl TrustStore {
                 let not_after = UnixTime::since_unix_epoch(not_after);
                 result = Err(Error::CertExpired { time: now, not_after });
             } else {
-                return Ok(());
+                let above = intermediates.iter().map(|der| constrained(der)).chain([constraints.as_ref()]);
+                let Err(name) = check_path(&ders.clone().zip(above).collect::<Vec<_>>()) else {
+                    return Ok(());
+                };
+                *outside.borrow_mut() = format!(": {name}");
+                result = Err(Error::NameConstraintViolation);
             }
         }
         result
@@ -213,7 +260,9 @@ impl TrustStore {
             Error::UnknownRevocationStatus | Error::CrlExpired { .. } => {
                 CertificateError::NoCurrentCrl { subject }
             }
-            Error::NameConstraintViolation => CertificateError::NameConstraint { subject },
+            Error::NameConstraintViolation => {
+                CertificateError::NameConstraint { subject, detail: String::new() }
+            }
             Error::EndEntityUsedAsCa => {
                 let found = others.iter().find_map(|candidate| check_issuer_usage(candidate).err());
                 found.unwrap_or(CertificateError::Usage {
