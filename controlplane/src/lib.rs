@@ -26,6 +26,9 @@
 //!   IKE_SA_INIT and both identities.
 //! - **An AUTH payload that is cut short**: values are compared whole, in constant time; no length but the full one
 //!   verifies.
+//! - **Work that costs the sender nothing**: a first request costs us a key pair, and no shared secret before an
+//!   encrypted message comes to the SPI that only the true address learns. We sign after the initiator has proved
+//!   itself, except where RFC 7296 s2.16 has the responder go first (EAP), whose number is bounded.
 //! - **Amplification**: an answer to a stranger is about as long as the request, and error answers are limited in
 //!   number.
 //! - **A peer that takes ever more**, once it is authenticated: Child SAs of an IKE SA are bounded, and so is what is
@@ -39,6 +42,7 @@
 //! | attack | tried by |
 //! |---|---|
 //! | floods, replayed first request, amplification | `sim/hostile.rs`: `a_flood_of_spoofed_requests_…`, `a_repeated_first_request_…`, `garbage_…` |
+//! | work that costs the sender nothing | `sim/hostile.rs`: `a_first_request_costs_no_shared_secret` |
 //! | replay, reflection | `sim/hostile.rs`: `replays_and_reflections_change_nothing` |
 //! | downgrade, also through IKE_INTERMEDIATE | `sim/auth.rs`: `a_downgrade_of_the_offer_…`, `who_insists_on_ml_kem_…` |
 //! | identity probing | `sim/basic.rs`: `wrong_psk_and_unknown_identity_…`, `sim/eap.rs`: `wrong_password_and_unknown_user_…` |

@@ -97,6 +97,37 @@ impl KeyExchange {
     }
 }
 
+/// The responder's half, whose shared secret is computed when it is needed. A stranger's first message costs us a key
+/// pair alone: whoever wants more of us has to come back with an encrypted message, which costs him as much.
+pub struct Deferred(Rest);
+
+enum Rest {
+    Computed(Secret),
+    DiffieHellman(KeyExchange, Vec<u8>),
+}
+
+impl Deferred {
+    /// Answers the initiator's Key Exchange Data with the first of the two. A KEM has the shared secret at once; with
+    /// Diffie-Hellman the peer's value is checked when the secret is computed.
+    pub fn respond(group: Group, peer_public: &[u8]) -> Result<(Vec<u8>, Self), CryptoError> {
+        if let Method::MlKem(_) = group.method() {
+            let Response { public, shared } = respond(group, peer_public)?;
+            return Ok((public, Self(Rest::Computed(shared))));
+        }
+        group.check_len(group.initiator_len(), peer_public)?;
+        let own = KeyExchange::generate(group)?;
+        Ok((own.public.clone(), Self(Rest::DiffieHellman(own, peer_public.to_vec()))))
+    }
+
+    /// The shared secret.
+    pub fn finish(self) -> Result<Secret, CryptoError> {
+        match self.0 {
+            Rest::Computed(shared) => Ok(shared),
+            Rest::DiffieHellman(own, peer_public) => own.finish(&peer_public),
+        }
+    }
+}
+
 /// Answers the initiator's Key Exchange Data.
 pub fn respond(group: Group, peer_public: &[u8]) -> Result<Response, CryptoError> {
     group.check_len(group.initiator_len(), peer_public)?;

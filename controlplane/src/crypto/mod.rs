@@ -6,6 +6,7 @@
 //! Group::from_iana(31)                      which key exchanges there are, and why others are refused
 //! KeyExchange::generate(group)              initiator: (KeyExchange, public value)
 //! kex::respond(group, peer_public)          responder: (public value, shared secret)
+//! kex::Deferred::respond(group, ...)        the same, where the shared secret can wait
 //! KeyExchange::finish(peer_public)          initiator: shared secret
 //! keys::skeyseed*(..), IkeKeys::derive(..)  the key schedule; IkeKeys::mix_ppk, child_keymat
 //! SkSealer::new / SkOpener::new             the Encrypted payload: seal and open whole messages in place

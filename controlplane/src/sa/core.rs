@@ -9,6 +9,7 @@ use tracing::{debug, warn};
 
 use super::Context;
 use super::fragment::{Fragment, Reassembly};
+use super::init::Begun;
 use super::mobike::Mobike;
 use super::window::{Requests, Responses, Timeout};
 use crate::crypto::{CryptoError, IkeKeys, IkeSuite, Random, Secret, SkOpener, SkSealer};
@@ -56,6 +57,8 @@ pub(crate) struct Core {
     pub settled: bool,
     /// Keys of the SK payload and of what follows; `None` before IKE_SA_INIT is done.
     pub protection: Option<Protection>,
+    /// As the responder of IKE_SA_INIT: what those keys come from, as long as nobody needs them.
+    pub begun: Option<Box<Begun>>,
     /// Our requests.
     pub requests: Requests,
     /// The peer's requests.
@@ -176,6 +179,7 @@ impl Core {
             peer_key: 0,
             settled: false,
             protection: None,
+            begun: None,
             requests: Requests::default(),
             responses: Responses::default(),
             inner: Inner::default(),
@@ -335,6 +339,13 @@ impl Core {
         };
         if order == Order::Outside {
             return Opening::Rejected(Rejection::MessageId);
+        }
+        if order == Order::New
+            && let Some(begun) = self.begun.take()
+            && let Err(error) = begun.finish(self)
+        {
+            debug!(ike = self.spi, remote = %datagram.remote, %error, "key exchange failed");
+            return Opening::Rejected(Rejection::KeyExchange);
         }
         let Some(protection) = &self.protection else {
             return Opening::Rejected(Rejection::UnexpectedExchange);

@@ -186,6 +186,54 @@ fn a_flood_of_spoofed_requests_is_bounded_and_an_honest_peer_comes_through() {
     world.assert_agreement(&["lan"]);
 }
 
+/// A shared secret is computed for who comes back with an encrypted message to the SPI that only the true address learns,
+/// and once.
+#[test]
+fn a_first_request_costs_no_shared_secret() {
+    log();
+    let mut world = World::new(1, configs(|_, _| {}));
+    world.held = Some(Default::default());
+    let request = first_request();
+    world.at(B, |endpoint, now, rng| endpoint.handle_datagram(now, request.clone(), rng));
+    let keyed = |world: &World| world.sides[B].endpoint.keyed();
+    let spi = world.sides[B].endpoint.status().next().unwrap().spi;
+    let answer = |id: u32, spi: u64| {
+        let mut payload = vec![0; 28 + 60];
+        payload[..8].copy_from_slice(&request.payload[..8]);
+        payload[8..16].copy_from_slice(&spi.to_be_bytes());
+        payload[16..20].copy_from_slice(&[PayloadType::SK.0, 0x20, ExchangeType::IKE_AUTH.0, 0x08]);
+        payload[20..24].copy_from_slice(&id.to_be_bytes());
+        payload[24..28].copy_from_slice(&88u32.to_be_bytes());
+        payload[28..32].copy_from_slice(&[PayloadType::ID_I.0, 0, 0, 60]);
+        Datagram { payload, ..request.clone() }
+    };
+    for (id, spi, keys) in [(1, spi ^ 1, 0), (0, spi, 0), (2, spi, 0), (1, spi, 1), (1, spi, 1)] {
+        world.at(B, |endpoint, now, rng| endpoint.handle_datagram(now, answer(id, spi), rng));
+        assert_eq!(keyed(&world), keys, "message {id}");
+    }
+    assert_eq!(world.sides[B].endpoint.counters().get(Rejection::Integrity), 2);
+    // An invalid value is noticed then, and makes nothing.
+    let mut world = World::new(1, configs(|_, _| {}));
+    world.held = Some(Default::default());
+    let mut zero = request.clone();
+    rebuild(&mut zero, |payloads| {
+        for payload in payloads {
+            if let Payload::Ke(ke) = payload {
+                ke.data = vec![0; ke.data.len()].into();
+            }
+        }
+    });
+    world.at(B, |endpoint, now, rng| endpoint.handle_datagram(now, zero, rng));
+    let spi = world.sides[B].endpoint.status().next().unwrap().spi;
+    for _ in 0..2 {
+        world.at(B, |endpoint, now, rng| endpoint.handle_datagram(now, answer(1, spi), rng));
+    }
+    assert_eq!(keyed(&world), 0);
+    let counters = world.sides[B].endpoint.counters();
+    let counts = [Rejection::KeyExchange, Rejection::UnexpectedExchange].map(|one| counters.get(one));
+    assert_eq!(counts, [1, 1]);
+}
+
 #[test]
 fn many_users_behind_one_nat_are_asked_for_cookies_and_not_refused() {
     log();

@@ -10,6 +10,7 @@ use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use super::core::{Nat, Protection};
 use super::{Core, Path};
 use crate::auth::IntAuth;
+use crate::crypto::kex::Deferred;
 use crate::crypto::{CryptoError, Encr, Exchange, Hash, IkeKeys, IkeSuite, Integ, Prf, Secret, keys};
 use crate::proposal::Chosen;
 use crate::wire::{Notify, NotifyType, Payload};
@@ -95,6 +96,23 @@ pub(super) fn ike_suite(chosen: &Chosen) -> Option<IkeSuite> {
     let encr = Encr::from_iana(encr.0, bits)?;
     (encr.is_aead() == integ.is_none()).then_some(())?;
     Some(IkeSuite { encr, integ, prf: Prf::from_iana(chosen.prf()?.0)? })
+}
+
+/// A key exchange that was answered in IKE_SA_INIT. The shared secret and the keys are made when the peer sends something
+/// encrypted, so that a spoofed request costs less.
+pub(crate) struct Begun {
+    suite: IkeSuite,
+    ni: Vec<u8>,
+    nr: Vec<u8>,
+    exchange: Deferred,
+}
+
+impl Begun {
+    /// Makes the keys.
+    pub fn finish(self, core: &mut Core) -> Result<(), CryptoError> {
+        let Self { suite, ni, nr, exchange } = self;
+        protect(core, suite, &ni, &nr, &exchange.finish()?)
+    }
 }
 
 /// Keys from the shared secret of the first key exchange (RFC 7296 s2.14).

@@ -10,11 +10,12 @@ use super::super::{Command, core::Opened};
 use super::super::{Context, Core, IkeSa, Path, State};
 use super::super::{auth, intermediate};
 use super::{
-    Essentials, NONCE_LEN, PeerSupport, Transcript, detect_nat, hash_notify, ike_suite, nat_notifies, protect,
+    Begun, Essentials, NONCE_LEN, PeerSupport, Transcript, detect_nat, hash_notify, ike_suite, nat_notifies,
 };
 use crate::auth::IntAuth;
 use crate::config::Connection;
-use crate::crypto::{CryptoError, Group, kex};
+use crate::crypto::kex::Deferred;
+use crate::crypto::{CryptoError, Group};
 use crate::proposal;
 use crate::rejection::Rejection;
 use crate::wire::{
@@ -192,7 +193,7 @@ impl Answered {
     }
 }
 
-/// Our half of the key exchange: sets the keys, returns the value to send.
+/// Our half of the key exchange, returns the value to send. The keys come later.
 fn agree(
     core: &mut Core,
     chosen: &proposal::Chosen,
@@ -203,7 +204,7 @@ fn agree(
     let KeId(method) = theirs.method;
     let group = Group::from_iana(method).ok_or(CryptoError::Library)?;
     let suite = ike_suite(chosen).ok_or(CryptoError::Library)?;
-    let kex::Response { public, shared } = kex::respond(group, &theirs.data)?;
-    protect(core, suite, ni, nr, &shared)?;
+    let (public, exchange) = Deferred::respond(group, &theirs.data)?;
+    core.begun = Some(Box::new(Begun { suite, ni: ni.to_vec(), nr: nr.to_vec(), exchange }));
     Ok(public)
 }
