@@ -84,7 +84,7 @@ impl Identity {
             9 => Ok(Self::Dn(DistinguishedName::from_der(data)?)),
             11 if data.is_empty() => Err(IdentityError::Empty),
             11 => Ok(Self::KeyId(data.to_vec())),
-            // Data in an ID_NULL MUST be ignored (RFC 7619 s2.2).
+            // There has to be no data in it (RFC 7619 s2.2); if there is, it says nothing.
             13 => Ok(Self::Null),
             other => Err(IdentityError::Type(other)),
         }

@@ -48,7 +48,7 @@ impl<'a> Id<'a> {
         let expected = match kind {
             IdType::IPV4_ADDR => Some((4, "4 bytes of an IPv4 address")),
             IdType::IPV6_ADDR => Some((16, "16 bytes of an IPv6 address")),
-            // RFC 7619 s2.2: the data of an ID_NULL is ignored. It stays, since AUTH covers it.
+            // An ID_NULL has to be empty (RFC 7619 s2.2). What is there stays, since AUTH covers it.
             _ => None,
         };
         if let Some((length, expected)) = expected
