@@ -84,6 +84,13 @@ pub struct PeerLimits {
     pub children: usize,
     /// Policies that one Child SA may turn into: local times remote prefixes.
     pub policies: usize,
+    /// No more Child SAs of one child of the configuration on one IKE SA, where the peer narrows it and further packets
+    /// ask for what it leaves out (RFC 7296 s2.9).
+    pub narrowed: usize,
+    /// After the peer left out a packet too, it is not asked for the like again for this time.
+    pub left_out_pause: Duration,
+    /// Nor for anything after so many of them within that time.
+    pub left_out: usize,
     /// Child SAs and rekeys of an IKE SA whose additional key exchanges are under way (RFC 9370 s2.2.4). A peer that does
     /// one thing after the other has one.
     pub followups: usize,
@@ -110,6 +117,9 @@ impl Default for PeerLimits {
             child_sas: 200_000,
             children: 256,
             policies: 4096,
+            narrowed: 16,
+            left_out_pause: Duration::from_secs(60),
+            left_out: 64,
             followups: 4,
             followup_timeout: Duration::from_secs(20),
             followup_retries: 5,

@@ -81,6 +81,10 @@ rejections! {
     FollowupUnknown = "followup-unknown";
     /// Selectors that make too many policies.
     PolicyLimit = "policy-limit";
+    /// Traffic that would take one more Child SA of a child that has too many already.
+    NarrowedLimit = "narrowed-limit";
+    /// Traffic that our policy has and the peer's leaves out.
+    LeftOut = "left-out";
     /// Too many Child SAs of all peers.
     ChildSaLimit = "child-sa-limit";
     /// Too many Child SAs of one IKE SA.

@@ -67,6 +67,63 @@ pub fn resolve(specs: &[SelectorSpec], hosts: &[(IpAddr, IpAddr)]) -> Vec<Traffi
     selectors
 }
 
+/// A packet of ours that needs a Child SA.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Packet {
+    /// Its source.
+    pub source: IpAddr,
+    /// Its destination.
+    pub destination: IpAddr,
+    /// Its IP protocol.
+    pub protocol: u8,
+    /// Its ports, or what counts as such, where it shows them.
+    pub ports: Option<(u16, u16)>,
+}
+
+/// Protocols whose "ports" are types of messages (RFC 4301 s4.4.1.1), which an answer does not share: ICMP, ICMPv6 and
+/// the mobility header.
+const TYPED: [u8; 3] = [1, 58, 135];
+
+impl Packet {
+    /// The selectors of the packet alone, local and remote, when both sides' selectors match it (RFC 7296 s2.9).
+    pub fn within(
+        &self,
+        local: &[TrafficSelector],
+        remote: &[TrafficSelector],
+    ) -> Option<(TrafficSelector, TrafficSelector)> {
+        let Self { source, destination, protocol, ports } = *self;
+        let (ours, theirs) = ports.filter(|_| !TYPED.contains(&protocol)).unzip();
+        let one = |address: IpAddr, port: Option<u16>, side: &[TrafficSelector]| {
+            let (start_port, end_port) = port.map_or((0, u16::MAX), |port| (port, port));
+            let packet = TrafficSelector { protocol, start_port, end_port, start: address, end: address };
+            side.iter().find_map(|one| intersect(one, &packet))
+        };
+        one(source, ours, local).zip(one(destination, theirs, remote))
+    }
+}
+
+/// Some of it follows from the address of the host.
+pub fn is_dynamic(specs: &[SelectorSpec]) -> bool {
+    specs.iter().any(|spec| matches!(spec, SelectorSpec::Dynamic { .. }))
+}
+
+/// The same traffic without selectors that others contain.
+pub fn minimal(selectors: &[TrafficSelector]) -> Vec<TrafficSelector> {
+    let mut minimal: Vec<TrafficSelector> = Vec::new();
+    for one in selectors {
+        if !minimal.iter().any(|kept| contains(kept, one)) {
+            minimal.retain(|kept| !contains(one, kept));
+            minimal.push(*one);
+        }
+    }
+    minimal
+}
+
+/// One of these matches all that the given one does.
+pub fn covers(selectors: &[TrafficSelector], inner: &TrafficSelector) -> bool {
+    selectors.iter().any(|outer| contains(outer, inner))
+}
+
 /// What both selectors match; `None` when there is no such packet.
 pub fn intersect(a: &TrafficSelector, b: &TrafficSelector) -> Option<TrafficSelector> {
     let protocol = match (a.protocol, b.protocol) {
@@ -93,18 +150,17 @@ pub fn contains(outer: &TrafficSelector, inner: &TrafficSelector) -> bool {
 /// Narrows what the peer proposes to what we allow: all of the intersections, in the order of the peer's
 /// selectors, without those that another one contains. Empty when nothing is left (TS_UNACCEPTABLE).
 ///
-/// RFC 7296 s2.9 lets the initiator put the packet that triggered the request first. It is contained in the
-/// result whenever our policy allows it, since every intersection is.
+/// The initiator puts the packet that triggered the request first (RFC 7296 s2.9). It is contained in the result
+/// whenever our policy allows it, since every intersection is.
 pub fn narrow(proposed: &[TrafficSelector], allowed: &[TrafficSelector]) -> Vec<TrafficSelector> {
-    let mut narrowed: Vec<TrafficSelector> = Vec::new();
-    for theirs in proposed.iter().take(MAX_SELECTORS) {
-        for both in allowed.iter().filter_map(|ours| intersect(theirs, ours)) {
-            if narrowed.iter().any(|kept| contains(kept, &both)) {
-                continue;
-            }
-            narrowed.retain(|kept| !contains(&both, kept));
-            narrowed.push(both);
-        }
+    let both = proposed.iter().flat_map(|theirs| allowed.iter().filter_map(|ours| intersect(theirs, ours)));
+    let mut narrowed = minimal(&both.collect::<Vec<_>>());
+    // What contains the first choice is not among those that are cut off.
+    if let Some(first) = proposed.first()
+        && let Some(at) = narrowed.iter().position(|one| contains(one, first))
+        && at >= MAX_SELECTORS
+    {
+        narrowed.swap(0, at);
     }
     narrowed.truncate(MAX_SELECTORS);
     narrowed
@@ -113,7 +169,7 @@ pub fn narrow(proposed: &[TrafficSelector], allowed: &[TrafficSelector]) -> Vec<
 /// Every selector of `narrowed` lies within one of `proposed`: what an initiator checks in a response
 /// (RFC 7296 s2.9, the responder may only narrow).
 pub fn is_subset(narrowed: &[TrafficSelector], proposed: &[TrafficSelector]) -> bool {
-    narrowed.iter().all(|inner| proposed.iter().any(|outer| contains(outer, inner)))
+    narrowed.iter().all(|inner| covers(proposed, inner))
 }
 
 /// The selectors that have nothing in common with the other side's family, for a log line.

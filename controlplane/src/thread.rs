@@ -39,6 +39,7 @@ use crate::endpoint::{Endpoint, WallClock};
 use crate::gate::Gate;
 use crate::keylog::IkeKeyLog;
 use crate::ledger::{ConnectionStatus, Ledger};
+use crate::selector::Packet;
 use crate::update::{ChildUpdate, Event};
 use crate::waiters::{Answer, Command, Verb, Waiters};
 
@@ -89,6 +90,8 @@ pub enum Input {
         connection: Arc<str>,
         /// The child.
         child: Arc<str>,
+        /// The packet.
+        packet: Packet,
     },
     /// Our addresses that packets can come by are these from now on.
     Addresses(Vec<IpAddr>),
@@ -261,9 +264,9 @@ impl Driver {
                 // When the appliance is gone the next step notices.
                 let _ = free.is_empty() || self.orders.send(free).is_ok();
             }
-            Input::Acquire { connection, child } => {
+            Input::Acquire { connection, child, packet } => {
                 if self.ledger.may_try(&connection, now)
-                    && let Err(error) = self.endpoint.initiate(now, rng, &connection, Some(&child))
+                    && let Err(error) = self.endpoint.acquire(now, rng, &connection, &child, packet)
                 {
                     warn!(%connection, %child, %error, "traffic cannot set it up");
                 }

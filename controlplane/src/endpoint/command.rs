@@ -1,13 +1,12 @@
 //! What concerns more than one IKE SA.
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use super::Endpoint;
 use crate::auth::{Identity, Roles};
-use crate::config::{ChildConfig, Connection, RemoteAddress};
+use crate::config::{Connection, RemoteAddress};
 use crate::crypto::Random;
-use crate::sa::{Command, Estate, IkeSa, Renewal, Retire, Sent, State, Task};
+use crate::sa::{Command, Estate, IkeSa, Renewal, Retire, Sent, State, Task, Wanted};
 use crate::update::{DownReason, Event};
 
 /// An IKE SA whose place another one takes.
@@ -145,7 +144,7 @@ impl Endpoint {
             return false;
         };
         let (wanted, there) = (children(&old), children(&new));
-        let missing = |child: &Arc<ChildConfig>| !there.iter().any(|one| one.name == child.name);
+        let missing = |child: &Wanted| !there.iter().any(|one| child.is_covered_by(one));
         let missing: Vec<_> = wanted.into_iter().filter(missing).collect();
         if missing.is_empty() {
             return false;

@@ -36,14 +36,14 @@ use self::cookie::Cookies;
 use self::half_open::{Admission, HalfOpen};
 use self::reply::Replies;
 use crate::auth::x509::UnixTime;
-use crate::config::{ChildConfig, Config, Connection};
+use crate::config::{Config, Connection};
 use crate::crypto::Random;
 use crate::keylog::IkeKeyLog;
 use crate::lease::Pools;
 use crate::peer::Directory;
 use crate::pool::{ByConnection, SpiPool, TunnelPool};
 use crate::rejection::{Counters, Rejection};
-use crate::sa::{Answered, Context, Core, IkeSa, Output, Path, Refusal, State, find_notify};
+use crate::sa::{Answered, Context, Core, IkeSa, Output, Path, Refusal, State, Wanted, find_notify};
 use crate::timer::Timers;
 use crate::update::{ChildUpdate, Event};
 use crate::wire::{
@@ -74,7 +74,7 @@ pub struct Endpoint {
     /// Old inbound SAs and when they are removed.
     retiring: BTreeMap<(Instant, u32), TunnelId>,
     /// Connections and children to set up again later.
-    restarts: Vec<(Instant, Arc<Connection>, Option<Arc<ChildConfig>>)>,
+    restarts: Vec<(Instant, Arc<Connection>, Option<Wanted>)>,
     out: Output,
     spis: SpiPool,
     tunnels: TunnelPool,
@@ -238,6 +238,12 @@ impl Endpoint {
     /// No IKE SA is established or on its way: there is nobody to say goodbye to.
     pub fn is_quiet(&self) -> bool {
         self.sas.values().all(|sa| matches!(sa.state, State::Closed(_)))
+    }
+
+    /// IKE SAs that have keys.
+    #[cfg(test)]
+    pub(crate) fn keyed(&self) -> usize {
+        self.sas.values().filter(|sa| sa.core.protection.is_some()).count()
     }
 
     /// Makes it break the rules.

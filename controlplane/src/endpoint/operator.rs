@@ -9,9 +9,10 @@ use thiserror::Error;
 
 use super::Endpoint;
 use crate::auth::Identity;
-use crate::config::{ChildConfig, Connection, RemoteAddress, Start};
+use crate::config::{Connection, RemoteAddress, Start};
 use crate::crypto::Random;
-use crate::sa::{Context, IkeSa, Path, Sent, State, Task};
+use crate::sa::{Context, IkeSa, Path, Sent, State, Task, Traffic, Wanted};
+use crate::selector::Packet;
 use crate::update::{DownReason, Event};
 
 /// The UDP port of IKE.
@@ -79,8 +80,8 @@ impl Endpoint {
     /// Sets up what the configuration wants up from the start.
     pub fn start(&mut self, now: Instant, rng: &mut dyn Random) {
         for connection in self.config.connections.clone() {
-            let children: Vec<_> =
-                connection.children.iter().filter(|child| child.start == Start::Boot).cloned().collect();
+            let boot = connection.children.iter().filter(|child| child.start == Start::Boot);
+            let children: Vec<_> = boot.map(Wanted::all).collect();
             if !children.is_empty() {
                 self.bring_up(now, rng, &connection, &children);
             }
@@ -95,13 +96,38 @@ impl Endpoint {
         connection: &str,
         child: Option<&str>,
     ) -> Result<(), OperatorError> {
+        self.set_up(now, rng, connection, child, Traffic::All)
+    }
+
+    /// A packet needs a child of a connection: sets it up, if there is none, or another Child SA of it, if those that
+    /// there are do not carry the packet.
+    pub fn acquire(
+        &mut self,
+        now: Instant,
+        rng: &mut dyn Random,
+        connection: &str,
+        child: &str,
+        packet: Packet,
+    ) -> Result<(), OperatorError> {
+        self.set_up(now, rng, connection, Some(child), Traffic::Packet(packet))
+    }
+
+    fn set_up(
+        &mut self,
+        now: Instant,
+        rng: &mut dyn Random,
+        connection: &str,
+        child: Option<&str>,
+        traffic: Traffic,
+    ) -> Result<(), OperatorError> {
         let connection = self.find(connection)?;
         let name = || connection.name.to_string();
         let children = match child {
-            None => connection.children.clone(),
+            None => connection.children.iter().map(Wanted::all).collect(),
             Some(child) => {
                 let missing = || OperatorError::NoChild(name(), child.into());
-                vec![connection.child(child).ok_or_else(missing)?.clone()]
+                let config = connection.child(child).ok_or_else(missing)?.clone();
+                vec![Wanted { config, traffic }]
             }
         };
         if connection.remote == RemoteAddress::Any {
@@ -282,7 +308,7 @@ impl Endpoint {
         now: Instant,
         rng: &mut dyn Random,
         connection: &Arc<Connection>,
-        children: &[Arc<ChildConfig>],
+        children: &[Wanted],
     ) {
         let existing = self.of(connection).find(|sa| sa.takes_children()).map(|sa| sa.core.spi);
         if let Some(spi) = existing {

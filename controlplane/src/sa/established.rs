@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 use dataplane::sa::Endpoints;
 use tracing::{debug, info, warn};
 
-use super::child::{Children, Denied, Request, Settled, Stage};
+use super::child::{Children, Denied, LeftOut, Request, Settled, Stage, Wanted};
 use super::core::{Core, Opened, Path};
 use super::followup::Awaited;
 use super::mobike::Whereabouts;
 use super::{Command, Context, State, informational, rekey};
 use crate::auth::Identity;
-use crate::config::{ChildConfig, Connection};
+use crate::config::Connection;
 use crate::crypto::Group;
 use crate::lease::Lease;
 use crate::rejection::Rejection;
@@ -41,6 +41,8 @@ pub(crate) struct Established {
     pub awaited: Awaited,
     /// So often in a row the peer forgot additional key exchanges of ours.
     pub forgotten: u8,
+    /// What the peer does not make Child SAs for.
+    pub left_out: LeftOut,
     pub rekey_at: Option<Instant>,
     /// When it is authenticated anew.
     pub reauth_at: Option<Instant>,
@@ -82,7 +84,7 @@ pub(crate) enum Inherits {
 #[derive(Clone, Debug)]
 pub(crate) enum Task {
     CreateChild {
-        config: Arc<ChildConfig>,
+        wanted: Wanted,
         group: Option<Group>,
     },
     RekeyChild {
@@ -157,9 +159,9 @@ pub(crate) struct Estate {
 
 impl Task {
     /// The child that it makes anew.
-    fn creates(&self) -> Option<&Arc<ChildConfig>> {
+    fn creates(&self) -> Option<&Wanted> {
         match self {
-            Self::CreateChild { config, .. } => Some(config),
+            Self::CreateChild { wanted, .. } => Some(wanted),
             _ => None,
         }
     }
@@ -190,6 +192,7 @@ impl Established {
             active: None,
             awaited: Awaited::default(),
             forgotten: 0,
+            left_out: LeftOut::default(),
             rekey_at,
             reauth_at: None,
             inherits: Inherits::Nothing,
@@ -423,18 +426,34 @@ impl Established {
         }
     }
 
+    /// There is no such Child SA, and there may be one.
+    fn lacks(&mut self, ctx: &mut Context<'_>, wanted: &Wanted) -> bool {
+        let of_it: Vec<_> = self.children.iter().filter(|child| wanted.is_of(&child.config)).collect();
+        if of_it.iter().any(|child| wanted.is_met_by(child)) {
+            return false;
+        }
+        let in_use = of_it.iter().filter(|child| child.stage == Stage::Up).count();
+        if in_use >= ctx.config.peers.narrowed {
+            ctx.reject(Rejection::NarrowedLimit);
+            return false;
+        }
+        of_it.is_empty() || !self.left_out.forbids(ctx, wanted)
+    }
+
     fn start(&mut self, core: &mut Core, ctx: &mut Context<'_>, task: Task) {
         match task {
-            Task::CreateChild { config, group } => {
-                if self.children.iter().any(|child| child.config.name == config.name) {
+            Task::CreateChild { wanted, group } => {
+                if !self.lacks(ctx, &wanted) {
                     return;
                 }
                 // The peer is making it.
-                if let Some(until) = self.awaited.creation_until(&config.name) {
+                if let Some(until) = self.awaited.creation_until(&wanted.config.name) {
                     let at = until.max(ctx.now + RETRY_SOON);
-                    return self.add_task(at, Task::CreateChild { config, group });
+                    return self.add_task(at, Task::CreateChild { wanted, group });
                 }
-                let request = Request::new(ctx, core, &self.connection, config, group);
+                let is_further = self.children.iter().any(|child| wanted.is_of(&child.config));
+                let mut request = Request::new(ctx, core, &self.connection, wanted, group);
+                request.is_further = is_further;
                 core.request(ctx, ExchangeType::CREATE_CHILD_SA, &request.payloads(None));
                 self.active = Some(Active::CreateChild(Box::new(request)));
             }
@@ -499,12 +518,29 @@ impl Established {
         next
     }
 
+    /// The peer does not make the Child SA that we asked for. It may make one for a single pair of addresses.
+    pub fn ask_for_less_or_fail(&mut self, ctx: &mut Context<'_>, request: Request, settled: &Settled) {
+        match request.for_a_single_pair(settled) {
+            Some(wanted) => {
+                request.discard(ctx);
+                self.add_task(ctx.now, Task::CreateChild { wanted, group: None });
+            }
+            None => self.child_failed(ctx, request, settled),
+        }
+    }
+
     /// Our request for a Child SA came to nothing.
     pub fn child_failed(&mut self, ctx: &mut Context<'_>, request: Request, settled: &Settled) {
         let reason = DownReason::from(settled);
+        if request.is_further {
+            // The child is up for other traffic.
+            self.left_out.add(ctx, &request.wanted());
+        }
         warn!(connection = %self.connection.name, child = %request.config.name, %reason, "Child SA failed");
         let (connection, child) = (self.connection.name.clone(), request.config.name.clone());
-        ctx.out.events.push_back(Event::ChildFailed { connection, child, reason });
+        if !request.is_further {
+            ctx.out.events.push_back(Event::ChildFailed { connection, child, reason });
+        }
         if let Settled::Unacceptable(_, Some(_)) = settled {
             let (protocol, spi) = (request.config.protocol, request.spi);
             self.tasks.push((ctx.now, Task::DeleteUnwanted { protocol, spi }));
@@ -590,7 +626,7 @@ impl Established {
         let mut children: Vec<_> =
             self.tasks.iter().filter_map(|(_, task)| task.creates()).cloned().collect();
         if let Some(Active::CreateChild(request)) = &self.active {
-            children.push(request.config.clone());
+            children.push(request.wanted());
         }
         if !children.is_empty() {
             let connection = self.connection.clone();

@@ -9,10 +9,11 @@ use std::sync::Arc;
 
 use tracing::{debug, warn};
 
+use super::child::Wanted;
 use super::core::{Opened, Protection};
 use super::init::{Answered, PeerSupport, Transcript};
 use super::{Context, Core, State, auth};
-use crate::config::{ChildConfig, Connection};
+use crate::config::Connection;
 use crate::crypto::{CryptoError, Exchange, Group, IkeKeys, KeyExchange, Secret, kex, keys};
 use crate::rejection::Rejection;
 use crate::update::DownReason;
@@ -21,7 +22,7 @@ use crate::wire::{self, ExchangeType, Header, KeId, Notify, NotifyType, Payload,
 /// What the initiator carries from IKE_SA_INIT to IKE_AUTH.
 pub(crate) struct Opening {
     pub connection: Arc<Connection>,
-    pub children: Vec<Arc<ChildConfig>>,
+    pub children: Vec<Wanted>,
     pub transcript: Transcript,
     pub support: PeerSupport,
 }

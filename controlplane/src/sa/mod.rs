@@ -39,7 +39,7 @@ use tracing::debug;
 
 use self::core::{Opened, Opening};
 use crate::auth::x509::UnixTime;
-use crate::config::{ChildConfig, Config, Connection};
+use crate::config::{Config, Connection};
 use crate::crypto::Random;
 use crate::keylog::IkeKeyLog;
 use crate::lease::Pools;
@@ -48,6 +48,7 @@ use crate::rejection::{Counters, Rejection};
 use crate::update::{ChildUpdate, DownReason, Event};
 use crate::wire::{ExchangeType, Header};
 
+pub(crate) use self::child::{Traffic, Wanted};
 pub(crate) use self::core::{Core, NAT_PORT, Path};
 pub(crate) use self::established::{Established, Estate, Phase, Task};
 pub(crate) use self::init::{Answered, Refusal, Sent, find_notify};
@@ -156,16 +157,16 @@ pub(crate) enum Command {
     /// It has come to nothing: the old one stays.
     NotRenewed(u64),
     /// These children were asked for on an IKE SA that the peer closed: they go to another one, if there is one.
-    CreateElsewhere { connection: Arc<Connection>, children: Vec<Arc<ChildConfig>> },
+    CreateElsewhere { connection: Arc<Connection>, children: Vec<Wanted> },
     /// Set a child up again.
-    Restart { connection: Arc<Connection>, child: Option<Arc<ChildConfig>>, after: Duration },
+    Restart { connection: Arc<Connection>, child: Option<Wanted>, after: Duration },
 }
 
 /// An IKE SA that is to be authenticated anew.
 pub(crate) struct Renewal {
     pub old: u64,
     pub connection: Arc<Connection>,
-    pub children: Vec<Arc<ChildConfig>>,
+    pub children: Vec<Wanted>,
     pub path: Path,
     /// Addresses that were assigned to us.
     pub inner: Vec<std::net::IpAddr>,
@@ -376,22 +377,22 @@ impl IkeSa {
     }
 
     /// Adds children.
-    pub fn add_children(&mut self, ctx: &mut Context<'_>, children: &[Arc<ChildConfig>]) {
+    pub fn add_children(&mut self, ctx: &mut Context<'_>, children: &[Wanted]) {
         let waiting = match &mut self.state {
             State::InitSent(sent) => &mut sent.children,
             State::IntermediateSent(sent) => &mut sent.opening.children,
             State::AuthSent(sent) => sent.later(),
             State::EapSent(sent) => sent.later(),
             State::Established(established) => {
-                for config in children {
-                    established.add_task(ctx.now, Task::CreateChild { config: config.clone(), group: None });
+                for wanted in children {
+                    established.add_task(ctx.now, Task::CreateChild { wanted: wanted.clone(), group: None });
                 }
                 return established.advance(&mut self.core, ctx);
             }
             State::Answered(_) | State::EapServing(_) | State::Closed(_) => return,
         };
         for child in children {
-            if !waiting.iter().any(|one| one.name == child.name) {
+            if !waiting.iter().any(|one| child.is_covered_by(one)) {
                 waiting.push(child.clone());
             }
         }

@@ -5,17 +5,16 @@
 //! the new Child SA, at the responder when the peer has shown that it has it too. A responder that has `reauth` tells
 //! the peer, and waits a tenth longer before it does something itself.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
-use super::child::Stage;
+use super::child::{Stage, Wanted};
 use super::core::Core;
 use super::established::{Active, Established, Inherits, Phase, Task};
 use super::init::find_notify;
 use super::{Command, Context, Renewal};
-use crate::config::{ChildConfig, Connection};
+use crate::config::Connection;
 use crate::wire::{Notify, NotifyType, Payload};
 
 /// A new attempt is made so long after one that failed.
@@ -69,11 +68,12 @@ impl Established {
     }
 
     /// The children that it has, each once.
-    pub fn children_in_use(&self) -> Vec<Arc<ChildConfig>> {
-        let mut children: Vec<Arc<ChildConfig>> = Vec::new();
+    pub fn children_in_use(&self) -> Vec<Wanted> {
+        let mut children: Vec<Wanted> = Vec::new();
         for child in self.children.iter().filter(|child| child.stage == Stage::Up) {
-            if !children.iter().any(|one| one.name == child.config.name) {
-                children.push(child.config.clone());
+            let wanted = Wanted::again(child);
+            if !children.iter().any(|one| wanted.is_covered_by(one)) {
+                children.push(wanted);
             }
         }
         children

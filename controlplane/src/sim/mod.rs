@@ -26,6 +26,8 @@ mod limits;
 mod mobike;
 #[cfg(test)]
 mod reauth;
+#[cfg(test)]
+mod traffic;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, VecDeque};

@@ -7,6 +7,8 @@ use dataplane::message::{Direction, Event, Refused, Retired, SaUpdate};
 use dataplane::sa::counters::SaCounters;
 use dataplane::sa::{Endpoints, Spi, TunnelId};
 
+use controlplane::selector::Packet;
+
 use super::Gateway;
 use super::ike::Ike;
 use super::tunnels::Tunnels;
@@ -36,9 +38,9 @@ impl Gateway<'_> {
                 tracing::debug!(worker, "worker has applied the configuration");
             }
             Event::Barrier { number, .. } => ike.passed(number),
-            Event::Acquire { tunnel, source, destination, protocol, ports: _ } => {
+            Event::Acquire { tunnel, source, destination, protocol, ports } => {
                 tracing::debug!(tunnel = tunnel.0, %source, %destination, protocol, "a packet found no SA");
-                ike.acquire(tunnel);
+                ike.acquire(tunnel, Packet { source, destination, protocol, ports });
             }
             Event::Punt(datagram) => {
                 let (from, to) = (datagram.remote, datagram.local);

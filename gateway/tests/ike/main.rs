@@ -32,6 +32,7 @@ mod swan_eap;
 mod swan_establish;
 mod swan_life;
 mod swan_proofs;
+mod swan_traffic;
 #[allow(dead_code, reason = "shared with the tests of the data plane")]
 #[path = "../interop/traffic.rs"]
 mod traffic;

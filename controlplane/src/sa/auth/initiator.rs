@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
-use super::super::child::{Request, Settled};
+use super::super::child::{Request, Settled, Wanted};
 use super::super::core::Opened;
 use super::super::init::{PeerSupport, Transcript, find_notify, notifies};
 use super::super::mobike::{self, Mobike};
@@ -14,7 +14,7 @@ use super::super::reauth;
 use super::super::{Command, Context, Core, Established, State, Task, configuration};
 use super::{Peering, Proofs, certificate_requests, certificates, claims, id_payload};
 use crate::auth::{AuthError, IdPattern, Identity, LocalProof, RemoteProof};
-use crate::config::{ChildConfig, Connection, OnDown};
+use crate::config::{Connection, OnDown};
 use crate::rejection::Rejection;
 use crate::update::{DownReason, Event};
 use crate::wire::{Auth, ExchangeType, Id, Notify, NotifyType, Payload, parse_chain};
@@ -38,7 +38,7 @@ pub(super) struct Pending {
     /// The Child SA that is negotiated in this exchange.
     child: Option<Request>,
     /// Children to set up afterwards.
-    pub later: Vec<Arc<ChildConfig>>,
+    pub later: Vec<Wanted>,
 }
 
 /// Our IKE_AUTH with AUTH is out; EAP is not used.
@@ -54,7 +54,7 @@ impl Sent {
         core: &mut Core,
         ctx: &mut Context<'_>,
         connection: Arc<Connection>,
-        children: Vec<Arc<ChildConfig>>,
+        children: Vec<Wanted>,
         transcript: Transcript,
         support: PeerSupport,
     ) -> State {
@@ -153,7 +153,7 @@ impl Sent {
         self.pending.withdraw(ctx);
     }
 
-    pub fn later(&mut self) -> &mut Vec<Arc<ChildConfig>> {
+    pub fn later(&mut self) -> &mut Vec<Wanted> {
         &mut self.pending.later
     }
 }
@@ -263,11 +263,11 @@ impl Pending {
                     let spi = established.children.accept(ctx, *pair);
                     established.children.send_on(ctx, spi);
                 }
-                settled => established.child_failed(ctx, child, &settled),
+                settled => established.ask_for_less_or_fail(ctx, child, &settled),
             }
         }
-        for child in self.later {
-            established.add_task(ctx.now, Task::CreateChild { config: child, group: None });
+        for wanted in self.later {
+            established.add_task(ctx.now, Task::CreateChild { wanted, group: None });
         }
         established.advance(core, ctx);
         State::Established(Box::new(established))
@@ -308,7 +308,7 @@ impl Pending {
     pub fn end(self, core: &mut Core, ctx: &mut Context<'_>, reason: DownReason) -> State {
         let Self { connection, child, later: mut children, .. } = self;
         if let Some(child) = child {
-            children.insert(0, child.config.clone());
+            children.insert(0, child.wanted());
             child.discard(ctx);
         }
         initiation_failed(core, ctx, &connection, &children, reason);
@@ -321,7 +321,7 @@ pub(in crate::sa) fn initiation_failed(
     core: &Core,
     ctx: &mut Context<'_>,
     connection: &Arc<Connection>,
-    children: &[Arc<ChildConfig>],
+    children: &[Wanted],
     reason: DownReason,
 ) {
     info!(connection = %connection.name, ike = core.spi, remote = %core.path.remote, %reason, "initiation failed");

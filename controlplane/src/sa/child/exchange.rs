@@ -147,7 +147,7 @@ impl Established {
         mut request: Request,
         payloads: &[Payload<'_>],
     ) -> Next {
-        let config = request.config.clone();
+        let wanted = request.wanted();
         match request.settle(ctx, core, &self.connection, payloads, None) {
             Settled::More if matches!(self.phase, Phase::Leaving(_)) => request.discard(ctx),
             Settled::More => {
@@ -163,15 +163,15 @@ impl Established {
             }
             Settled::OtherMethod(group) => {
                 request.discard(ctx);
-                self.add_task(ctx.now, Task::CreateChild { config, group: Some(group) });
+                self.add_task(ctx.now, Task::CreateChild { wanted, group: Some(group) });
             }
             Settled::Refused(kind @ (NotifyType::TEMPORARY_FAILURE | NotifyType::STATE_NOT_FOUND)) => {
                 request.discard(ctx);
                 self.note_refusal(ctx, kind);
                 let at = ctx.now + RETRY_SOON + ctx.jitter(RETRY_SOON);
-                self.add_task(at, Task::CreateChild { config, group: None });
+                self.add_task(at, Task::CreateChild { wanted, group: None });
             }
-            settled => self.child_failed(ctx, request, &settled),
+            settled => self.ask_for_less_or_fail(ctx, request, &settled),
         }
         Next::Stay
     }
@@ -215,14 +215,14 @@ impl Established {
                 self.add_task(ctx.now, Task::RekeyChild { spi: old, group: Some(group) });
             }
             Settled::Refused(NotifyType::CHILD_SA_NOT_FOUND) => {
-                let config = request.config.clone();
+                let wanted = request.wanted();
                 request.discard(ctx);
                 // RFC 7296 s2.25: ours is silently deleted, and made anew unless the peer already did that.
                 let gone = self.children.by_inbound(old).is_some_and(|old| old.stage == Stage::Up);
                 if gone {
                     let connection = self.connection.clone();
                     self.children.remove(ctx, &connection, old, &DownReason::PeerDeleted);
-                    self.add_task(ctx.now, Task::CreateChild { config, group: None });
+                    self.add_task(ctx.now, Task::CreateChild { wanted, group: None });
                 }
             }
             settled => {

@@ -11,6 +11,7 @@ mod exchange;
 mod request;
 mod respond;
 mod terms;
+mod wanted;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,6 +28,7 @@ pub(super) use exchange::lower;
 pub(super) use request::{Request, Settled};
 pub(super) use respond::{Denied, make, respond};
 pub(crate) use terms::{Pair, Terms};
+pub(crate) use wanted::{LeftOut, Traffic, Wanted};
 
 /// A Child SA: one SA each way.
 #[derive(Debug)]
@@ -48,6 +50,8 @@ pub(crate) struct Child {
     /// Negotiated selectors, which a rekey proposes again.
     pub local: Vec<TrafficSelector>,
     pub remote: Vec<TrafficSelector>,
+    /// That is less than the configuration names.
+    pub narrowed: bool,
 }
 
 /// Where a Child SA stands.
@@ -65,7 +69,7 @@ pub(crate) enum Stage {
 impl Child {
     /// From negotiated directions. Nothing is installed yet.
     pub fn new(ctx: &mut Context<'_>, pair: Pair) -> (Self, Box<ChildInstall>) {
-        let Pair { inbound, outbound, local, remote } = pair;
+        let Pair { inbound, outbound, local, remote, narrowed } = pair;
         let config = inbound.child.clone();
         let jitter = ctx.jitter(config.rekey_jitter);
         let rekey_at = config.rekey.map(|after| ctx.now + after.saturating_sub(jitter));
@@ -83,6 +87,7 @@ impl Child {
             config,
             local,
             remote,
+            narrowed,
         };
         (child, inbound)
     }
@@ -271,7 +276,7 @@ impl Children {
         });
         let wanted = !matches!(reason, DownReason::Terminated | DownReason::Replaced);
         if wanted && connection.on_down == OnDown::Restart {
-            let (connection, child) = (connection.clone(), Some(child.config.clone()));
+            let (connection, child) = (connection.clone(), Some(Wanted::again(child)));
             ctx.out.commands.push(Command::Restart { connection, child, after: Duration::ZERO });
         }
     }

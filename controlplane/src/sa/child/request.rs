@@ -7,11 +7,10 @@ use dataplane::sa::{Mode, TunnelId};
 use tracing::debug;
 
 use super::super::Context;
-use super::super::configuration::{local_hosts, remote_hosts};
 use super::super::core::Core;
 use super::super::followup::{Chain, Progress};
 use super::super::init::{NONCE_LEN, find_notify, notifies};
-use super::{Child, Pair, Terms};
+use super::{Child, Pair, Terms, Traffic, Wanted};
 use crate::config::{ChildConfig, Connection};
 use crate::crypto::{Group, KeyExchange};
 use crate::proposal::{self, Proposal};
@@ -23,6 +22,9 @@ use crate::wire::{self, KeId, Notify, NotifyType, Payload, ProposalSpi, Protocol
 /// Our request for a Child SA.
 pub(crate) struct Request {
     pub config: Arc<ChildConfig>,
+    pub traffic: Traffic,
+    /// There are Child SAs of this child already: another one has to carry the packet that asks for it.
+    pub is_further: bool,
     /// Our SPI for it.
     pub spi: u32,
     tunnel: Option<TunnelId>,
@@ -62,19 +64,18 @@ pub(crate) enum Settled {
 
 impl Request {
     /// A request for IKE_AUTH: no nonce and no key exchange of its own (RFC 7296 s1.2).
-    pub fn first(
-        ctx: &mut Context<'_>,
-        core: &Core,
-        connection: &Connection,
-        config: Arc<ChildConfig>,
-    ) -> Self {
+    pub fn first(ctx: &mut Context<'_>, core: &Core, connection: &Connection, wanted: Wanted) -> Self {
+        let (local, remote) = wanted.selectors(core, connection);
+        let Wanted { config, traffic } = wanted;
         let proposals = config.proposals.iter().map(Proposal::without_key_exchange).collect();
         Self {
+            traffic,
+            is_further: false,
             spi: ctx.spis.allocate(ctx.rng),
             tunnel: None,
             proposals,
-            local: selector::resolve(&config.local, &local_hosts(core, connection)),
-            remote: selector::resolve(&config.remote, &remote_hosts(core)),
+            local,
+            remote,
             nonce: Vec::new(),
             key_exchange: None,
             deleted: Vec::new(),
@@ -88,11 +89,11 @@ impl Request {
         ctx: &mut Context<'_>,
         core: &Core,
         connection: &Connection,
-        config: Arc<ChildConfig>,
+        wanted: Wanted,
         group: Option<Group>,
     ) -> Self {
-        let proposals = config.proposals.clone();
-        let mut request = Self { proposals, ..Self::first(ctx, core, connection, config) };
+        let proposals = wanted.config.proposals.clone();
+        let mut request = Self { proposals, ..Self::first(ctx, core, connection, wanted) };
         request.freshen(ctx, group);
         request
     }
@@ -101,6 +102,8 @@ impl Request {
     /// allows them are not asked for.
     pub fn rekey(ctx: &mut Context<'_>, old: &Child, group: Option<Group>) -> Self {
         let mut request = Self {
+            traffic: Wanted::again(old).traffic,
+            is_further: false,
             spi: ctx.spis.allocate(ctx.rng),
             tunnel: Some(old.tunnel),
             proposals: old.config.proposals.clone(),
@@ -203,6 +206,20 @@ impl Request {
             );
             return unacceptable(Rejection::Selectors, why, ctx);
         }
+        // What the peer narrows it to has to bring something new.
+        if self.is_further
+            && let Some(packet) = self.wanted().packet()
+            && packet.within(response.local, response.remote).is_none()
+        {
+            let why = format!(
+                "the peer leaves out {} to {}: its selectors are {} === {}",
+                packet.source,
+                packet.destination,
+                selector::display(response.local),
+                selector::display(response.remote)
+            );
+            return unacceptable(Rejection::LeftOut, why, ctx);
+        }
         let own = nonces.is_none();
         let (ni, nr) = match (nonces, response.nonce) {
             (Some(nonces), _) => nonces,
@@ -231,8 +248,8 @@ impl Request {
             spi_in: self.spi,
             spi_out,
             mode,
-            local: response.local.to_vec(),
-            remote: response.remote.to_vec(),
+            local: selector::minimal(response.local),
+            remote: selector::minimal(response.remote),
             initiated: true,
             shared,
             additional: Vec::new(),
@@ -311,6 +328,21 @@ impl Request {
     /// The tunnel of the SA that was to be replaced is down.
     pub fn forget_tunnel(&mut self) {
         self.tunnel = None;
+    }
+
+    /// What it is a request for.
+    pub fn wanted(&self) -> Wanted {
+        Wanted { config: self.config.clone(), traffic: self.traffic.clone() }
+    }
+
+    /// What to ask for instead, when the peer makes Child SAs for single pairs of addresses only (RFC 7296 s2.9).
+    pub fn for_a_single_pair(&self, settled: &Settled) -> Option<Wanted> {
+        match (&self.traffic, settled) {
+            (&Traffic::Packet(packet), Settled::Refused(NotifyType::SINGLE_PAIR_REQUIRED)) => {
+                Some(Wanted { config: self.config.clone(), traffic: Traffic::Alone(packet) })
+            }
+            _ => None,
+        }
     }
 
     /// Gives the SPI back: nothing came of it.

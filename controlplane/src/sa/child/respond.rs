@@ -48,6 +48,8 @@ struct Match<'a> {
     config: &'a Arc<ChildConfig>,
     local: Vec<TrafficSelector>,
     remote: Vec<TrafficSelector>,
+    /// More of what is asked for would be another Child SA's.
+    others: bool,
 }
 
 /// Answers a request in IKE_AUTH, with the nonces of IKE_SA_INIT.
@@ -95,7 +97,7 @@ pub(super) fn negotiate(
         Some(old) => narrow_to(&old.config, &old.local, &old.remote, &request),
         None => find(core, connection, &request),
     };
-    let Some(Match { config, local, remote }) = matched else {
+    let Some(Match { config, local, remote, others }) = matched else {
         info!(
             connection = %connection.name,
             came = %format!("{} === {}", selector::display(request.remote), selector::display(request.local)),
@@ -155,6 +157,9 @@ pub(super) fn negotiate(
     if transport {
         answer.push(Payload::Notify(Notify::bare(NotifyType::USE_TRANSPORT_MODE)));
     }
+    if others {
+        answer.push(Payload::Notify(Notify::bare(NotifyType::ADDITIONAL_TS_POSSIBLE)));
+    }
     Ok(Answer { terms, payloads: answer })
 }
 
@@ -190,19 +195,27 @@ impl<'p, 'a> Asked<'p, 'a> {
     }
 }
 
-/// The child whose selectors fit: one whose policy is exactly what is asked for wins over one that narrows.
+/// The child whose selectors fit. One that has the peer's first choices goes before others (RFC 7296 s2.9: "MUST"), and
+/// then one whose policy is exactly what is asked for before one that narrows.
 fn find<'a>(core: &Core, connection: &'a Connection, request: &Asked<'_, '_>) -> Option<Match<'a>> {
-    let mut narrowed = None;
+    let first = |asked: &[TrafficSelector], narrowed: &[TrafficSelector]| {
+        asked.first().is_some_and(|first| selector::covers(narrowed, first))
+    };
+    let (local, remote) = (selector::minimal(request.local), selector::minimal(request.remote));
+    let mut best: Option<((bool, bool), Match<'a>)> = None;
+    let mut fitting = 0;
     for config in &connection.children {
-        let local = selector::resolve(&config.local, &local_hosts(core, connection));
-        let remote = selector::resolve(&config.remote, &remote_hosts(core));
-        let Some(matched) = narrow_to(config, &local, &remote, request) else { continue };
-        if matched.local == request.local && matched.remote == request.remote {
-            return Some(matched);
+        let local_policy = selector::resolve(&config.local, &local_hosts(core, connection));
+        let remote_policy = selector::resolve(&config.remote, &remote_hosts(core));
+        let Some(matched) = narrow_to(config, &local_policy, &remote_policy, request) else { continue };
+        fitting += 1;
+        let choices = first(request.local, &matched.local) && first(request.remote, &matched.remote);
+        let rank = (choices, matched.local == local && matched.remote == remote);
+        if best.as_ref().is_none_or(|(other, _)| rank > *other) {
+            best = Some((rank, matched));
         }
-        narrowed = narrowed.or(Some(matched));
     }
-    narrowed
+    best.map(|((_, exact), matched)| Match { others: fitting > 1 && !exact, ..matched })
 }
 
 fn narrow_to<'a>(
@@ -213,7 +226,7 @@ fn narrow_to<'a>(
 ) -> Option<Match<'a>> {
     let local = selector::narrow(request.local, local);
     let remote = selector::narrow(request.remote, remote);
-    (!local.is_empty() && !remote.is_empty()).then_some(Match { config, local, remote })
+    (!local.is_empty() && !remote.is_empty()).then_some(Match { config, local, remote, others: false })
 }
 
 fn describe(core: &Core, connection: &Connection, rekeyed: Option<&Child>) -> String {

@@ -7,6 +7,7 @@ use dataplane::sa::{Mode, TunnelId};
 use super::super::Context;
 use super::super::core::Core;
 use super::lower;
+use super::wanted::is_narrowed;
 use crate::config::{ChildConfig, Connection};
 use crate::crypto::{ChildKeys, CryptoError, Secret, keys};
 use crate::proposal::{self, Chosen};
@@ -21,6 +22,8 @@ pub(crate) struct Pair {
     pub outbound: Box<ChildInstall>,
     pub local: Vec<TrafficSelector>,
     pub remote: Vec<TrafficSelector>,
+    /// They are less than the configuration names.
+    pub narrowed: bool,
 }
 
 /// The negotiated parameters that a [`Pair`] is made from, once all key exchanges are done.
@@ -95,7 +98,8 @@ impl Terms {
             })
         };
         let (inbound, outbound) = (install(self.spi_in, theirs), install(self.spi_out, ours));
-        Ok(Box::new(Pair { inbound, outbound, local: self.local, remote: self.remote }))
+        let narrowed = is_narrowed(&self.config, core, connection, (&self.local, &self.remote));
+        Ok(Box::new(Pair { inbound, outbound, local: self.local, remote: self.remote, narrowed }))
     }
 
     fn suite(&self) -> Result<(ChildSuite, usize, usize), String> {

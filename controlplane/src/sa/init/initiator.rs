@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use dataplane::message::Datagram;
 use tracing::{debug, info};
 
+use super::super::child::Wanted;
 use super::super::core::NAT_PORT;
 use super::super::{Context, Core, IkeSa, Path, State, auth, intermediate};
 use super::{
@@ -16,7 +17,7 @@ use super::{
     nat_notifies, notifies, protect,
 };
 use crate::auth::{IntAuth, Roles};
-use crate::config::{ChildConfig, Connection};
+use crate::config::Connection;
 use crate::crypto::{CryptoError, Group, KeyExchange};
 use crate::proposal::{self, Chosen};
 use crate::rejection::Rejection;
@@ -32,7 +33,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 pub(crate) struct Sent {
     pub connection: Arc<Connection>,
     /// Children to set up, the first in IKE_AUTH.
-    pub children: Vec<Arc<ChildConfig>>,
+    pub children: Vec<Wanted>,
     nonce: Vec<u8>,
     key_exchange: KeyExchange,
     cookie: Option<Vec<u8>>,
@@ -63,7 +64,7 @@ impl Sent {
     pub fn start(
         ctx: &mut Context<'_>,
         connection: Arc<Connection>,
-        children: Vec<Arc<ChildConfig>>,
+        children: Vec<Wanted>,
         path: Path,
     ) -> Result<IkeSa, DownReason> {
         let roles = Roles::of(&connection.local_auth, &connection.remote_auth);

@@ -19,6 +19,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use controlplane::keylog::esp_line;
+use controlplane::selector::Packet;
 use controlplane::thread::{ControlThread, Input, Order};
 use controlplane::update::{ChildInstall, ChildUpdate};
 use crossbeam::channel::{Receiver, never, unbounded};
@@ -235,10 +236,11 @@ impl Ike {
     }
 
     /// A packet found no SA.
-    pub(super) fn acquire(&self, hold: TunnelId) {
+    pub(super) fn acquire(&self, hold: TunnelId, packet: Packet) {
         let index = hold.0.checked_sub(self.first_hold).map(|index| index as usize);
         if let Some((connection, child)) = index.and_then(|index| self.on_demand.get(index)) {
-            self.tell(Input::Acquire { connection: Arc::clone(connection), child: Arc::clone(child) });
+            let (connection, child) = (Arc::clone(connection), Arc::clone(child));
+            self.tell(Input::Acquire { connection, child, packet });
         }
     }
 

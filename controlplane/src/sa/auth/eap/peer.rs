@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tracing::{debug, info};
 
+use super::super::super::child::Wanted;
 use super::super::super::core::Opened;
 use super::super::super::init::notifies;
 use super::super::super::ppk::Unmixed;
@@ -13,7 +14,7 @@ use super::super::{Proofs, claims, id_payload};
 use super::only_eap;
 use crate::auth::eap::{EapPeer, PeerConfig, PeerStep};
 use crate::auth::{Identity, RemoteProof};
-use crate::config::{ChildConfig, Connection};
+use crate::config::Connection;
 use crate::crypto::Secret;
 use crate::rejection::Rejection;
 use crate::update::DownReason;
@@ -79,7 +80,7 @@ impl Peering {
         self.pending.withdraw(ctx);
     }
 
-    pub fn later(&mut self) -> &mut Vec<Arc<ChildConfig>> {
+    pub fn later(&mut self) -> &mut Vec<Wanted> {
         &mut self.pending.later
     }
 }
