@@ -165,11 +165,18 @@ impl Ledger {
         }
     }
 
-    /// Whether a packet may set off an attempt now.
-    pub fn may_try(&self, connection: &str, now: Instant) -> bool {
+    /// Whether a packet may set off an attempt now. Traffic brings up a child that is for it, and whatever the peer
+    /// narrowed away from one that is up from the start.
+    pub fn may_try(&self, connection: &str, child: &str, now: Instant) -> bool {
         let entry = self.by_name.get(connection).and_then(|&index| self.connections.get(index));
+        let asks = |child: &Child| match child.start {
+            Start::Traffic => true,
+            Start::Boot => !child.tunnels.is_empty(),
+            Start::Wait => false,
+        };
         entry.is_some_and(|entry| {
-            entry.failed.is_none_or(|at| now.saturating_duration_since(at) >= self.pause)
+            let paused = entry.failed.is_some_and(|at| now.saturating_duration_since(at) < self.pause);
+            !paused && entry.children.iter().any(|one| &*one.name == child && asks(one))
         })
     }
 
@@ -253,8 +260,13 @@ mod tests {
     use crate::wire::NotifyType;
 
     fn ledger() -> Ledger {
-        let [config, _] = sim::configs(|_, _| {});
-        Ledger::new(&config)
+        Ledger::new(&config(Start::Traffic))
+    }
+
+    fn config(start: Start) -> Config {
+        let [config, _] =
+            sim::configs(|_, connection| Arc::make_mut(&mut connection.children[0]).start = start);
+        config
     }
 
     fn net() -> Arc<str> {
@@ -303,27 +315,42 @@ mod tests {
     #[test]
     fn packets_do_not_hammer_a_peer_that_refuses() {
         let (mut ledger, now, at) = (ledger(), Instant::now(), SystemTime::UNIX_EPOCH);
-        assert!(ledger.may_try("net", now));
+        assert!(ledger.may_try("net", "lan", now));
         let reason = DownReason::Unreachable(String::new());
         ledger.enter(&Event::IkeDown { connection: Some(net()), ike: 7, reason }, now, at);
-        assert!(!ledger.may_try("net", now + ledger.pause / 2));
-        assert!(ledger.may_try("net", now + ledger.pause));
+        assert!(!ledger.may_try("net", "lan", now + ledger.pause / 2));
+        assert!(ledger.may_try("net", "lan", now + ledger.pause));
         let reason = DownReason::Terminated;
         ledger.enter(&Event::IkeDown { connection: Some(net()), ike: 7, reason }, now, at);
-        assert!(ledger.may_try("net", now), "an operator who terminates does not forbid");
-        assert!(!ledger.may_try("other", now));
+        assert!(ledger.may_try("net", "lan", now), "an operator who terminates does not forbid");
+        assert!(!ledger.may_try("other", "lan", now));
+    }
+
+    #[test]
+    fn packets_bring_up_what_is_for_them_and_what_the_peer_narrowed_away() {
+        let (now, at) = (Instant::now(), SystemTime::UNIX_EPOCH);
+        let up = Event::ChildUp { connection: net(), child: "lan".into(), tunnel: TunnelId(1) };
+        for (start, before, after) in
+            [(Start::Traffic, true, true), (Start::Boot, false, true), (Start::Wait, false, false)]
+        {
+            let mut ledger = Ledger::new(&config(start));
+            assert_eq!(ledger.may_try("net", "lan", now), before, "{start:?}");
+            ledger.enter(&up, now, at);
+            assert_eq!(ledger.may_try("net", "lan", now), after, "{start:?}");
+            assert!(!ledger.may_try("net", "wan", now));
+        }
     }
 
     #[test]
     fn the_pause_is_the_configured_one() {
-        let [mut config, _] = sim::configs(|_, _| {});
+        let mut config = config(Start::Traffic);
         config.peers.acquire_pause = Duration::from_secs(60);
         let (mut ledger, now) = (Ledger::new(&config), Instant::now());
         let reason = DownReason::Unreachable(String::new());
         let down = Event::IkeDown { connection: Some(net()), ike: 7, reason };
         ledger.enter(&down, now, SystemTime::UNIX_EPOCH);
-        assert!(!ledger.may_try("net", now + Duration::from_secs(59)));
-        assert!(ledger.may_try("net", now + Duration::from_secs(60)));
+        assert!(!ledger.may_try("net", "lan", now + Duration::from_secs(59)));
+        assert!(ledger.may_try("net", "lan", now + Duration::from_secs(60)));
     }
 
     #[test]

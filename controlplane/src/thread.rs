@@ -265,7 +265,7 @@ impl Driver {
                 let _ = free.is_empty() || self.orders.send(free).is_ok();
             }
             Input::Acquire { connection, child, packet } => {
-                if self.ledger.may_try(&connection, now)
+                if self.ledger.may_try(&connection, &child, now)
                     && let Err(error) = self.endpoint.acquire(now, rng, &connection, &child, packet)
                 {
                     warn!(%connection, %child, %error, "traffic cannot set it up");
@@ -353,9 +353,7 @@ impl Driver {
 }
 
 fn wall_clock(now: Instant) -> WallClock {
-    // Before 1970 no certificate is valid, whatever we say.
-    let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    WallClock { now, unix }
+    WallClock::new(now, SystemTime::now())
 }
 
 #[cfg(test)]

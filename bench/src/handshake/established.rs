@@ -20,14 +20,14 @@ const WARM_UP: usize = 64;
 pub fn run(ike: &str, tunnels: usize, report: &mut Report) -> anyhow::Result<()> {
     let plan = Plan::new(Kind::Psk, ike)?;
     // Each peer is gone after its handshake, so that only the gateway's memory is left.
-    let answers = Gateway::new(Arc::new(plan.responder()?))?;
+    let answers = Gateway::new(Arc::new(plan.responder()?));
     let responder = establish(answers, tunnels, |gateway, peer| {
-        let mut initiator = Gateway::new(Arc::new(plan.initiator(peer..peer + 1, true)?))?;
+        let mut initiator = Gateway::new(Arc::new(plan.initiator(peer..peer + 1, true)?));
         handshake(&mut initiator, gateway, peer)
     })?;
-    let begins = Gateway::new(Arc::new(plan.initiator(0..tunnels + WARM_UP, true)?))?;
+    let begins = Gateway::new(Arc::new(plan.initiator(0..tunnels + WARM_UP, true)?));
     let initiator = establish(begins, tunnels, |gateway, peer| {
-        let mut responder = Gateway::new(Arc::new(plan.responder()?))?;
+        let mut responder = Gateway::new(Arc::new(plan.responder()?));
         handshake(gateway, &mut responder, peer)
     })?;
     for (side, Established { memory, cpu, elapsed }) in [("responder", responder), ("initiator", initiator)] {

@@ -3,7 +3,7 @@
 use std::io::{ErrorKind, IoSlice};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, bail, ensure};
 use controlplane::Endpoint;
@@ -58,7 +58,7 @@ impl Live {
     }
 
     fn over(wire: Wire, config: Config, connections: usize, in_flight: usize) -> anyhow::Result<Self> {
-        let host = Host::new(wire, config)?;
+        let host = Host::new(wire, config);
         Ok(Self { host, connections, in_flight, waits: Histogram::new(3)? })
     }
 
@@ -115,9 +115,9 @@ struct Host {
 }
 
 impl Host {
-    fn new(wire: Wire, config: Config) -> anyhow::Result<Self> {
-        let (now, unix) = (Instant::now(), SystemTime::now().duration_since(UNIX_EPOCH)?);
-        Ok(Self { endpoint: Endpoint::new(Arc::new(config), WallClock { now, unix }), wire })
+    fn new(wire: Wire, config: Config) -> Self {
+        let clock = WallClock::new(Instant::now(), SystemTime::now());
+        Self { endpoint: Endpoint::new(Arc::new(config), clock), wire }
     }
 
     /// Sends what is to be sent, waits until something comes or is due, and hears it. Returns the news.
@@ -249,7 +249,7 @@ mod tests {
         wires[0].peer = at_theirs;
         wires[1].peer = at_ours;
         let [wire, peer] = wires;
-        let mut peer = Host::new(peer, theirs.answering(THEIRS).unwrap()).unwrap();
+        let mut peer = Host::new(peer, theirs.answering(THEIRS).unwrap());
         let stopped = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let stop = Stop(&stopped);

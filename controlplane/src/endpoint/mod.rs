@@ -26,7 +26,7 @@ mod reply;
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use dataplane::message::Datagram;
 use dataplane::sa::TunnelId;
@@ -94,6 +94,11 @@ pub struct WallClock {
 }
 
 impl WallClock {
+    /// What the system's clock showed at a moment. Before 1970 no certificate is valid, whatever it says.
+    pub fn new(now: Instant, shown: SystemTime) -> Self {
+        Self { now, unix: shown.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default() }
+    }
+
     fn at(&self, now: Instant) -> UnixTime {
         UnixTime::since_unix_epoch(self.unix + now.saturating_duration_since(self.now))
     }

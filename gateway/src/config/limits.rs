@@ -6,7 +6,7 @@ use std::time::Duration;
 use controlplane::config::{FloodLimits, PeerLimits};
 use dataplane::worker::WaitingLimits;
 
-use super::node::{Fields, Node};
+use super::node::{Fields, FromNode, Node};
 use super::units::Bytes;
 
 /// The section `ike.limits`.
@@ -147,9 +147,9 @@ fn number(
 }
 
 fn bytes(fields: &mut Fields<'_>, key: &'static str, default: usize) -> usize {
-    match fields.optional::<Bytes>(key) {
-        Some(Bytes(bytes @ MESSAGE_MIN..=MESSAGE_MAX)) => bytes as usize,
-        Some(_) => fields.error(key, "expected a size from 16KiB to 1MiB").unwrap_or(default),
-        None => default,
-    }
+    let read = |node: Node<'_>| match Bytes::from_node(node)? {
+        Bytes(bytes @ MESSAGE_MIN..=MESSAGE_MAX) => Some(bytes as usize),
+        Bytes(_) => node.unexpected("a size from 16KiB to 1MiB"),
+    };
+    fields.read(key, read).flatten().unwrap_or(default)
 }

@@ -321,11 +321,11 @@ const CONNECTIONS: &[Case] = &[
         ]),
     ("policies:\n", "ike: { limits: { message: 1KiB, followup_timeout: 0s, children: 0, acquire_queue: 8, half_open: 300000 } }\npolicies:\n",
         &[
-            "gateway.yaml:49:18: error: ike.limits.message: expected a size from 16KiB to 1MiB",
+            "gateway.yaml:49:8: error: ike.limits.acquire_queue_per_tunnel: found 16, expected 8 at most: the value of `acquire_queue`",
+            "gateway.yaml:49:18: error: ike.limits.message: found \"1KiB\", expected a size from 16KiB to 1MiB",
             "gateway.yaml:49:33: error: ike.limits.followup_timeout: found 0s, expected 1s to 5m",
             "gateway.yaml:49:55: error: ike.limits.children: found 0, expected a number of Child SAs from 1 to 65536",
-            "gateway.yaml:49:87: error: ike.limits.half_open: found 300000, expected 250000 at most: the value of `ike_sas`",
-            "gateway.yaml:49:87: error: ike.limits.acquire_queue_per_tunnel: found 16, expected 8 at most: the value of `acquire_queue`",
+            "gateway.yaml:49:86: error: ike.limits.half_open: found 300000, expected 250000 at most: the value of `ike_sas`",
         ]),
     ("connections:\n", "ike: { limits: { policies: 1, children: 1 } }\nconnections:\n  x:\n    local: { address: any, id: a }\n    remote: { address: any, id: b }\n    auth: { psk_file: branch.psk }\n    children:\n      one: { local: [10.1.0.0/24, 10.1.1.0/24], remote: [10.7.0.0/16] }\n      two: { local: [10.1.0.0/24], remote: [10.8.0.0/16] }\n",
         &[

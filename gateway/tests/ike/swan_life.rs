@@ -1,10 +1,13 @@
 //! What happens to a tunnel with strongSwan while it lives: rekeys from each side, deletes, and ends that go silent.
 
+use std::time::Duration;
+
 use crate::gateway::Gateway;
 use crate::netns::privileged;
 use crate::pair::{Pair, Plan, yaml};
-use crate::site::{CONNECTION, TUNNEL};
+use crate::site::{CONNECTION, Family, TUNNEL, host_address};
 use crate::strongswan::TOOLS;
+use crate::traffic::{Fragments, Pinger};
 use crate::{serial, wait_for};
 
 #[test]
@@ -37,6 +40,31 @@ fn rekeys_from_each_side() {
             pair.rekey_from_peer("child", "lan");
             pair.assert_traffic();
         }
+    });
+}
+
+/// strongSwan sets a new IKE SA up before it deletes the old one (RFC 7296 s2.8.3).
+#[test]
+fn strongswan_authenticates_anew_without_a_gap() {
+    privileged(TOOLS, || {
+        let _alone = serial();
+        let pair = Pair::new(&Plan {
+            peer: "reauth_time = 4s\n rand_time = 0s",
+            charon: "make_before_break = yes",
+            ..Plan::default()
+        });
+        pair.initiate_from_peer();
+        pair.assert_traffic();
+        let mut pinger = Pinger::new(&pair.lab.right, host_address(Family::V4, 1), Fragments::Allowed);
+        let inits = || pair.charon.log().matches("parsed IKE_SA_INIT response").count();
+        let (mut lost, mut pings, before) = (0, 0, inits());
+        wait_for("charon to authenticate anew twice", || {
+            lost += (0..50).filter(|_| pinger.ping(56, Duration::from_secs(1)).is_err()).count();
+            pings += 50;
+            (inits() >= before + 2).then_some(())
+        });
+        assert_eq!(lost, 0, "of {pings}; {}", pair.logs());
+        pair.assert_traffic();
     });
 }
 

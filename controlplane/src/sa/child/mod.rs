@@ -276,7 +276,8 @@ impl Children {
         });
         let wanted = !matches!(reason, DownReason::Terminated | DownReason::Replaced);
         if wanted && connection.on_down == OnDown::Restart {
-            let (connection, child) = (connection.clone(), Some(Wanted::again(child)));
+            // With what the peer allows now; what it leaves out comes with a packet, if at all.
+            let (connection, child) = (connection.clone(), Some(Wanted::all(&child.config)));
             ctx.out.commands.push(Command::Restart { connection, child, after: Duration::ZERO });
         }
     }

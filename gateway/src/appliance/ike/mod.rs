@@ -129,8 +129,7 @@ impl Plans {
     /// When the system has no thread to give.
     pub(super) fn start(self, crypto: Arc<Crypto>, addresses: Vec<IpAddr>, desk: &Desk) -> Result<Ike> {
         let first_tunnel = self.config.first_tunnel;
-        let on_demand =
-            self.children.iter().take(self.on_demand as usize).map(|(name, _)| name.clone()).collect();
+        let holds = self.children.iter().map(|(name, _)| name.clone()).collect();
         let (thread, orders) = if self.config.connections.is_empty() {
             (None, never())
         } else {
@@ -147,7 +146,7 @@ impl Plans {
             crypto,
             key_log: self.key_log,
             first_hold: self.first_hold,
-            on_demand,
+            holds,
             children: self.children.into_iter().collect(),
             claims: HashMap::new(),
             inner: self.inner,
@@ -165,8 +164,8 @@ pub(super) struct Ike {
     crypto: Arc<Crypto>,
     key_log: Option<KeyLog>,
     first_hold: u32,
-    /// Children that traffic sets up, by their holds.
-    on_demand: Vec<Name>,
+    /// Children, by their holds.
+    holds: Vec<Name>,
     children: HashMap<Name, Plan>,
     /// What each tunnel that is up has claimed.
     claims: HashMap<TunnelId, Arc<[Selector]>>,
@@ -238,7 +237,7 @@ impl Ike {
     /// A packet found no SA.
     pub(super) fn acquire(&self, hold: TunnelId, packet: Packet) {
         let index = hold.0.checked_sub(self.first_hold).map(|index| index as usize);
-        if let Some((connection, child)) = index.and_then(|index| self.on_demand.get(index)) {
+        if let Some((connection, child)) = index.and_then(|index| self.holds.get(index)) {
             let (connection, child) = (Arc::clone(connection), Arc::clone(child));
             self.tell(Input::Acquire { connection, child, packet });
         }
