@@ -68,7 +68,7 @@ fn establish(
 }
 
 /// Bytes of memory that the process has.
-fn resident() -> anyhow::Result<u64> {
+pub(super) fn resident() -> anyhow::Result<u64> {
     let statm = fs::read_to_string("/proc/self/statm").context("/proc/self/statm")?;
     let pages =
         statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).context("/proc/self/statm")?;

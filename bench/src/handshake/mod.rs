@@ -12,6 +12,7 @@ use crate::report::{Finding, Goal, Report, Row};
 
 mod case;
 mod established;
+mod flood;
 mod live;
 mod pair;
 
@@ -20,6 +21,8 @@ mod pair;
 pub enum Part {
     /// Memory of a gateway with many tunnels, and the time until all of them are up.
     Tunnels,
+    /// First requests of strangers who never go on: CPU time and memory.
+    Flood,
     /// Handshakes a second.
     Rate,
     /// Handshakes a second with a peer on the network, from `--local` to `--peer`.
@@ -40,7 +43,7 @@ pub enum Part {
 #[derive(Args, Clone, Debug)]
 pub struct Options {
     /// Parts.
-    #[arg(long, value_delimiter = ',', default_value = "tunnels,rate")]
+    #[arg(long, value_delimiter = ',', default_value = "tunnels,flood,rate")]
     parts: Vec<Part>,
     /// How the peers authenticate, and what the key exchange is.
     #[arg(long, value_delimiter = ',', default_value = "psk,ecdsa,rsa,hybrid")]
@@ -57,6 +60,9 @@ pub struct Options {
     /// Established tunnels.
     #[arg(long, default_value_t = 50_000)]
     tunnels: usize,
+    /// First requests of strangers.
+    #[arg(long, default_value_t = 100_000)]
+    strangers: u32,
     /// Address of the peer, for live.
     #[arg(long)]
     peer: Option<IpAddr>,
@@ -75,10 +81,14 @@ pub struct Options {
 pub fn run(options: &Options) -> anyhow::Result<Report> {
     ensure!(options.handshakes > 0, "--handshakes: at least 1");
     ensure!((1..=1_000_000).contains(&options.tunnels), "--tunnels: from 1 to 1000000");
+    ensure!((1..=1_000_000).contains(&options.strangers), "--strangers: from 1 to 1000000");
     let mut report = Report::new("handshake");
     // First, while the allocator has no memory to give away that others have used before.
     if options.parts.contains(&Part::Tunnels) {
         established::run(&options.ike, options.tunnels, &mut report)?;
+    }
+    if options.parts.contains(&Part::Flood) {
+        flood::run(&options.ike, options.strangers, &mut report)?;
     }
     if options.parts.contains(&Part::Rate) {
         rate(options, &mut report)?;

@@ -49,6 +49,28 @@ impl Gateway {
         Self { endpoint, now, cpu: Duration::ZERO, up: 0, sent: VecDeque::new() }
     }
 
+    /// Begins a connection; what it sends first.
+    pub fn begin(&mut self, connection: usize) -> anyhow::Result<Option<Datagram>> {
+        let mut result = Ok(());
+        let name = connection.to_string();
+        self.step(|endpoint, now, rng| result = endpoint.initiate(now, rng, &name, None))?;
+        result.with_context(|| format!("connection {name}"))?;
+        Ok(self.sent.pop_front())
+    }
+
+    /// Takes a datagram; what it sends first.
+    pub fn answer(&mut self, datagram: Datagram) -> anyhow::Result<Option<Datagram>> {
+        self.step(|endpoint, now, rng| endpoint.handle_datagram(now, datagram, rng))?;
+        let first = self.sent.pop_front();
+        self.sent.clear();
+        Ok(first)
+    }
+
+    /// IKE SAs that were begun and not finished.
+    pub fn half_open(&self) -> usize {
+        self.endpoint.half_open()
+    }
+
     /// Does something, and drains what comes of it.
     fn step(&mut self, step: impl FnOnce(&mut Endpoint, Instant, &mut dyn Random)) -> anyhow::Result<()> {
         let start = cpu_time()?;
