@@ -100,6 +100,8 @@ pub struct PeerLimits {
     pub followup_retries: u8,
     /// No more addresses that a peer may move to are kept (RFC 4555 s3.4).
     pub addresses: usize,
+    /// A responder that wants us to authenticate anew more often than this does not get it (RFC 4478).
+    pub shortest_reauth: Duration,
     /// Cookies and other key exchange methods that a responder asks for are followed so often; one that wants more is
     /// playing with us.
     pub init_attempts: u8,
@@ -124,6 +126,7 @@ impl Default for PeerLimits {
             followup_timeout: Duration::from_secs(20),
             followup_retries: 5,
             addresses: 16,
+            shortest_reauth: Duration::from_secs(10),
             init_attempts: 6,
             acquire_pause: Duration::from_secs(5),
             remembered_addresses: 100_000,

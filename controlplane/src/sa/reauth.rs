@@ -20,7 +20,7 @@ use crate::wire::{Notify, NotifyType, Payload};
 /// A new attempt is made so long after one that failed.
 const RETRY: Duration = Duration::from_secs(15);
 
-/// A responder that wants it more often than this does not get it.
+/// It is not done more often than this, and a responder waits so much longer than it has said.
 const SHORTEST: Duration = Duration::from_secs(10);
 
 /// When we as the initiator authenticate anew.
@@ -47,7 +47,8 @@ impl Established {
         let seconds =
             lifetime.and_then(|notify| <[u8; 4]>::try_from(&*notify.data).ok()).map(u32::from_be_bytes);
         let Some(seconds) = seconds else { return };
-        let after = Duration::from_secs(u64::from(seconds)).mul_f64(0.9).max(SHORTEST);
+        let after =
+            Duration::from_secs(u64::from(seconds)).mul_f64(0.9).max(ctx.config.peers.shortest_reauth);
         info!(connection = %self.connection.name, seconds, "peer wants us to authenticate anew");
         let at = ctx.now + after;
         self.reauth_at = Some(self.reauth_at.map_or(at, |ours| ours.min(at)));

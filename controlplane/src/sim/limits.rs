@@ -155,6 +155,28 @@ fn attempts_of_an_initiator() {
     }
 }
 
+/// B wants A to authenticate anew every 20 seconds.
+#[test]
+fn how_often_a_responder_may_want_reauthentication() {
+    for (shortest, kept) in [(10, false), (25, true)] {
+        log();
+        let mut configs = configs(|side, connection| {
+            connection.reauth = (side == B).then_some(Duration::from_secs(20));
+        });
+        configs[A].peers.shortest_reauth = Duration::from_secs(shortest);
+        let mut world = World::new(1, configs);
+        world.initiate(A);
+        world.run(SOON);
+        let spis = |world: &World| world.sides[A].endpoint.status().map(|ike| ike.spi).collect::<Vec<_>>();
+        let before = spis(&world);
+        world.run(Duration::from_secs(17));
+        assert_eq!(spis(&world).contains(&before[0]), kept);
+        world.run(Duration::from_secs(6));
+        assert!(!spis(&world).contains(&before[0]));
+        world.assert_agreement_of_established(&["lan"]);
+    }
+}
+
 /// A peer that says that it could not take what B gave it gets no more than the configuration allows it.
 #[test]
 fn child_sas_of_one_ike_sa() {

@@ -110,6 +110,7 @@ fn peers(fields: &mut Fields<'_>) -> PeerLimits {
             .number("followup_retries", 1..=100, "a number of retries")
             .unwrap_or(default.followup_retries),
         addresses: number(fields, "addresses", 0..=255, "a number of addresses", default.addresses),
+        shortest_reauth: fields.duration("shortest_reauth", SECOND, HOUR).unwrap_or(default.shortest_reauth),
         init_attempts: fields
             .number("init_attempts", 2..=100, "a number of requests")
             .unwrap_or(default.init_attempts),
