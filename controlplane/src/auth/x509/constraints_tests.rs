@@ -182,6 +182,70 @@ fn hosts_of_uris_are_compared() {
     }
 }
 
+/// What cannot be read excludes everything of its form, and permits nothing.
+#[test]
+fn a_name_or_base_that_cannot_be_read_is_refused() {
+    // So that webpki does not compare the DNS names.
+    let other = directory_name("C=LI");
+    for (base, name) in [
+        (email_name("@example.org"), "carol@example.net"),
+        (email_name(""), "carol@example.net"),
+        (email_name("example.org."), "carol@example.net"),
+        (email_name("example.org"), "carol@example.net."),
+        (uri_name(""), "ike://gw.example.net"),
+        (uri_name("https://example.org"), "ike://gw.example.net"),
+        (uri_name("example.org"), "ike://gw.example.net./"),
+        (dns_name("*.example.org"), "gw.example.net"),
+        (dns_name("example.org."), "gw.example.net"),
+        (dns_name("example.org"), "gw.example.net."),
+        (dns_name("secret.example.net"), "*.example.net"),
+    ] {
+        let leaf = || {
+            let mut leaf = params("gw", &[]);
+            let name = vec![match base {
+                GeneralName::Rfc822Name(_) => email_name(name),
+                GeneralName::DnsName(_) => dns_name(name),
+                _ => uri_name(name),
+            }];
+            let extension = CustomExtension::from_oid_content(&[2, 5, 29, 17], name.to_der().unwrap());
+            leaf.custom_extensions.push(extension);
+            leaf
+        };
+        let excluded = [base.clone(), other.clone()];
+        assert!(!is_allowed(constrained(&[], &excluded, true, leaf())), "{base:?} {name}");
+        let permitted = [base.clone(), directory_name("C=CH")];
+        assert!(!is_allowed(constrained(&permitted, &[], true, leaf())), "{base:?} {name}");
+    }
+    // A wildcard whose names are all on one side is compared.
+    let bases = [dns_name("example.net"), directory_name("C=CH")];
+    assert!(is_allowed(constrained(&bases, &[], true, params("gw", &["*.example.net"]))));
+    assert!(!is_allowed(constrained(&bases, &[], true, params("gw", &["*.example.org"]))));
+    let bases = [dns_name("secret.example.net"), other];
+    assert!(is_allowed(constrained(&[], &bases, true, params("gw", &["*.example.org"]))));
+    assert!(!is_allowed(constrained(&[], &bases, true, params("gw", &["*.secret.example.net"]))));
+    // As an identity, an address in the subject is compared without its spaces.
+    for (address, allowed) in [("admin@example.net", true), ("admin@example.org ", false)] {
+        let mut leaf = params("gw", &[]);
+        let email = rcgen::DnType::CustomDnType(vec![1, 2, 840, 113_549, 1, 9, 1]);
+        let value = rcgen::DnValue::Utf8String(address.into());
+        leaf.distinguished_name.push(email, value);
+        let excluded = [email_name("example.org")];
+        assert_eq!(is_allowed(constrained(&[], &excluded, true, leaf)), allowed);
+    }
+}
+
+#[test]
+fn a_chain_that_takes_too_many_comparisons_is_refused() {
+    let bases: Vec<_> = (0..200).map(|number| directory_name(&format!("C=LI, CN={number}"))).collect();
+    let mut leaf = params("gw", &[]);
+    let names: Vec<_> = (0..200).map(|number| directory_name(&format!("C=CH, CN={number}"))).collect();
+    let names = CustomExtension::from_oid_content(&[2, 5, 29, 17], names.to_der().unwrap());
+    leaf.custom_extensions.push(names);
+    let error = constrained(&[], &bases, true, leaf).unwrap_err();
+    assert!(error.to_string().contains("more names and constraints than are compared"), "{error}");
+    assert!(constrained(&[], &bases, true, params("gw", &[])).is_ok());
+}
+
 /// With a form that webpki does not compare in the list, its own forms are compared here.
 #[test]
 fn dns_names_and_addresses_are_compared_beside_other_forms() {

@@ -1,6 +1,6 @@
 //! Trusted CAs, their CRLs, and the verification of chains.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use webpki::{
 };
 
 use super::certificate::utc;
-use super::constraints::{Constraints, Hidden, Unaltered, check_path};
+use super::constraints::{COMPARISONS, Constraints, Hidden, Unaltered, check_path};
 use super::error::List;
 use super::usage::{Purpose, check_end_entity_usage, check_issuer_usage};
 use super::{Certificate, CertificateError, Usage};
@@ -154,6 +154,7 @@ impl TrustStore {
         let algorithms: Vec<_> =
             algorithms.iter().map(|one| one as &dyn SignatureVerificationAlgorithm).collect();
         let outside = RefCell::new(String::new());
+        let budget = Cell::new(COMPARISONS);
         let constrained = |der: &[u8]| {
             let mut all = hidden.iter().zip(&constraints);
             all.find(|(hidden, _)| *hidden.der == *der).map(|(_, constraints)| constraints)
@@ -166,7 +167,7 @@ impl TrustStore {
                 now,
                 Purpose(usage),
                 revocation,
-                Some(&|path| self.accept_path(path, now, constrained, &outside)),
+                Some(&|path| self.accept_path(path, now, constrained, &outside, &budget)),
             )
             .map_err(|error| match self.explain(error, &certificate, others, usage, now) {
                 CertificateError::NameConstraint { subject, .. } => {
@@ -186,6 +187,7 @@ impl TrustStore {
         now: UnixTime,
         constrained: impl Fn(&[u8]) -> Option<&'c Constraints>,
         outside: &RefCell<String>,
+        budget: &Cell<usize>,
     ) -> Result<(), Error> {
         let intermediates: Vec<_> = path.intermediate_certificates().map(|one| one.der()).collect();
         for der in &intermediates {
@@ -209,7 +211,7 @@ impl TrustStore {
                 result = Err(Error::CertExpired { time: now, not_after });
             } else {
                 let above = intermediates.iter().map(|der| constrained(der)).chain([constraints.as_ref()]);
-                let Err(name) = check_path(&ders.clone().zip(above).collect::<Vec<_>>()) else {
+                let Err(name) = check_path(&ders.clone().zip(above).collect::<Vec<_>>(), budget) else {
                     return Ok(());
                 };
                 *outside.borrow_mut() = format!(": {name}");
