@@ -108,6 +108,7 @@ pub(crate) fn identify(
 mod tests {
     use super::*;
     use crate::sim::{A, connection};
+    use crate::wire::IdType;
 
     #[test]
     fn candidates_come_in_the_order_of_the_configuration() {
@@ -137,5 +138,27 @@ mod tests {
         assert_eq!(names("2001:db8::1", "2001:db8::2"), "a");
         assert_eq!(directory.named("b").unwrap().local_addresses, addresses(&["198.51.100.1"]));
         assert!(directory.named("z").is_none());
+    }
+
+    /// What an operator reads when a peer comes that he did not expect.
+    #[test]
+    fn an_identity_that_no_connection_expects_is_told_beside_those_that_are() {
+        let candidates = [Arc::new(connection(A))];
+        let id =
+            |name: &str| Id { kind: IdType::FQDN, reserved: [0; 3], data: name.as_bytes().to_vec().into() };
+        let (us, them) = (candidates[0].local_id.to_string(), candidates[0].remote_id.to_string());
+        let said = |from: &str, to: Option<&str>, eap| {
+            let found = identify(&candidates, &id(from), to.map(id).as_ref(), eap);
+            found.map(|(connection, _)| connection.name.to_string())
+        };
+        assert_eq!(said(&them, Some(&us), false), Ok(candidates[0].name.to_string()));
+        let refused = |asked: &str| Err(format!("no connection for {asked}; expected {us} <- {them}"));
+        assert_eq!(said("x.example.org", None, false), refused("x.example.org to anybody"));
+        assert_eq!(
+            said(&them, Some("y.example.org"), false),
+            refused(&format!("{them} to {}", id("y.example.org")))
+        );
+        let by_eap = format!("{them} to anybody that authenticates by EAP");
+        assert_eq!(said(&them, None, true), refused(&by_eap));
     }
 }

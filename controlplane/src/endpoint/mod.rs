@@ -362,7 +362,8 @@ impl Endpoint {
         notify: Notify<'static>,
     ) {
         self.out.counters.count(rejection);
-        if self.replies.allowed(now, &mut self.out) {
+        // RFC 7296 s1.2: a group to choose anew is a part of the negotiation, which strangers cannot use up.
+        if notify.kind == NotifyType::INVALID_KE_PAYLOAD || self.replies.allowed(now, &mut self.out) {
             reply::stateless(&mut self.out, header, local, remote, notify);
         }
     }

@@ -432,6 +432,10 @@ impl Established {
         if of_it.iter().any(|child| wanted.is_met_by(child)) {
             return false;
         }
+        // A reauthenticated IKE SA carries what the one before carried; the bounds below are on what packets ask for.
+        if matches!(wanted.traffic, super::Traffic::Same(_)) {
+            return true;
+        }
         let in_use = of_it.iter().filter(|child| child.stage == Stage::Up).count();
         if in_use >= ctx.config.peers.narrowed {
             ctx.reject(Rejection::NarrowedLimit);

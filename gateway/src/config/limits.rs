@@ -100,7 +100,7 @@ fn peers(fields: &mut Fields<'_>) -> PeerLimits {
         children: number(fields, "children", 1..=65_536, "a number of Child SAs", default.children),
         policies: number(fields, "policies", 1..=65_536, "a number of policies", default.policies),
         narrowed: number(fields, "narrowed", 1..=4096, "a number of Child SAs", default.narrowed),
-        left_out: number(fields, "left_out", 0..=65_536, "a number of packets", default.left_out),
+        left_out: number(fields, "left_out", 1..=65_536, "a number of packets", default.left_out),
         left_out_pause: fields.duration("left_out_pause", SECOND, HOUR).unwrap_or(default.left_out_pause),
         followups: number(fields, "followups", 1..=64, "a number of exchanges", default.followups),
         followup_timeout: fields

@@ -148,8 +148,8 @@ impl LeftOut {
     pub fn forbids(&mut self, ctx: &Context<'_>, wanted: &Wanted) -> bool {
         self.0.retain(|(.., until)| *until > ctx.now);
         let asked = wanted.packet().map(key);
-        self.0.len() >= ctx.config.peers.left_out
-            || self.0.iter().any(|(name, key, _)| *name == wanted.config.name && Some(*key) == asked)
+        let mut of_it = self.0.iter().filter(|(name, ..)| *name == wanted.config.name);
+        of_it.clone().count() >= ctx.config.peers.left_out || of_it.any(|(_, key, _)| Some(*key) == asked)
     }
 }
 
