@@ -26,7 +26,8 @@ pub fn run(ike: &str, requests: u32, report: &mut Report) -> anyhow::Result<()> 
         let who = if returned { "with cookie" } else { "spoofed" };
         let rate = f64::from(requests) / cpu.as_secs_f64();
         let labels = vec![("flood", requests.to_string()), ("requests", who.to_owned())];
-        let figures = vec![("half_open", half_open as f64), ("bytes", memory as f64), ("cpu_us", 1e6 / rate)];
+        let figures =
+            vec![("half_open", half_open as f64), ("flood_bytes", memory as f64), ("request_us", 1e6 / rate)];
         report.rows.push(Row::new(labels, figures));
         if !returned {
             let what = format!("{requests} spoofed first requests, answered in a second of CPU");
