@@ -45,10 +45,7 @@ pub fn tunnel(
     header: Header,
     inner: Version,
 ) -> Result<usize, DropReason> {
-    let next_header = match inner {
-        Version::V4 => protocol::IPV4,
-        Version::V6 => protocol::IPV6,
-    };
+    let next_header = inner.protocol();
     let len = header_len(key, outer.version());
     packet.prepend(outer.len() + len).ok_or(DropReason::NoRoom)?;
     if packet.len() > usize::from(u16::MAX) {

@@ -31,8 +31,7 @@ pub fn tunnel_len(suite: Suite, outer: &Outer, inner: usize) -> usize {
 #[inline]
 pub fn tunnel_capacity(suite: Suite, outer: &Outer, mtu: usize) -> usize {
     let around = outer.len() + HEADER_LEN + suite.iv_len() + suite.icv_len();
-    let body = mtu.saturating_sub(around) & !(suite.pad_align() - 1);
-    body.saturating_sub(TRAILER_LEN)
+    padding::capacity(mtu.saturating_sub(around), suite.pad_align())
 }
 
 /// Wraps the IP packet in `packet` in tunnel mode (RFC 4303 s3.1.2). `tfc_pad` is the length to which a shorter
@@ -50,14 +49,10 @@ pub fn tunnel(
     version: Version,
     tfc_pad: usize,
 ) -> Result<usize, DropReason> {
-    let next_header = match version {
-        Version::V4 => protocol::IPV4,
-        Version::V6 => protocol::IPV6,
-    };
     if tfc_pad > packet.len() {
         packet.append(tfc_pad - packet.len()).ok_or(DropReason::NoRoom)?.fill(0);
     }
-    wrap(packet, suite, outer, stamp, header, next_header)
+    wrap(packet, suite, outer, stamp, header, version.protocol())
 }
 
 /// Fills an empty `packet` with a dummy of `payload` zero bytes (RFC 4303 s2.6); see [`tunnel`].
@@ -106,8 +101,7 @@ pub fn transport(
 pub fn transport_capacity(suite: Suite, outer: &Outer, mtu: usize, ip_len: usize) -> usize {
     let udp_len = if outer.is_udp() { udp::HEADER_LEN } else { 0 };
     let around = ip_len + udp_len + HEADER_LEN + suite.iv_len() + suite.icv_len();
-    let body = mtu.saturating_sub(around) & !(suite.pad_align() - 1);
-    ip_len + body.saturating_sub(TRAILER_LEN)
+    ip_len + padding::capacity(mtu.saturating_sub(around), suite.pad_align())
 }
 
 #[inline]

@@ -9,6 +9,12 @@ pub(super) fn pad_len(payload: usize, align: usize) -> usize {
     (payload + TRAILER_LEN).wrapping_neg() & (align - 1)
 }
 
+/// The longest payload that fits into `room` bytes with its padding and the trailer.
+#[inline]
+pub(super) fn capacity(room: usize, align: usize) -> usize {
+    (room & !(align - 1)).saturating_sub(TRAILER_LEN)
+}
+
 /// Writes padding of `pad` bytes (1, 2, 3, ...), its length and the next header to the start of `end`, which is as long or
 /// longer.
 #[inline]

@@ -6,9 +6,9 @@ use crate::buffer::Packet;
 use crate::esp::padding::{self, TRAILER_LEN};
 use crate::outer::{Marks, Outer, Stamp};
 use crate::packet::esp::HEADER_LEN;
-use crate::packet::ip::{Version, protocol};
+use crate::packet::ip::Version;
 use crate::packet::{ipv4, udp};
-use crate::sa::{Mode, OutboundSa, Protocol, Spi};
+use crate::sa::{OutboundSa, Spi};
 
 /// IPv4 and ESP header.
 const PLAIN: usize = ipv4::HEADER_LEN + HEADER_LEN;
@@ -41,8 +41,7 @@ impl Run {
     /// `None` when the outer header is IPv6, and for an SA that does not just put ESP in tunnel mode around its packets.
     pub fn new(sa: &OutboundSa, outer: &Outer) -> Option<Self> {
         let OutboundSa { params, options, spi, .. } = sa;
-        let plain =
-            params.protocol == Protocol::Esp && params.mode == Mode::Tunnel && options.tfc_pad.is_none();
+        let plain = params.is_esp_tunnel() && options.tfc_pad.is_none();
         let same = outer.v4().filter(|_| plain)?;
         let suite = params.suite;
         Some(Self {
@@ -62,8 +61,8 @@ impl Run {
     /// The largest inner packet whose outer packet is at most `mtu` bytes.
     #[inline]
     pub fn capacity(&self, mtu: usize) -> usize {
-        let body = mtu.saturating_sub(usize::from(self.front) + usize::from(self.icv_len));
-        (body & !(usize::from(self.pad_align) - 1)).saturating_sub(TRAILER_LEN)
+        let around = usize::from(self.front) + usize::from(self.icv_len);
+        padding::capacity(mtu.saturating_sub(around), self.pad_align.into())
     }
 
     /// Puts everything around a packet but IV and ICV. `inner` is what its header says, `seq` its sequence number, of which
@@ -75,11 +74,7 @@ impl Run {
         let pad = padding::pad_len(payload, self.pad_align.into());
         let data = packet.extend(front, pad + TRAILER_LEN + usize::from(self.icv_len))?;
         let total = u16::try_from(data.len()).ok()?;
-        let next_header = match inner.version {
-            Version::V4 => protocol::IPV4,
-            Version::V6 => protocol::IPV6,
-        };
-        padding::write(data.get_mut(front + payload..)?, pad, next_header);
+        padding::write(data.get_mut(front + payload..)?, pad, inner.version.protocol());
         let stamp = self.marks.stamp(inner.tos, inner.dont_fragment, id);
         let first = 0x45 << 56
             | u64::from(stamp.tos) << 48
@@ -148,7 +143,10 @@ mod tests {
     use crate::buffer::{HEADROOM, Pool};
     use crate::crypto::{Crypto, EngineChoice, KeyMaterial, Suite};
     use crate::esp::outbound::{self, Header};
-    use crate::sa::{DfPolicy, DscpPolicy, Endpoints, OutboundOptions, SaParams, Start, TunnelId, UdpPorts};
+    use crate::packet::ip::protocol;
+    use crate::sa::{
+        DfPolicy, DscpPolicy, Endpoints, Mode, OutboundOptions, Protocol, SaParams, Start, TunnelId, UdpPorts,
+    };
 
     fn endpoints(remote: [u8; 4], udp: Option<(u16, u16)>) -> Endpoints {
         let udp = udp.map(|(local, remote)| UdpPorts { local, remote });

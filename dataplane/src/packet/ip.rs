@@ -55,6 +55,17 @@ pub enum Version {
     V6,
 }
 
+impl Version {
+    /// The protocol number by which another header announces a packet of this version.
+    #[inline(always)]
+    pub const fn protocol(self) -> u8 {
+        match self {
+            Self::V4 => protocol::IPV4,
+            Self::V6 => protocol::IPV6,
+        }
+    }
+}
+
 /// What the headers of a packet say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IpInfo {

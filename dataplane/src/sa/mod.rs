@@ -155,6 +155,14 @@ pub struct SaParams {
     pub lifetime: Lifetime,
 }
 
+impl SaParams {
+    /// ESP in tunnel mode: the kind that has a short way, and dummy packets (RFC 4303 s2.6).
+    #[inline]
+    pub fn is_esp_tunnel(&self) -> bool {
+        self.protocol == Protocol::Esp && self.mode == Mode::Tunnel
+    }
+}
+
 /// How an outbound SA builds its packets, beyond [`SaParams`].
 #[derive(Clone, Debug, Default)]
 pub struct OutboundOptions {

@@ -142,10 +142,10 @@ impl OutboundSlot {
     fn admit_usual(&mut self, run: &mut [Sealing], mtu: u32, now: u64) -> usize {
         let capacity = match &self.usual {
             Some(usual) => usual.capacity(mtu as usize),
-            None => match self.tunnel_capacity(mtu as usize) {
-                Some(capacity) => capacity,
-                None => return 0,
-            },
+            None if self.sa.params.mode == Mode::Tunnel && self.sa.options.mss_clamp.is_none() => {
+                self.tunnel_capacity(mtu as usize)
+            }
+            None => return 0,
         };
         let mut lease = self.lease;
         let unusual = run.iter_mut().position(|work| {
@@ -158,31 +158,28 @@ impl OutboundSlot {
         unusual.unwrap_or(run.len())
     }
 
-    /// The longest IP packet that fits into `mtu` bytes once it is wrapped in tunnel mode; `None` in transport mode, and when
-    /// an MSS is to be clamped.
+    /// The longest IP packet that fits into `mtu` bytes once it is wrapped in tunnel mode.
     #[inline(never)]
-    fn tunnel_capacity(&self, mtu: usize) -> Option<usize> {
+    fn tunnel_capacity(&self, mtu: usize) -> usize {
         let sa = &*self.sa;
-        if sa.params.mode != Mode::Tunnel || sa.options.mss_clamp.is_some() {
-            return None;
-        }
-        Some(match sa.params.protocol {
+        match sa.params.protocol {
             Protocol::Esp => esp::tunnel_capacity(sa.params.suite, &self.outer, mtu),
             Protocol::Ah => mtu.saturating_sub(ah::tunnel_len(&sa.key, &self.outer, 0)),
-        })
+        }
     }
 
     /// The longest IP packet like this one that fits into `mtu` bytes once it is wrapped.
     #[inline]
     fn capacity(&self, mtu: usize, inner: &Inner) -> usize {
-        let (key, suite, outer) = (&self.sa.key, self.sa.params.suite, &self.outer);
-        match (self.sa.params.protocol, self.sa.params.mode) {
-            (Protocol::Esp, Mode::Tunnel) => esp::tunnel_capacity(suite, outer, mtu),
+        let params = &self.sa.params;
+        match (params.protocol, params.mode) {
+            (_, Mode::Tunnel) => self.tunnel_capacity(mtu),
             (Protocol::Esp, Mode::Transport) => {
-                esp::transport_capacity(suite, outer, mtu, inner.header_len.into())
+                esp::transport_capacity(params.suite, &self.outer, mtu, inner.header_len.into())
             }
-            (Protocol::Ah, Mode::Tunnel) => mtu.saturating_sub(ah::tunnel_len(key, outer, 0)),
-            (Protocol::Ah, Mode::Transport) => mtu.saturating_sub(ah::header_len(key, inner.marks.version)),
+            (Protocol::Ah, Mode::Transport) => {
+                mtu.saturating_sub(ah::header_len(&self.sa.key, inner.marks.version))
+            }
         }
     }
 

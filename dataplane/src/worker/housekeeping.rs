@@ -11,7 +11,7 @@ use crate::host::Context;
 use crate::host::icmp::Error;
 use crate::message::{Direction, Event};
 use crate::packet::ip;
-use crate::sa::{Mode, Protocol, TunnelId};
+use crate::sa::TunnelId;
 use crate::worker::Worker;
 use crate::worker::outbound::SealQueue;
 use crate::worker::slots::Quiet;
@@ -83,10 +83,7 @@ impl Worker {
         }
         let silence = Duration::from_nanos(now.saturating_sub(slot.quiet.since));
         let is_due = |every: Option<Duration>| every.is_some_and(|every| silence >= every);
-        let dummy = sa.params.protocol == Protocol::Esp
-            && sa.params.mode == Mode::Tunnel
-            && !sa.usage.is_spent(now)
-            && is_due(sa.options.dummy);
+        let dummy = sa.params.is_esp_tunnel() && !sa.usage.is_spent(now) && is_due(sa.options.dummy);
         let keepalive = slot.outer.is_udp() && is_due(sa.options.keepalive);
         if dummy {
             self.send_dummy(tunnel, now);

@@ -14,10 +14,10 @@ use crate::drops::DropReason;
 use crate::esp::outbound::{self as esp, Header};
 use crate::esp::run;
 use crate::message::{Direction, Event};
-use crate::outer::{Marks, Stamp};
+use crate::outer::Marks;
 use crate::packet::ip::{self, IpInfo, Version};
 use crate::packet::{ipv4, udp};
-use crate::sa::{DfPolicy, DscpPolicy, Mode, Protocol, TunnelId};
+use crate::sa::{Mode, Protocol, TunnelId};
 use crate::worker::Worker;
 use crate::worker::next_hops::LastWay;
 use crate::worker::slots::{Exit, OutboundSlot};
@@ -336,8 +336,8 @@ impl Worker {
         }
         let seq = slot.reserve(1, &mut self.unsent)?;
         let sa = &*slot.sa;
-        let dscp = if let DscpPolicy::Set(dscp) = sa.options.dscp { dscp << 2 } else { 0 };
-        let stamp = Stamp { tos: dscp, dont_fragment: sa.options.df == DfPolicy::Set, id: self.next_id };
+        // There is nothing inside to copy from.
+        let stamp = Marks::new(&sa.options, sa.params.ecn).stamp(0, false, self.next_id);
         let at =
             esp::dummy(&mut packet, sa.params.suite, &slot.outer, stamp, Header { spi: sa.spi, seq }, len)?;
         let sealed_part = packet.data_mut().get_mut(at..).ok_or(DropReason::NoRoom)?;

@@ -11,7 +11,7 @@ use crate::outer::Outer;
 use crate::policy::OnlyV4;
 use crate::sa::counters::SaCounters;
 use crate::sa::lifetime::Lease;
-use crate::sa::{Endpoints, InboundSa, Mode, OutboundSa, Protocol};
+use crate::sa::{Endpoints, InboundSa, OutboundSa};
 use crate::worker::next_hops::Hop;
 use crate::worker::whence::Whence;
 
@@ -91,8 +91,7 @@ impl InboundSlot {
     pub(super) fn new(sa: Arc<InboundSa>, moves: u32) -> Self {
         let heard = Heard { moves, from: sa.endpoints.into() };
         let params = &sa.params;
-        let plain = params.protocol == Protocol::Esp && params.mode == Mode::Tunnel;
-        let usual = sa.selectors.only_v4().filter(|_| plain).map(|selector| UsualSa {
+        let usual = sa.selectors.only_v4().filter(|_| params.is_esp_tunnel()).map(|selector| UsualSa {
             selector,
             layout: Layout::of(params.suite),
             ecn: params.ecn,
