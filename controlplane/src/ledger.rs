@@ -11,6 +11,7 @@ use tracing::{info, warn};
 use crate::config::{Config, Start};
 use crate::endpoint::IkeStatus;
 use crate::update::{Assigned, DownReason, Event};
+use crate::wire::NotifyType;
 
 /// A connection of the configuration.
 #[derive(Clone, Debug)]
@@ -151,7 +152,10 @@ impl Ledger {
                 });
             }
             Event::ChildFailed { connection, child, reason } => {
-                self.with(connection, |entry| entry.failed = Some(now));
+                // RFC 7296 s2.9: it makes Child SAs for packets alone.
+                if !matches!(reason, DownReason::Rejected(NotifyType::SINGLE_PAIR_REQUIRED)) {
+                    self.with(connection, |entry| entry.failed = Some(now));
+                }
                 self.child(connection, child, |child| child.trouble = Some(trouble(at, reason)));
             }
             Event::IkeRekeyed { connection, old, new } => {
@@ -165,18 +169,11 @@ impl Ledger {
         }
     }
 
-    /// Whether a packet may set off an attempt now. Traffic brings up a child that is for it, and whatever the peer
-    /// narrowed away from one that is up from the start.
-    pub fn may_try(&self, connection: &str, child: &str, now: Instant) -> bool {
+    /// Whether a packet may set off an attempt now.
+    pub fn may_try(&self, connection: &str, now: Instant) -> bool {
         let entry = self.by_name.get(connection).and_then(|&index| self.connections.get(index));
-        let asks = |child: &Child| match child.start {
-            Start::Traffic => true,
-            Start::Boot => !child.tunnels.is_empty(),
-            Start::Wait => false,
-        };
         entry.is_some_and(|entry| {
-            let paused = entry.failed.is_some_and(|at| now.saturating_duration_since(at) < self.pause);
-            !paused && entry.children.iter().any(|one| &*one.name == child && asks(one))
+            entry.failed.is_none_or(|at| now.saturating_duration_since(at) >= self.pause)
         })
     }
 
@@ -257,7 +254,6 @@ fn trouble(at: SystemTime, reason: &DownReason) -> Trouble {
 mod tests {
     use super::*;
     use crate::sim;
-    use crate::wire::NotifyType;
 
     fn ledger() -> Ledger {
         Ledger::new(&config(Start::Traffic))
@@ -315,30 +311,15 @@ mod tests {
     #[test]
     fn packets_do_not_hammer_a_peer_that_refuses() {
         let (mut ledger, now, at) = (ledger(), Instant::now(), SystemTime::UNIX_EPOCH);
-        assert!(ledger.may_try("net", "lan", now));
+        assert!(ledger.may_try("net", now));
         let reason = DownReason::Unreachable(String::new());
         ledger.enter(&Event::IkeDown { connection: Some(net()), ike: 7, reason }, now, at);
-        assert!(!ledger.may_try("net", "lan", now + ledger.pause / 2));
-        assert!(ledger.may_try("net", "lan", now + ledger.pause));
+        assert!(!ledger.may_try("net", now + ledger.pause / 2));
+        assert!(ledger.may_try("net", now + ledger.pause));
         let reason = DownReason::Terminated;
         ledger.enter(&Event::IkeDown { connection: Some(net()), ike: 7, reason }, now, at);
-        assert!(ledger.may_try("net", "lan", now), "an operator who terminates does not forbid");
-        assert!(!ledger.may_try("other", "lan", now));
-    }
-
-    #[test]
-    fn packets_bring_up_what_is_for_them_and_what_the_peer_narrowed_away() {
-        let (now, at) = (Instant::now(), SystemTime::UNIX_EPOCH);
-        let up = Event::ChildUp { connection: net(), child: "lan".into(), tunnel: TunnelId(1) };
-        for (start, before, after) in
-            [(Start::Traffic, true, true), (Start::Boot, false, true), (Start::Wait, false, false)]
-        {
-            let mut ledger = Ledger::new(&config(start));
-            assert_eq!(ledger.may_try("net", "lan", now), before, "{start:?}");
-            ledger.enter(&up, now, at);
-            assert_eq!(ledger.may_try("net", "lan", now), after, "{start:?}");
-            assert!(!ledger.may_try("net", "wan", now));
-        }
+        assert!(ledger.may_try("net", now), "an operator who terminates does not forbid");
+        assert!(!ledger.may_try("other", now));
     }
 
     #[test]
@@ -349,8 +330,8 @@ mod tests {
         let reason = DownReason::Unreachable(String::new());
         let down = Event::IkeDown { connection: Some(net()), ike: 7, reason };
         ledger.enter(&down, now, SystemTime::UNIX_EPOCH);
-        assert!(!ledger.may_try("net", "lan", now + Duration::from_secs(59)));
-        assert!(ledger.may_try("net", "lan", now + Duration::from_secs(60)));
+        assert!(!ledger.may_try("net", now + Duration::from_secs(59)));
+        assert!(ledger.may_try("net", now + Duration::from_secs(60)));
     }
 
     #[test]

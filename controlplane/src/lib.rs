@@ -26,9 +26,16 @@
 //!   IKE_SA_INIT and both identities.
 //! - **An AUTH payload that is cut short**: values are compared whole, in constant time; no length but the full one
 //!   verifies.
-//! - **Work that costs the sender nothing**: a first request costs us a key pair, and no shared secret before an
-//!   encrypted message comes to the SPI that only the true address learns. We sign after the initiator has proved
-//!   itself, except where RFC 7296 s2.16 has the responder go first (EAP), whose number is bounded.
+//! - **Work that costs the sender nothing**: a first request costs us a key pair, and no shared secret before a message
+//!   comes to the SPI that only the true address learns. That message need not be good: Diffie-Hellman gives the
+//!   responder no way to tell. So what strangers can make us compute has a bound and not a price: an IKE SA whose peer
+//!   fails, or never comes back, counts as half open for `half_open_timeout`, and of one address (an IPv6 network of 64
+//!   bits) and in all there are only so many. We sign after the initiator has proved itself, except where RFC 7296
+//!   s2.16 has the responder go first (EAP), whose number is bounded.
+//! - **Room that strangers take**: a first request is kept until AUTH covers it, so it has a greatest length; IKE SAs
+//!   whose peer failed are bounded as above and leave the rest of the table to honest peers.
+//! - **Lines that strangers write**: what the log gets of peers that have not proved themselves is bounded for each
+//!   second, and what was not written is counted.
 //! - **Amplification**: an answer to a stranger is about as long as the request, and error answers are limited in
 //!   number.
 //! - **A peer that takes ever more**, once it is authenticated: Child SAs of an IKE SA are bounded, and so is what is
@@ -42,7 +49,8 @@
 //! | attack | tried by |
 //! |---|---|
 //! | floods, replayed first request, amplification | `sim/hostile.rs`: `a_flood_of_spoofed_requests_…`, `a_repeated_first_request_…`, `garbage_…` |
-//! | work that costs the sender nothing | `sim/hostile.rs`: `a_first_request_costs_no_shared_secret` |
+//! | work that costs the sender nothing | `sim/hostile.rs`: `a_first_request_costs_no_shared_secret`, `sim/strangers.rs`: `peers_that_fail_stay_half_open_…` |
+//! | room, lines | `sim/strangers.rs`: `peers_that_fail_…`, `a_first_request_that_is_too_long_…`, `the_log_gets_so_many_lines_…` |
 //! | replay, reflection | `sim/hostile.rs`: `replays_and_reflections_change_nothing` |
 //! | downgrade, also through IKE_INTERMEDIATE | `sim/auth.rs`: `a_downgrade_of_the_offer_…`, `who_insists_on_ml_kem_…` |
 //! | identity probing | `sim/basic.rs`: `wrong_psk_and_unknown_identity_…`, `sim/eap.rs`: `wrong_password_and_unknown_user_…` |
@@ -65,6 +73,7 @@ pub mod keylog;
 mod lease;
 pub mod ledger;
 pub mod limits;
+mod log_limit;
 mod peer;
 mod pool;
 pub mod proposal;

@@ -34,12 +34,17 @@ pub struct FloodLimits {
     pub eap_packets: u16,
     /// No message inside EAP-TLS is longer, put together: three times a large chain.
     pub eap_message: usize,
+    /// No first request is longer. It is kept while the IKE SA is half open. RFC 7296 s2 wants 1,280 octets and better
+    /// 3,000.
+    pub first_request: usize,
     /// No message is longer, put together from fragments. A certificate chain is some kilobytes.
     pub message: usize,
     /// No message has more fragments.
     pub fragments: u16,
     /// No more stateless error answers than this in a second: they are a favour to honest peers (RFC 7296 s2.21.4).
     pub answers_per_second: u32,
+    /// The log gets no more lines than this in a second of peers that have not proved themselves.
+    pub log_lines_per_second: u32,
     /// No more datagrams wait for the control thread. At 20,000 handshakes a second 2,048 of them wait for a tenth of a
     /// second at most, less than it takes a peer to repeat one.
     pub queue: usize,
@@ -59,9 +64,11 @@ impl Default for FloodLimits {
             eap_timeout: Duration::from_secs(120),
             eap_packets: 200,
             eap_message: 64 << 10,
+            first_request: 4 << 10,
             message: 64 << 10,
             fragments: 255,
             answers_per_second: 1000,
+            log_lines_per_second: 20,
             queue: 2048,
         }
     }
@@ -119,7 +126,7 @@ impl Default for PeerLimits {
             child_sas: 200_000,
             children: 256,
             policies: 4096,
-            narrowed: 16,
+            narrowed: 64,
             left_out_pause: Duration::from_secs(60),
             left_out: 64,
             followups: 4,

@@ -61,6 +61,9 @@ impl Directory {
     }
 }
 
+/// Connections that one line about a stranger names.
+const NAMED: usize = 8;
+
 /// The connection that expects this identity, best match first; `wanted` is whom the peer wants to talk to
 /// (RFC 7296 s3.5, IDr). `eap`: the peer wants to authenticate by EAP. The error says what was expected and what came.
 pub(crate) fn identify(
@@ -91,8 +94,12 @@ pub(crate) fn identify(
         }
     }
     let Some((_, connection)) = best else {
-        let expected = candidates.iter().map(|one| format!("{} <- {}", one.local_id, one.remote_id));
-        let expected = expected.collect::<Vec<_>>().join(", ");
+        let expected = candidates.iter().take(NAMED);
+        let mut expected: Vec<_> =
+            expected.map(|one| format!("{} <- {}", one.local_id, one.remote_id)).collect();
+        let rest = candidates.len() - expected.len();
+        expected.extend((rest > 0).then(|| format!("and {rest} more")));
+        let expected = expected.join(", ");
         let wanted = wanted.map_or("anybody".into(), ToString::to_string);
         let why = match (other_way, eap) {
             (true, true) => " that authenticates by EAP",

@@ -53,6 +53,16 @@ rejections! {
     HalfOpen = "half-open-limit";
     /// Too many half-open IKE SAs of one address.
     HalfOpenAddress = "half-open-address-limit";
+    /// A first request that is longer than what is kept of strangers.
+    FirstRequestLength = "first-request-length";
+    /// A line about a peer that has not proved itself, which the log did not get: too many in this second.
+    LogLimit = "log-limit";
+    /// A first request that comes when the gateway is going down.
+    Closing = "closing";
+    /// A first request again, which was answered long ago.
+    Repetition = "repetition";
+    /// A half-open IKE SA whose peer did not come back in time.
+    HalfOpenTimeout = "half-open-timeout";
     /// Too many IKE SAs.
     IkeLimit = "ike-sa-limit";
     /// An error answer that was not sent: too many in this second.
@@ -85,6 +95,8 @@ rejections! {
     NarrowedLimit = "narrowed-limit";
     /// Traffic that our policy has and the peer's leaves out.
     LeftOut = "left-out";
+    /// The like of what was left out a short time ago, or too much of it: the peer is not asked.
+    LeftOutAgain = "left-out-again";
     /// Too many Child SAs of all peers.
     ChildSaLimit = "child-sa-limit";
     /// Too many Child SAs of one IKE SA.

@@ -91,14 +91,34 @@ impl Packet {
         local: &[TrafficSelector],
         remote: &[TrafficSelector],
     ) -> Option<(TrafficSelector, TrafficSelector)> {
+        let (source, destination) = self.selectors();
+        let one = |packet, side: &[TrafficSelector]| side.iter().find_map(|one| intersect(one, packet));
+        one(&source, local).zip(one(&destination, remote))
+    }
+
+    /// The selectors that match the packet, for its two hosts alone (RFC 7296 s2.9, SINGLE_PAIR_REQUIRED).
+    pub fn hosts(
+        &self,
+        local: &[TrafficSelector],
+        remote: &[TrafficSelector],
+    ) -> Option<(TrafficSelector, TrafficSelector)> {
+        let (source, destination) = self.selectors();
+        let one = |packet: &TrafficSelector, side: &[TrafficSelector]| {
+            let fits = side.iter().find(|one| intersect(one, packet).is_some())?;
+            Some(TrafficSelector { start: packet.start, end: packet.end, ..*fits })
+        };
+        one(&source, local).zip(one(&destination, remote))
+    }
+
+    /// It alone, at its source and at its destination.
+    fn selectors(&self) -> (TrafficSelector, TrafficSelector) {
         let Self { source, destination, protocol, ports } = *self;
         let (ours, theirs) = ports.filter(|_| !TYPED.contains(&protocol)).unzip();
-        let one = |address: IpAddr, port: Option<u16>, side: &[TrafficSelector]| {
+        let one = |address: IpAddr, port: Option<u16>| {
             let (start_port, end_port) = port.map_or((0, u16::MAX), |port| (port, port));
-            let packet = TrafficSelector { protocol, start_port, end_port, start: address, end: address };
-            side.iter().find_map(|one| intersect(one, &packet))
+            TrafficSelector { protocol, start_port, end_port, start: address, end: address }
         };
-        one(source, ours, local).zip(one(destination, theirs, remote))
+        (one(source, ours), one(destination, theirs))
     }
 }
 

@@ -265,7 +265,7 @@ impl Driver {
                 let _ = free.is_empty() || self.orders.send(free).is_ok();
             }
             Input::Acquire { connection, child, packet } => {
-                if self.ledger.may_try(&connection, &child, now)
+                if self.ledger.may_try(&connection, now)
                     && let Err(error) = self.endpoint.acquire(now, rng, &connection, &child, packet)
                 {
                     warn!(%connection, %child, %error, "traffic cannot set it up");

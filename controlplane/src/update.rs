@@ -203,6 +203,9 @@ pub enum DownReason {
     /// The peer answered with an error.
     #[error("peer says {0}")]
     Rejected(NotifyType),
+    /// The peer answered with an error to what we offered.
+    #[error("peer says {0} to {1}")]
+    Declined(NotifyType, String),
     /// What the peer sent was not acceptable to us.
     #[error("{0}")]
     Failed(String),

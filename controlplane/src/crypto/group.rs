@@ -50,7 +50,7 @@ impl Group {
         Self::MlKem1024,
     ];
 
-    /// From the IANA number. [`Group::refusal`] says why a number has no group.
+    /// From the IANA number.
     pub fn from_iana(id: u16) -> Option<Self> {
         Self::ALL.into_iter().find(|group| group.iana() == id)
     }
@@ -71,24 +71,6 @@ impl Group {
             Self::MlKem768 => 36,
             Self::MlKem1024 => 37,
         }
-    }
-
-    /// Why the group with this number is never used, for an operator who asked for it; `None` if it is used.
-    pub fn refusal(id: u16) -> Option<&'static str> {
-        if Self::from_iana(id).is_some() {
-            return None;
-        }
-        Some(match id {
-            1 => "768-bit MODP can be broken (Logjam; RFC 8247 s2.4 MUST NOT)",
-            2 => "1024-bit MODP is within reach of large attackers (Logjam; RFC 8247 s2.4 SHOULD NOT)",
-            5 => "1536-bit MODP is too weak (RFC 8247 s2.4 SHOULD NOT)",
-            22 => "1024-bit MODP with a small subgroup can be broken (RFC 8247 s2.4 MUST NOT)",
-            23 | 24 => "MODP with a small subgroup of unknown origin (RFC 8247 s2.4 SHOULD NOT)",
-            25 | 26 => "curves of less than 256 bits are too weak (RFC 8247 s2.4)",
-            27..=30 => "Brainpool curves are not supported",
-            32 => "X448 is not supported; use ecp384, ecp521 or x25519 with mlkem1024",
-            _ => "not a key exchange method that Spillway knows",
-        })
     }
 
     /// strongSwan's keyword.
@@ -155,14 +137,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn refused_groups_have_a_reason() {
+    fn numbers_are_those_of_iana() {
         for refused in [1, 2, 5, 22, 23, 24, 25, 28, 32, 0, 999] {
             assert_eq!(Group::from_iana(refused), None);
-            assert!(Group::refusal(refused).is_some());
         }
         for group in Group::ALL {
             assert_eq!(Group::from_iana(group.iana()), Some(group));
-            assert_eq!(Group::refusal(group.iana()), None);
         }
     }
 }

@@ -6,7 +6,7 @@
 //! Every private value serves one exchange and is never reused, so there is no cache of public values to keep
 //! safe (RFC 7296 s2.12). A peer's value is checked before it meets a private one (RFC 6989 s2).
 
-use aws_lc_rs::agreement::{self, PrivateKey, UnparsedPublicKey};
+use aws_lc_rs::agreement::{self, ParsedPublicKey, PrivateKey, UnparsedPublicKey};
 use aws_lc_rs::kem::{self, Ciphertext, DecapsulationKey, EncapsulationKey};
 
 use super::modp::{self, ModpPrivate};
@@ -98,7 +98,7 @@ impl KeyExchange {
 }
 
 /// The responder's half, whose shared secret is computed when it is needed. A stranger's first message costs us a key
-/// pair alone: whoever wants more of us has to come back with an encrypted message, which costs him as much.
+/// pair alone: whoever wants more of us has to come back from the address that the answer went to.
 pub struct Deferred(Rest);
 
 enum Rest {
@@ -107,14 +107,16 @@ enum Rest {
 }
 
 impl Deferred {
-    /// Answers the initiator's Key Exchange Data with the first of the two. A KEM has the shared secret at once; with
-    /// Diffie-Hellman the peer's value is checked when the secret is computed.
+    /// Answers the initiator's Key Exchange Data with the first of the two. A KEM has the shared secret at once. A value
+    /// that is in no group is refused here already (RFC 6989 s2), so that nobody is answered who cannot go on; of X25519
+    /// the secret alone shows it.
     pub fn respond(group: Group, peer_public: &[u8]) -> Result<(Vec<u8>, Self), CryptoError> {
         if let Method::MlKem(_) = group.method() {
             let Response { public, shared } = respond(group, peer_public)?;
             return Ok((public, Self(Rest::Computed(shared))));
         }
         group.check_len(group.initiator_len(), peer_public)?;
+        group.check_public(peer_public)?;
         let own = KeyExchange::generate(group)?;
         Ok((own.public.clone(), Self(Rest::DiffieHellman(own, peer_public.to_vec()))))
     }
@@ -178,6 +180,18 @@ impl Group {
         }
         Ok(())
     }
+
+    /// A public value of Diffie-Hellman, of the right length, is in the group, as far as it shows without a private one.
+    fn check_public(self, value: &[u8]) -> Result<(), CryptoError> {
+        let fits = match self.method() {
+            Method::Modp(params) => params.has(value),
+            Method::Ecp(algorithm) => {
+                ParsedPublicKey::try_from(UnparsedPublicKey::new(algorithm, ecp_point(value))).is_ok()
+            }
+            Method::X25519 | Method::MlKem(_) => true,
+        };
+        fits.then_some(()).ok_or(CryptoError::PublicValue { group: self })
+    }
 }
 
 enum Method {
@@ -213,10 +227,15 @@ fn ecdh(group: Group, private: &PrivateKey, peer_public: &[u8]) -> Result<Secret
         let peer = UnparsedPublicKey::new(&agreement::X25519, peer_public);
         return agreement::agree(private, peer, invalid, copy);
     }
-    let mut point = Vec::with_capacity(1 + peer_public.len());
+    let peer = UnparsedPublicKey::new(private.algorithm(), ecp_point(peer_public));
+    agreement::agree(private, peer, invalid, copy)
+}
+
+fn ecp_point(coordinates: &[u8]) -> Vec<u8> {
+    let mut point = Vec::with_capacity(1 + coordinates.len());
     point.push(UNCOMPRESSED);
-    point.extend_from_slice(peer_public);
-    agreement::agree(private, UnparsedPublicKey::new(private.algorithm(), point), invalid, copy)
+    point.extend_from_slice(coordinates);
+    point
 }
 
 #[cfg(any(test, fuzzing))]
@@ -269,11 +288,9 @@ mod tests {
                 assert_eq!(respond(group, &zero).map(|_| ()), refused, "zero for {group}");
             }
             if group != Group::X25519 {
-                assert_eq!(
-                    respond(group, &ones[..group.initiator_len()]).map(|_| ()),
-                    refused,
-                    "ones for {group}"
-                );
+                let ones = &ones[..group.initiator_len()];
+                assert_eq!(respond(group, ones).map(|_| ()), refused, "ones for {group}");
+                assert_eq!(Deferred::respond(group, ones).map(|_| ()), refused, "ones for {group}, at once");
             }
         }
         // A point of order 8 (RFC 7748 s6.1 names the all-zero result that it leads to).

@@ -49,6 +49,11 @@ impl Params {
         (value > one && value < last).then_some(value)
     }
 
+    /// The public value is one of the group.
+    pub(super) fn has(&self, public: &[u8]) -> bool {
+        self.parse_public(public).is_some()
+    }
+
     #[cfg(test)]
     pub(super) fn prime_bytes(&self) -> Vec<u8> {
         self.monty.modulus().to_be_bytes().into_vec()

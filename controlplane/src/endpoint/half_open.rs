@@ -1,7 +1,7 @@
 //! Half-open IKE SAs: how many there are, of whom, and which request made which.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use crate::config::FloodLimits;
 
@@ -11,6 +11,7 @@ pub(crate) struct HalfOpen {
     /// By the peer's address, port and SPI.
     by_request: HashMap<(SocketAddr, u64), u64>,
     by_spi: HashMap<u64, (SocketAddr, u64)>,
+    /// By address; of IPv6 by network of 64 bits, which one host has all of (RFC 4291 s2.5.4).
     by_address: HashMap<IpAddr, usize>,
 }
 
@@ -38,7 +39,7 @@ impl HalfOpen {
     }
 
     pub fn admit(&self, address: IpAddr, limits: &FloodLimits) -> Admission {
-        let of_address = self.by_address.get(&address).copied().unwrap_or(0);
+        let of_address = self.by_address.get(&source(address)).copied().unwrap_or(0);
         if self.len() >= limits.half_open {
             Admission::Full
         } else if of_address >= limits.half_open_per_address {
@@ -53,7 +54,7 @@ impl HalfOpen {
     pub fn insert(&mut self, spi: u64, remote: SocketAddr, peer_spi: u64) {
         self.by_request.insert((remote, peer_spi), spi);
         self.by_spi.insert(spi, (remote, peer_spi));
-        *self.by_address.entry(remote.ip()).or_default() += 1;
+        *self.by_address.entry(source(remote.ip())).or_default() += 1;
     }
 
     pub fn remove(&mut self, spi: u64) {
@@ -61,13 +62,21 @@ impl HalfOpen {
         if self.by_request.get(&request) == Some(&spi) {
             self.by_request.remove(&request);
         }
-        let address = request.0.ip();
+        let address = source(request.0.ip());
         if let Some(count) = self.by_address.get_mut(&address) {
             *count -= 1;
             if *count == 0 {
                 self.by_address.remove(&address);
             }
         }
+    }
+}
+
+/// What one host can send from.
+fn source(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
     }
 }
 
@@ -102,5 +111,19 @@ mod tests {
         assert_eq!(half_open.find(peer(1), 1), Some(1));
         (1..=7).for_each(|spi| half_open.remove(spi));
         assert_eq!((half_open.len(), half_open.by_address.len(), half_open.by_request.len()), (0, 0, 0));
+    }
+
+    #[test]
+    fn an_ipv6_host_has_one_network_and_not_as_many_addresses() {
+        let limits = FloodLimits { half_open_per_address: 2, ..FloodLimits::default() };
+        let mut half_open = HalfOpen::default();
+        let peer = |address: &str| SocketAddr::new(address.parse().unwrap(), 500);
+        half_open.insert(1, peer("2001:db8:1::1"), 1);
+        half_open.insert(2, peer("2001:db8:1::ffff:2"), 2);
+        let admission = |half_open: &HalfOpen, address| half_open.admit(peer(address).ip(), &limits);
+        assert_eq!(admission(&half_open, "2001:db8:1::3"), Admission::AddressFull);
+        assert_eq!(admission(&half_open, "2001:db8:1:1::3"), Admission::Free);
+        half_open.remove(1);
+        assert_eq!(admission(&half_open, "2001:db8:1::3"), Admission::Free);
     }
 }

@@ -40,6 +40,7 @@ use crate::config::{Config, Connection};
 use crate::crypto::Random;
 use crate::keylog::IkeKeyLog;
 use crate::lease::Pools;
+use crate::log_limit::LogLimit;
 use crate::peer::Directory;
 use crate::pool::{ByConnection, SpiPool, TunnelPool};
 use crate::rejection::{Counters, Rejection};
@@ -131,7 +132,7 @@ impl Endpoint {
             replies: Replies::new(limits.answers_per_second),
             retiring: BTreeMap::new(),
             restarts: Vec::new(),
-            out: Output::default(),
+            out: Output { log_limit: LogLimit::new(limits.log_lines_per_second), ..Output::default() },
             closing: false,
         }
     }
@@ -155,7 +156,7 @@ impl Endpoint {
         };
         let begins = header.exchange == ExchangeType::IKE_SA_INIT && !header.response && header.initiator;
         if begins && self.closing {
-            return;
+            return self.out.counters.count(Rejection::Closing);
         }
         if begins && header.spi_r == 0 && header.message_id == 0 && header.spi_i != 0 {
             return self.begin(now, &header, datagram, rng);
@@ -270,9 +271,15 @@ impl Endpoint {
                     return self.out.transmit.extend(again);
                 }
                 // It is late: the peer has long had the answer.
-                State::EapServing(serving) if serving.is_repetition(&request) => return,
+                State::EapServing(serving) if serving.is_repetition(&request) => {
+                    return self.out.counters.count(Rejection::Repetition);
+                }
                 _ => {}
             }
+        }
+        if request.len() > self.config.limits.first_request {
+            debug!(%remote, len = request.len(), "first request too long");
+            return self.out.counters.count(Rejection::FirstRequestLength);
         }
         let candidates = self.directory.candidates(local.ip(), remote.ip());
         if candidates.is_empty() {
@@ -401,6 +408,7 @@ impl Endpoint {
             now,
             rng,
             config: &self.config,
+            directory: &self.directory,
             out: &mut self.out,
             spis: &mut self.spis,
             tunnels: &mut self.tunnels,

@@ -11,6 +11,7 @@ use super::Endpoint;
 use crate::auth::Identity;
 use crate::config::{Connection, RemoteAddress, Start};
 use crate::crypto::Random;
+use crate::rejection::Rejection;
 use crate::sa::{Context, IkeSa, Path, Sent, State, Task, Traffic, Wanted};
 use crate::selector::Packet;
 use crate::update::{DownReason, Event};
@@ -99,8 +100,8 @@ impl Endpoint {
         self.set_up(now, rng, connection, child, Traffic::All)
     }
 
-    /// A packet needs a child of a connection: sets it up, if there is none, or another Child SA of it, if those that
-    /// there are do not carry the packet.
+    /// A packet needs a child of a connection: sets it up, if it is one that traffic brings up, or another Child SA of
+    /// it, if those that there are do not carry the packet. Nothing happens when packets cannot ask for it.
     pub fn acquire(
         &mut self,
         now: Instant,
@@ -109,7 +110,23 @@ impl Endpoint {
         child: &str,
         packet: Packet,
     ) -> Result<(), OperatorError> {
-        self.set_up(now, rng, connection, Some(child), Traffic::Packet(packet))
+        let found = self.find(connection)?;
+        let no_child = || OperatorError::NoChild(connection.into(), child.into());
+        let config = found.child(child).ok_or_else(no_child)?;
+        let may = match config.start {
+            Start::Traffic => true,
+            Start::Boot => self.of(&found).any(|sa| match &sa.state {
+                State::Established(established) => established.lets_packets_ask(config),
+                _ => false,
+            }),
+            Start::Wait => false,
+        };
+        if may && self.spis.len() >= self.config.peers.child_sas {
+            self.out.counters.count(Rejection::ChildSaLimit);
+        } else if may {
+            self.set_up(now, rng, connection, Some(child), Traffic::Packet(packet))?;
+        }
+        Ok(())
     }
 
     fn set_up(

@@ -2,8 +2,9 @@
 
 use std::fmt;
 
+use super::words::REFUSED;
 use super::{Proposal, combine};
-use crate::wire::{self, TransformType};
+use crate::wire::{self, Transform, TransformType};
 
 /// No proposal was chosen: both sides, and what is missing in the pair that came closest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,13 +60,21 @@ fn missing(our: &Proposal, their: &wire::Proposal) -> Vec<Missing> {
     let (mut our, mut their) = (our.clone(), their.clone());
     let mut missing = Vec::new();
     while let Err(kind) = combine(&our, &their) {
-        let take = |transforms: &mut Vec<wire::Transform>| {
-            transforms.extract_if(.., |transform| transform.kind == kind).map(|one| one.to_string()).collect()
+        let take = |transforms: &mut Vec<Transform>, show: fn(Transform) -> String| {
+            transforms.extract_if(.., |transform| transform.kind == kind).map(show).collect()
         };
-        let (ours, theirs) = (take(&mut our.transforms), take(&mut their.transforms));
+        let ours = take(&mut our.transforms, |one| one.to_string());
+        let theirs = take(&mut their.transforms, with_reason);
         missing.push(Missing { kind, ours, theirs });
     }
     missing
+}
+
+/// An algorithm of the peer, and why it is never accepted if that is so.
+fn with_reason(theirs: Transform) -> String {
+    let is_it = |kind, id| (kind, id) == (theirs.kind, Some(theirs.id));
+    let mut refused = REFUSED.iter().filter(|(_, kind, id, _)| is_it(*kind, *id));
+    refused.next().map_or_else(|| theirs.to_string(), |(.., why)| format!("{theirs} (refused: {why})"))
 }
 
 fn list(items: &[String]) -> String {

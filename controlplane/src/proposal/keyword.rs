@@ -50,7 +50,7 @@ fn transform(word: &str, protocol: ProtocolId) -> Result<Transform, ProposalErro
         None => (None, word),
     };
     let name = ALIASES.iter().find(|(alias, _)| *alias == name).map_or(name, |(_, word)| word);
-    if let Some((_, reason)) = REFUSED.iter().find(|(refused, _)| *refused == name) {
+    if let Some((.., reason)) = REFUSED.iter().find(|(refused, ..)| *refused == name) {
         return refuse(format!("`{word}` is refused: {reason}"));
     }
     let own = if protocol == ProtocolId::AH { AH_WORDS } else { &[] };

@@ -114,6 +114,11 @@ pub fn offer(ours: &[Proposal], spi: ProposalSpi) -> Vec<wire::Proposal> {
     (1..=u8::MAX).zip(ours).map(|(number, proposal)| proposal.to_wire(number, spi)).collect()
 }
 
+/// Proposals in words, for the log.
+pub(crate) fn display(ours: &[Proposal]) -> String {
+    ours.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
 /// What both sides agreed on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chosen {

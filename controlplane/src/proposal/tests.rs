@@ -60,6 +60,22 @@ fn broken_algorithms_are_refused_with_the_reason() {
     assert!(refused("aes128gcm16-ke1_modp768-x25519", ProtocolId::ESP).contains("Logjam"));
 }
 
+/// A peer that has nothing else is told apart from one that has other algorithms.
+#[test]
+fn broken_algorithms_of_a_peer_are_named_as_such() {
+    let ours = [ike("aes256gcm16-prfsha384-x25519"), ike("aes128-sha256-modp2048")];
+    let mut theirs = offered(&ours[1..]);
+    for (kind, id) in [(TransformType::KE, 2), (TransformType::ENCR, 2), (TransformType::INTEG, 1)] {
+        for transform in theirs[0].transforms.iter_mut().filter(|one| one.kind == kind) {
+            *transform = Transform::new(kind, id);
+        }
+    }
+    let told = select(&ours, &theirs).unwrap_err().to_string();
+    for why in ["MODP_1024 (refused: ", "DES (refused: ", "HMAC_MD5_96 (refused: "] {
+        assert!(told.contains(why), "{told}");
+    }
+}
+
 #[test]
 fn what_protects_nothing_or_half_is_refused() {
     assert!(refused("aes128", ProtocolId::ESP).contains("Paterson"));

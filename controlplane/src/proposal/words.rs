@@ -158,27 +158,33 @@ const SMALL_CURVE: &str = "curves of less than 256 bits are too weak (RFC 8247 s
 const MD5: &str = "MD5 is broken (RFC 8221 s6); use sha256";
 const BLOCK64: &str = "it has 64-bit blocks and is in no current standard (RFC 8221 s5); use aes128gcm16";
 
-/// Algorithms that are refused, and why.
-pub(super) const REFUSED: &[(&str, &str)] = &[
-    ("modp768", SMALL_GROUP),
-    ("modp1024", SMALL_GROUP),
-    ("modp1536", SMALL_GROUP),
-    ("modp1024s160", SUBGROUPS),
-    ("modp2048s224", SUBGROUPS),
-    ("modp2048s256", SUBGROUPS),
-    ("ecp192", SMALL_CURVE),
-    ("ecp224", SMALL_CURVE),
-    ("md5", MD5),
-    ("md5_128", MD5),
-    ("prfmd5", "MD5 is broken (RFC 8247 s2.2); use prfsha256"),
-    ("des", "its 56-bit keys are searched in a day (RFC 8221 s5); use aes128gcm16"),
-    ("blowfish", BLOCK64),
-    ("blowfish128", BLOCK64),
-    ("blowfish192", BLOCK64),
-    ("blowfish256", BLOCK64),
-    ("cast128", BLOCK64),
-    ("idea", BLOCK64),
-    ("sha256_96", "it truncates SHA-256 as no standard does; use sha256"),
+/// Algorithms that are refused: the word, what it stands for on the wire where IANA has a number for it (all lengths of
+/// key have one), and why.
+pub(super) const REFUSED: &[(&str, TransformType, Option<u16>, &str)] = &[
+    ("modp768", TransformType::KE, Some(1), SMALL_GROUP),
+    ("modp1024", TransformType::KE, Some(2), SMALL_GROUP),
+    ("modp1536", TransformType::KE, Some(5), SMALL_GROUP),
+    ("modp1024s160", TransformType::KE, Some(22), SUBGROUPS),
+    ("modp2048s224", TransformType::KE, Some(23), SUBGROUPS),
+    ("modp2048s256", TransformType::KE, Some(24), SUBGROUPS),
+    ("ecp192", TransformType::KE, Some(25), SMALL_CURVE),
+    ("ecp224", TransformType::KE, Some(26), SMALL_CURVE),
+    ("md5", TransformType::INTEG, Some(1), MD5),
+    ("md5_128", TransformType::INTEG, Some(6), MD5),
+    ("prfmd5", TransformType::PRF, Some(1), "MD5 is broken (RFC 8247 s2.2); use prfsha256"),
+    (
+        "des",
+        TransformType::ENCR,
+        Some(2),
+        "its 56-bit keys are searched in a day (RFC 8221 s5); use aes128gcm16",
+    ),
+    ("blowfish", TransformType::ENCR, Some(7), BLOCK64),
+    ("blowfish128", TransformType::ENCR, Some(7), BLOCK64),
+    ("blowfish192", TransformType::ENCR, Some(7), BLOCK64),
+    ("blowfish256", TransformType::ENCR, Some(7), BLOCK64),
+    ("cast128", TransformType::ENCR, Some(6), BLOCK64),
+    ("idea", TransformType::ENCR, Some(5), BLOCK64),
+    ("sha256_96", TransformType::INTEG, None, "it truncates SHA-256 as no standard does; use sha256"),
 ];
 
 #[cfg(test)]
@@ -189,7 +195,7 @@ mod tests {
     fn every_word_means_one_thing() {
         let mut words: Vec<&str> = WORDS.iter().map(|(word, _)| *word).collect();
         words.extend(ALIASES.iter().map(|(alias, _)| alias));
-        words.extend(REFUSED.iter().map(|(word, _)| word));
+        words.extend(REFUSED.iter().map(|(word, ..)| word));
         words.sort_unstable();
         let count = words.len();
         words.dedup();

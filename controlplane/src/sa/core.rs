@@ -70,7 +70,8 @@ pub(crate) struct Core {
     before: Option<SkOpener>,
     /// Longest IP packet of a message, when both ends do fragmentation.
     pub fragment_size: Option<usize>,
-    /// When the peer was last heard: an authenticated message, or a hint of the data plane.
+    /// When the peer was last heard: its last authenticated message. Packets of its tunnels are not counted, so that a peer
+    /// whose IKE is dead is found, whatever its data plane does.
     pub last_heard: Instant,
     /// When we last sent something to the peer.
     pub last_sent: Instant,

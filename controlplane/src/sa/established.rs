@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 use dataplane::sa::Endpoints;
 use tracing::{debug, info, warn};
 
-use super::child::{Children, Denied, LeftOut, Request, Settled, Stage, Wanted};
+use super::child::{Child, Children, Denied, LeftOut, Request, Settled, SinglePairs, Stage, Wanted};
 use super::core::{Core, Opened, Path};
 use super::followup::Awaited;
 use super::mobike::Whereabouts;
+use super::retry::{RETRY_REFUSED, RETRY_UNREACHABLE};
 use super::{Command, Context, State, informational, rekey};
 use crate::auth::Identity;
-use crate::config::Connection;
+use crate::config::{ChildConfig, Connection, OnDown, Start};
 use crate::crypto::Group;
 use crate::lease::Lease;
 use crate::rejection::Rejection;
@@ -43,6 +44,8 @@ pub(crate) struct Established {
     pub forgotten: u8,
     /// What the peer does not make Child SAs for.
     pub left_out: LeftOut,
+    /// What it makes them for no wider than two hosts.
+    pub single_pairs: SinglePairs,
     pub rekey_at: Option<Instant>,
     /// When it is authenticated anew.
     pub reauth_at: Option<Instant>,
@@ -149,6 +152,7 @@ pub(crate) struct Estate {
     pub children: Children,
     pub tasks: Vec<(Instant, Task)>,
     pub leases: Vec<Lease>,
+    pub single_pairs: SinglePairs,
     /// The IKE SA that had them.
     pub from: u64,
     /// Outer addresses of the tunnels.
@@ -193,6 +197,7 @@ impl Established {
             awaited: Awaited::default(),
             forgotten: 0,
             left_out: LeftOut::default(),
+            single_pairs: SinglePairs::default(),
             rekey_at,
             reauth_at: None,
             inherits: Inherits::Nothing,
@@ -426,6 +431,15 @@ impl Established {
         }
     }
 
+    /// Packets may ask for Child SAs of a child that is up from the start: one is up, and the peer has narrowed it, or it
+    /// makes them for packets alone. What an operator takes down stays down.
+    pub fn lets_packets_ask(&self, config: &ChildConfig) -> bool {
+        let is_up = |child: &Child| {
+            child.config.name == config.name && child.stage != Stage::Leaving && !self.is_to_go(child.spi_in)
+        };
+        self.phase == Phase::Up && (self.single_pairs.has(config) || self.children.iter().any(is_up))
+    }
+
     /// There is no such Child SA, and there may be one.
     fn lacks(&mut self, ctx: &mut Context<'_>, wanted: &Wanted) -> bool {
         let of_it: Vec<_> = self.children.iter().filter(|child| wanted.is_of(&child.config)).collect();
@@ -437,11 +451,25 @@ impl Established {
             return true;
         }
         let in_use = of_it.iter().filter(|child| child.stage == Stage::Up).count();
-        if in_use >= ctx.config.peers.narrowed {
-            ctx.reject(Rejection::NarrowedLimit);
+        if of_it.is_empty() {
+            return true;
+        }
+        if self.left_out.forbids(ctx, wanted) {
+            ctx.reject(Rejection::LeftOutAgain);
             return false;
         }
-        of_it.is_empty() || !self.left_out.forbids(ctx, wanted)
+        let most = ctx.config.peers.narrowed;
+        if in_use >= most {
+            ctx.reject(Rejection::NarrowedLimit);
+            if self.left_out.is_to_be_told(ctx) {
+                warn!(
+                    connection = %self.connection.name, child = %wanted.config.name, most,
+                    "traffic waits in vain: the peer narrows this child, and has as many Child SAs of it as `ike.limits.narrowed` allows"
+                );
+            }
+            return false;
+        }
+        true
     }
 
     fn start(&mut self, core: &mut Core, ctx: &mut Context<'_>, task: Task) {
@@ -455,6 +483,7 @@ impl Established {
                     let at = until.max(ctx.now + RETRY_SOON);
                     return self.add_task(at, Task::CreateChild { wanted, group });
                 }
+                let wanted = self.single_pairs.shape(wanted);
                 let is_further = self.children.iter().any(|child| wanted.is_of(&child.config));
                 let mut request = Request::new(ctx, core, &self.connection, wanted, group);
                 request.is_further = is_further;
@@ -522,20 +551,39 @@ impl Established {
         next
     }
 
-    /// The peer does not make the Child SA that we asked for. It may make one for a single pair of addresses.
+    /// The peer does not make the Child SA that we asked for. It may make one for a single pair of addresses: those of
+    /// the packet that asks, or of the next one that will.
     pub fn ask_for_less_or_fail(&mut self, ctx: &mut Context<'_>, request: Request, settled: &Settled) {
-        match request.for_a_single_pair(settled) {
-            Some(wanted) => {
-                request.discard(ctx);
-                self.add_task(ctx.now, Task::CreateChild { wanted, group: None });
-            }
-            None => self.child_failed(ctx, request, settled),
+        if !matches!(settled, Settled::Refused(NotifyType::SINGLE_PAIR_REQUIRED)) {
+            self.try_later(ctx, &request, settled);
+            return self.child_failed(ctx, request, settled);
         }
+        self.single_pairs.add(&request.config);
+        let asked = request.wanted();
+        let wanted = self.single_pairs.shape(asked.clone());
+        if wanted.traffic == asked.traffic {
+            return self.child_failed(ctx, request, settled);
+        }
+        request.discard(ctx);
+        self.add_task(ctx.now, Task::CreateChild { wanted, group: None });
+    }
+
+    /// A child that is to be up from the start is asked for again, as a connection is that the peer refused.
+    fn try_later(&self, ctx: &mut Context<'_>, request: &Request, settled: &Settled) {
+        let is_kept_up = self.connection.on_down == OnDown::Restart && request.config.start == Start::Boot;
+        if !is_kept_up || request.is_further {
+            return;
+        }
+        let soon = matches!(settled, Settled::Refused(NotifyType::TEMPORARY_FAILURE));
+        let wait = if soon { RETRY_UNREACHABLE } else { RETRY_REFUSED };
+        let after = wait + ctx.jitter(wait);
+        let (connection, child) = (self.connection.clone(), Some(Wanted::all(&request.config)));
+        ctx.out.commands.push(Command::Restart { connection, child, after });
     }
 
     /// Our request for a Child SA came to nothing.
     pub fn child_failed(&mut self, ctx: &mut Context<'_>, request: Request, settled: &Settled) {
-        let reason = DownReason::from(settled);
+        let reason = request.reason(settled);
         if request.is_further {
             // The child is up for other traffic.
             self.left_out.add(ctx, &request.wanted());
@@ -587,6 +635,7 @@ impl Established {
             children: std::mem::take(&mut self.children),
             tasks,
             leases: std::mem::take(&mut self.leases),
+            single_pairs: std::mem::take(&mut self.single_pairs),
             from: core.spi,
             endpoints: core.endpoints(),
             whereabouts: core.whereabouts(),
@@ -601,6 +650,7 @@ impl Established {
         self.children.append(&mut estate.children);
         self.tasks.append(&mut estate.tasks);
         self.leases.append(&mut estate.leases);
+        self.single_pairs = estate.single_pairs;
         // Once it is in use itself, it knows better where the peer is.
         if self.heir_of.take() == Some(estate.from) {
             self.resume_move(core, ctx, estate.whereabouts);

@@ -130,7 +130,7 @@ pub(super) fn respond(
     core.respond(ctx, ExchangeType::IKE_INTERMEDIATE, &payloads);
     if let Err(error) = mix(core, transcript, &shared) {
         warn!(ike = core.spi, %error, "IKE_INTERMEDIATE failed");
-        return State::closed(ctx);
+        return State::refused(ctx);
     }
     answered.additional.pop_front();
     debug!(ike = core.spi, %method, "additional key exchange done");
@@ -138,12 +138,13 @@ pub(super) fn respond(
 }
 
 fn refuse(core: &mut Core, ctx: &mut Context<'_>, why: &str) -> State {
-    warn!(ike = core.spi, remote = %core.path.remote, why, "IKE_INTERMEDIATE refused");
+    if ctx.may_log() {
+        warn!(ike = core.spi, remote = %core.path.remote, why, "IKE_INTERMEDIATE refused");
+    }
     ctx.reject(Rejection::KeyExchange);
     let notify = Payload::Notify(Notify::bare(NotifyType::INVALID_SYNTAX));
     core.respond(ctx, ExchangeType::IKE_INTERMEDIATE, &[notify]);
-    ctx.out.commands.push(super::Command::NoLongerHalfOpen);
-    State::closed(ctx)
+    State::refused(ctx)
 }
 
 fn fail(core: &Core, ctx: &mut Context<'_>, opening: &Opening, reason: DownReason) -> State {

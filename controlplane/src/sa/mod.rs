@@ -25,6 +25,7 @@ mod mobike;
 mod ppk;
 mod reauth;
 mod rekey;
+mod retry;
 mod window;
 
 use std::collections::VecDeque;
@@ -43,6 +44,8 @@ use crate::config::{Config, Connection};
 use crate::crypto::Random;
 use crate::keylog::IkeKeyLog;
 use crate::lease::Pools;
+use crate::log_limit::LogLimit;
+use crate::peer::Directory;
 use crate::pool::{SpiPool, TunnelPool};
 use crate::rejection::{Counters, Rejection};
 use crate::update::{ChildUpdate, DownReason, Event};
@@ -59,6 +62,7 @@ pub(crate) struct Context<'a> {
     pub now: Instant,
     pub rng: &'a mut dyn Random,
     pub config: &'a Config,
+    pub directory: &'a Directory,
     pub out: &'a mut Output,
     pub spis: &'a mut SpiPool,
     pub tunnels: &'a mut TunnelPool,
@@ -100,6 +104,15 @@ impl Context<'_> {
     pub fn reject(&mut self, rejection: Rejection) {
         self.out.counters.count(rejection);
     }
+
+    /// The log may get one more line about a peer that has not proved itself.
+    pub fn may_log(&mut self) -> bool {
+        let allowed = self.out.log_limit.allows(self.now);
+        if !allowed {
+            self.reject(Rejection::LogLimit);
+        }
+        allowed
+    }
 }
 
 /// Results of steps, which the endpoint hands on.
@@ -111,6 +124,8 @@ pub(crate) struct Output {
     /// Keys for the key log, when there is one.
     pub keys: VecDeque<IkeKeyLog>,
     pub counters: Counters,
+    /// On what the log gets of strangers.
+    pub log_limit: LogLimit,
     /// What concerns more than one IKE SA.
     pub commands: Vec<Command>,
     /// Inbound SAs that are removed later, when packets under way have arrived.
@@ -146,7 +161,7 @@ pub(crate) enum Command {
     /// INITIAL_CONTACT: other IKE SAs with this peer are stale. One that came up after the peer had begun this
     /// one is not: both ends initiated at the same time.
     Replace { connection: Arc<Connection>, peer: crate::auth::Identity, except: u64, before: Instant },
-    /// A half-open IKE SA is established, or closed.
+    /// The peer of a half-open IKE SA has proved itself.
     NoLongerHalfOpen,
     /// The tunnel goes over to this IKE SA, whose Child SA for it waits.
     TakeTunnel { ike: u64, tunnel: dataplane::sa::TunnelId },
@@ -222,6 +237,12 @@ impl State {
     /// Over, and forgotten after the time that a peer may go on repeating a request.
     pub fn closed(ctx: &Context<'_>) -> Self {
         Self::Closed(Closed { until: ctx.now + ctx.config.retransmit.total() })
+    }
+
+    /// Over before the peer proved itself. It counts as half open as long as one that nobody came back to, so that
+    /// bounds on those hold for peers that fail too.
+    pub fn refused(ctx: &Context<'_>) -> Self {
+        Self::Closed(Closed { until: ctx.now + ctx.config.limits.half_open_timeout })
     }
 
     /// Over, and nothing to repeat.

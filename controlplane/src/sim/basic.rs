@@ -132,7 +132,8 @@ fn selectors_are_narrowed_and_a_mismatch_leaves_the_ike_sa() {
     let world = up(other);
     world.assert_agreement(&[]);
     assert_eq!(world.sides[B].endpoint.counters().get(Rejection::Selectors), 1);
-    let refused = DownReason::Rejected(NotifyType::TS_UNACCEPTABLE);
+    let asked = "10.1.1.0/24 === 10.1.2.0/24".into();
+    let refused = DownReason::Declined(NotifyType::TS_UNACCEPTABLE, asked);
     assert!(
         world.has_event(A, |event| matches!(event, Event::ChildFailed { reason, .. } if *reason == refused))
     );
@@ -192,7 +193,8 @@ fn no_common_proposal_is_said_at_once() {
     });
     world.run(Duration::from_secs(5));
     assert!(world.sides[B].endpoint.counters().get(Rejection::NoProposal) > 0);
-    let refused = DownReason::Rejected(NotifyType::NO_PROPOSAL_CHOSEN);
+    let offer = connection(A).proposals[0].to_string();
+    let refused = DownReason::Declined(NotifyType::NO_PROPOSAL_CHOSEN, offer);
     assert!(world.has_event(A, |event| matches!(event, Event::IkeDown { reason, .. } if *reason == refused)));
     world.run(LONG);
     world.assert_empty();

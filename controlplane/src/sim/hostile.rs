@@ -149,7 +149,7 @@ fn garbage_leaves_no_state_and_gets_few_answers() {
 }
 
 /// The first datagram of an attempt, as the responder gets it.
-fn first_request() -> Datagram {
+pub(super) fn first_request() -> Datagram {
     let mut world = World::new(5, configs(|_, _| {}));
     world.held = Some(Default::default());
     world.initiate(A);
@@ -310,7 +310,7 @@ fn errors_are_answered_as_the_rfc_says() {
     assert_eq!(twice, Some((NotifyType::INVALID_SYNTAX, vec![])));
 }
 
-fn rebuild(datagram: &mut Datagram, change: impl FnOnce(&mut Vec<Payload<'static>>)) {
+pub(super) fn rebuild(datagram: &mut Datagram, change: impl FnOnce(&mut Vec<Payload<'static>>)) {
     let payload: &'static [u8] = Box::leak(datagram.payload.clone().into_boxed_slice());
     let header = Header::parse(payload).unwrap();
     let mut payloads = parse_chain(header.next_payload, &payload[HEADER_LEN..], HEADER_LEN).unwrap();

@@ -27,6 +27,8 @@ mod mobike;
 #[cfg(test)]
 mod reauth;
 #[cfg(test)]
+mod strangers;
+#[cfg(test)]
 mod traffic;
 
 use std::cmp::Reverse;

@@ -20,7 +20,7 @@ fn net(prefix: &str) -> SelectorSpec {
 fn parts(side: usize, connection: &mut Connection) {
     let one = |name, local: &str, remote: &str| {
         let (local, remote) = (vec![net(local)], vec![net(remote)]);
-        Arc::new(ChildConfig { local, remote, ..child(side, name, 1) })
+        Arc::new(ChildConfig { local, remote, start: Start::Traffic, ..child(side, name, 1) })
     };
     connection.children = if side == A {
         vec![one("lan", "10.1.0.0/16", "10.2.0.0/16")]
@@ -194,11 +194,100 @@ fn a_single_pair_is_asked_for_when_the_peer_wants_that() {
         }
     })));
     acquire(&mut world, packet("10.2.2.7"));
-    assert_eq!(ours.borrow()[1..], ["10.1.0.5/32[6/40000] | 10.2.2.7/32[6/443]"]);
+    assert_eq!(ours.borrow()[1..], ["10.1.0.5/32 | 10.2.2.7/32"]);
     assert_eq!(policies(&world, A), ["10.1.0.5/32 10.2.2.7/32"]);
-    // Another packet needs another one.
+    // A packet of the same hosts needs no other one, and one of other hosts asks for no more than it can get.
     acquire(&mut world, Packet { ports: Some((40_001, 443)), ..packet("10.2.2.7") });
-    assert_eq!(world.sides[A].plane.outbound.len(), 2);
+    acquire(&mut world, packet("10.2.2.8"));
+    assert_eq!(ours.borrow()[2..], ["10.1.0.5/32 | 10.2.2.8/32"]);
+    assert_eq!(policies(&world, A), ["10.1.0.5/32 10.2.2.7/32", "10.1.0.5/32 10.2.2.8/32"]);
+    // That outlasts the IKE SA.
+    world.at(A, |endpoint, now, rng| endpoint.rekey_ike(now, rng, "net")).unwrap();
+    world.run(SOON);
+    acquire(&mut world, packet("10.2.2.9"));
+    assert_eq!(ours.borrow()[3..], ["10.1.0.5/32 | 10.2.2.9/32"]);
+    assert_eq!(policies(&world, A).len(), 3);
+}
+
+/// A child that is to be up from the start cannot be, with such a peer: packets bring it up.
+#[test]
+fn a_peer_of_single_pairs_gets_what_starts_at_boot_by_packets() {
+    let mut world = world(|connection| start(connection, Start::Boot), |_| {});
+    refuse(&mut world, NotifyType::SINGLE_PAIR_REQUIRED, 1);
+    world.at(A, |endpoint, now, rng| endpoint.start(now, rng));
+    acquire(&mut world, packet("10.2.2.7"));
+    assert_eq!(policies(&world, A), [""; 0], "nobody knows yet that packets are to ask");
+    acquire(&mut world, packet("10.2.2.7"));
+    assert_eq!(policies(&world, A), ["10.1.0.5/32 10.2.2.7/32"]);
+}
+
+/// Of A, which has one child.
+fn start(connection: &mut Connection, start: Start) {
+    if let [child] = &mut connection.children[..] {
+        Arc::make_mut(child).start = start;
+        connection.on_down = OnDown::Restart;
+    }
+}
+
+/// B answers so many requests for Child SAs with an error. (It has made them all the same.)
+fn refuse(world: &mut World, error: NotifyType, mut times: usize) {
+    world.sides[B].endpoint.bend(Some(Box::new(move |_, response, payloads| {
+        let makes =
+            |payload: &Payload<'_>| matches!(payload, Payload::Sa(_) | Payload::TsI(_) | Payload::TsR(_));
+        if response && times > 0 && payloads.iter().any(makes) {
+            times -= 1;
+            payloads.retain(|payload| !makes(payload));
+            payloads.push(Payload::Notify(Notify::bare(error)));
+        }
+    })));
+}
+
+#[test]
+fn what_starts_at_boot_is_asked_for_again_when_the_peer_refuses_it() {
+    for (error, after) in [(NotifyType::TS_UNACCEPTABLE, 61), (NotifyType::TEMPORARY_FAILURE, 11)] {
+        let mut world = world(|connection| start(connection, Start::Boot), |_| {});
+        refuse(&mut world, error, 1);
+        world.at(A, |endpoint, now, rng| endpoint.start(now, rng));
+        world.run(SOON);
+        assert_eq!(world.sides[A].plane.outbound.len(), 0);
+        world.run(Duration::from_secs(after));
+        assert_eq!(world.sides[A].plane.outbound.len(), 1, "{error}");
+    }
+}
+
+/// Also while the delete is under way, and whatever packets want.
+#[test]
+fn what_an_operator_takes_down_stays_down() {
+    for child in [None, Some("lan")] {
+        let mut world = world(|connection| start(connection, Start::Boot), |_| {});
+        acquire(&mut world, packet("10.2.1.9"));
+        assert_eq!(policies(&world, A), [""; 0], "packets do not begin it");
+        world.at(A, |endpoint, now, rng| endpoint.start(now, rng));
+        world.run(SOON);
+        let up = policies(&world, A);
+        let other = if up == ["10.1.0.0/16 10.2.1.0/24"] { "10.2.2.9" } else { "10.2.1.9" };
+        world.at(A, |endpoint, now, rng| endpoint.terminate(now, rng, "net", child)).unwrap();
+        for _ in 0..3 {
+            acquire(&mut world, packet(other));
+        }
+        assert_eq!((up.len(), policies(&world, A).len()), (1, 0), "{child:?}");
+    }
+}
+
+/// A peer that takes a tunnel away as soon as it is there sets the pace no more than it should.
+#[test]
+fn what_the_peer_takes_away_at_once_is_not_asked_for_at_once() {
+    let mut world = world(|connection| start(connection, Start::Boot), |_| {});
+    world.at(A, |endpoint, now, rng| endpoint.start(now, rng));
+    for _ in 0..60 {
+        world.run(Duration::from_secs(1));
+        for name in ["one", "two"] {
+            // It may be down.
+            let _ = world.at(B, |endpoint, now, rng| endpoint.terminate(now, rng, "net", Some(name)));
+        }
+    }
+    let made = world.sides[A].plane.added;
+    assert!((6..=12).contains(&made), "{made} in a minute");
 }
 
 #[test]

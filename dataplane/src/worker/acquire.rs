@@ -2,8 +2,11 @@
 //! on demand, the first packets wait for it, a few of each tunnel and a few in all, for a short time.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::ops::Range;
 use std::time::Duration;
+
+use arrayvec::ArrayVec;
 
 use crate::buffer::Packet;
 use crate::clock::SECOND;
@@ -43,16 +46,41 @@ impl Default for WaitingLimits {
     }
 }
 
-/// The control side is asked again after this.
+/// The control side is asked again for the same after this.
 const AGAIN: u64 = SECOND;
+
+/// Flows of one tunnel that the control side is asked for within that time. More than one, since the peer may leave out
+/// one and not another.
+const FLOWS: usize = 8;
+
+/// Source, destination and protocol.
+type Flow = (IpAddr, IpAddr, u8);
 
 /// Packets that wait for an SA.
 pub(super) struct Waiting {
     packets: VecDeque<Waiter>,
     /// There may be an SA for some of them.
     look: bool,
-    /// Tunnels that the control side was lately asked for, and when; each at its id's place.
-    asked: [Option<(TunnelId, u64)>; 64],
+    /// What the control side was lately asked for; each tunnel at its id's place.
+    asked: [Asked; 64],
+}
+
+/// The flows of a tunnel that the control side was lately asked for, and when.
+#[derive(Clone, Debug, Default)]
+struct Asked {
+    tunnel: Option<TunnelId>,
+    flows: ArrayVec<(Flow, u64), FLOWS>,
+}
+
+impl Asked {
+    /// Whether it may be asked now.
+    fn may(&mut self, tunnel: TunnelId, flow: &Flow, now: u64) -> bool {
+        if self.tunnel != Some(tunnel) {
+            *self = Self { tunnel: Some(tunnel), flows: ArrayVec::new() };
+        }
+        self.flows.retain(|(_, at)| now.saturating_sub(*at) < AGAIN);
+        !self.flows.is_full() && self.flows.iter().all(|(asked, _)| asked != flow)
+    }
 }
 
 struct Waiter {
@@ -64,7 +92,11 @@ struct Waiter {
 
 impl Waiting {
     pub(super) fn new(most: usize) -> Self {
-        Self { packets: VecDeque::with_capacity(most), look: false, asked: [None; 64] }
+        Self {
+            packets: VecDeque::with_capacity(most),
+            look: false,
+            asked: std::array::from_fn(|_| Asked::default()),
+        }
     }
 
     /// An SA or a policy is new.
@@ -91,19 +123,19 @@ impl Worker {
         packets.push_back(Waiter { packet, tunnel, origin, since: now });
     }
 
-    /// Asks the control side for an SA. Once a second is enough, and leaves room in the channel for the answers of the
-    /// peer.
+    /// Asks the control side for an SA. Once a second for each flow is enough, and leaves room in the channel for the
+    /// answers of the peer.
     fn ask_for(&mut self, tunnel: TunnelId, info: &IpInfo, now: u64) {
-        let place = tunnel.0 as usize % self.waiting.asked.len();
-        let known = self.waiting.asked.get(place).copied().flatten();
-        let lately = known.is_some_and(|(asked, at)| asked == tunnel && now.saturating_sub(at) < AGAIN);
         let (source, destination) = (info.source.to_ip(), info.destination.to_ip());
         let (protocol, ports) = (info.protocol, info.ports);
-        if !lately
+        let flow = (source, destination, protocol);
+        let place = tunnel.0 as usize % self.waiting.asked.len();
+        let may = self.waiting.asked.get_mut(place).is_some_and(|asked| asked.may(tunnel, &flow, now));
+        if may
             && self.hint_limited(Event::Acquire { tunnel, source, destination, protocol, ports }, now)
-            && let Some(entry) = self.waiting.asked.get_mut(place)
+            && let Some(asked) = self.waiting.asked.get_mut(place)
         {
-            *entry = Some((tunnel, now));
+            asked.flows.push((flow, now));
         }
     }
 

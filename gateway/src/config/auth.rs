@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use controlplane::auth::eap::Users;
+use controlplane::crypto::RsaPadding;
 
 use super::keyfile::{self, Psk, read_psk};
 use super::node::{Fields, FromNode, Keyword, Node};
@@ -16,6 +17,8 @@ pub struct Auth {
     pub ours: OurProof,
     /// How the peer has to.
     pub theirs: TheirProof,
+    /// How an RSA key of ours signs.
+    pub rsa: RsaPadding,
 }
 
 /// How we prove who we are. Files but those of secrets are read when the connection is set up.
@@ -92,6 +95,10 @@ enum NullAuth {
     Both,
 }
 
+impl Keyword for RsaPadding {
+    const KEYWORDS: &'static [(&'static str, Self)] = &[("pkcs1", Self::Pkcs1), ("pss", Self::Pss)];
+}
+
 impl Keyword for NullAuth {
     const KEYWORDS: &'static [(&'static str, Self)] =
         &[("ours", Self::Ours), ("peer", Self::Peer), ("both", Self::Both)];
@@ -130,7 +137,11 @@ struct Ways {
 fn read(node: Node<'_>, fields: &mut Fields<'_>) -> Option<Auth> {
     // All keys are known before anything is said of one of them.
     let eap_only = fields.optional::<bool>("eap_only") == Some(true);
+    let rsa = fields.optional::<RsaPadding>("rsa");
     let ways = ways(fields)?;
+    if rsa.is_some() && !ways.ours.iter().any(|way| matches!(*way, "cert" | "key")) {
+        fields.error::<()>("rsa", "only with a `key` of ours, which signs in this way");
+    }
     let (Some(&our_way), Some(&their_way)) = (ways.ours.first(), ways.theirs.first()) else {
         return match (ways.ours.first(), ways.theirs.first()) {
             (None, None) => node.error(format!("found neither, expected {}", Auth::expected())),
@@ -182,7 +193,7 @@ fn read(node: Node<'_>, fields: &mut Fields<'_>) -> Option<Auth> {
         _ => read_eap(fields, &ways.theirs, &ours),
     };
     let ours = if eap_only && their_way != "ca" { ours.map(|_| OurProof::EapOnly) } else { ours };
-    Some(Auth { ours: ours?, theirs: theirs? })
+    Some(Auth { ours: ours?, theirs: theirs?, rsa: rsa.unwrap_or_default() })
 }
 
 fn ways(fields: &mut Fields<'_>) -> Option<Ways> {

@@ -30,8 +30,9 @@ const HOUR: Duration = Duration::from_secs(3600);
 /// As many half-open IKE SAs take about a gigabyte.
 const IKE_SAS_MAX: u64 = 1_000_000;
 /// A message that this does not suffice for is no message.
-const MESSAGE_MIN: u64 = 16 << 10;
-const MESSAGE_MAX: u64 = 1 << 20;
+const MESSAGE: (RangeInclusive<u64>, &str) = (16 << 10..=1 << 20, "a size from 16KiB to 1MiB");
+/// RFC 7296 s2: implementations should take 3,000 octets.
+const FIRST_REQUEST: (RangeInclusive<u64>, &str) = (3_000..=65_535, "a size from 3000 to 65535 bytes");
 
 pub(super) fn limits(node: Node<'_>) -> Option<Limits> {
     let mut fields = node.fields()?;
@@ -73,28 +74,33 @@ fn flood(fields: &mut Fields<'_>) -> FloodLimits {
         eap: half_open("eap", 0, default.eap),
         cookie_lifetime: fields.duration("cookie_lifetime", SECOND, HOUR).unwrap_or(default.cookie_lifetime),
         half_open_timeout: fields
-            .duration("half_open_timeout", SECOND, 5 * MINUTE)
+            .duration("half_open_timeout", 5 * SECOND, 5 * MINUTE)
             .unwrap_or(default.half_open_timeout),
         ike_sas: number(fields, "ike_sas", 1..=IKE_SAS_MAX, "a number of IKE SAs", default.ike_sas),
         eap_timeout: fields.duration("eap_timeout", SECOND, HOUR).unwrap_or(default.eap_timeout),
         eap_packets: fields
             .number("eap_packets", 20..=10_000, "a number of packets")
             .unwrap_or(default.eap_packets),
-        eap_message: bytes(fields, "eap_message", default.eap_message),
-        message: bytes(fields, "message", default.message),
+        eap_message: bytes(fields, "eap_message", MESSAGE, default.eap_message),
+        first_request: bytes(fields, "first_request", FIRST_REQUEST, default.first_request),
+        message: bytes(fields, "message", MESSAGE, default.message),
         fragments: fields
             .number("fragments", 16..=65_535, "a number of fragments")
             .unwrap_or(default.fragments),
         answers_per_second: fields
             .number("answers_per_second", 0..=1_000_000, "a number of answers")
             .unwrap_or(default.answers_per_second),
+        log_lines_per_second: fields
+            .number("log_lines_per_second", 0..=1_000_000, "a number of lines")
+            .unwrap_or(default.log_lines_per_second),
         queue: number(fields, "queue", 16..=1_000_000, "a number of datagrams", default.queue),
     }
 }
 
 fn peers(fields: &mut Fields<'_>) -> PeerLimits {
     let default = PeerLimits::default();
-    let sas = 1..=u64::from(MAX_SAS);
+    // The rest is for rekeys, which make one more of each for a while.
+    let sas = 1..=u64::from(MAX_SAS / 8 * 7);
     PeerLimits {
         child_sas: number(fields, "child_sas", sas, "a number of Child SAs", default.child_sas),
         children: number(fields, "children", 1..=65_536, "a number of Child SAs", default.children),
@@ -147,10 +153,15 @@ fn number(
     fields.number(key, range, unit).unwrap_or(default)
 }
 
-fn bytes(fields: &mut Fields<'_>, key: &'static str, default: usize) -> usize {
+fn bytes(
+    fields: &mut Fields<'_>,
+    key: &'static str,
+    (range, expected): (RangeInclusive<u64>, &str),
+    default: usize,
+) -> usize {
     let read = |node: Node<'_>| match Bytes::from_node(node)? {
-        Bytes(bytes @ MESSAGE_MIN..=MESSAGE_MAX) => Some(bytes as usize),
-        Bytes(_) => node.unexpected("a size from 16KiB to 1MiB"),
+        Bytes(bytes) if range.contains(&bytes) => Some(bytes as usize),
+        Bytes(_) => node.unexpected(expected),
     };
     fields.read(key, read).flatten().unwrap_or(default)
 }

@@ -265,6 +265,10 @@ const FILES: &[Case] = &[
         &["gateway.yaml:21:5: error: connections.branch.auth: peers that authenticate by EAP start themselves, expected `start: wait` in the child lan"]),
     ("psk_file: branch.psk", "null_auth: them",
         &["gateway.yaml:21:13: error: connections.branch.auth.null_auth: found \"them\", expected ours, peer or both"]),
+    ("psk_file: branch.psk", "psk_file: branch.psk, rsa: pss",
+        &["gateway.yaml:21:35: error: connections.branch.auth.rsa: only with a `key` of ours, which signs in this way"]),
+    ("psk_file: branch.psk", "cert: cert.pem, key: branch.psk, ca: cert.pem, rsa: pkcs7",
+        &["gateway.yaml:21:60: error: connections.branch.auth.rsa: found \"pkcs7\", expected pkcs1 or pss; did you mean `pkcs1`?"]),
     ("psk_file: branch.psk", "null_auth: both",
         &[
             "gateway.yaml:19:5: error: connections.branch.local: we do not prove that we are pop1.example.net (`null_auth`), expected the identity \"%null\"",
@@ -326,6 +330,12 @@ const CONNECTIONS: &[Case] = &[
             "gateway.yaml:49:33: error: ike.limits.followup_timeout: found 0s, expected 1s to 5m",
             "gateway.yaml:49:55: error: ike.limits.children: found 0, expected a number of Child SAs from 1 to 65536",
             "gateway.yaml:49:86: error: ike.limits.half_open: found 300000, expected 250000 at most: the value of `ike_sas`",
+        ]),
+    ("policies:\n", "ike: { limits: { first_request: 2KB, half_open_timeout: 1s, child_sas: 262144 } }\npolicies:\n",
+        &[
+            "gateway.yaml:49:18: error: ike.limits.first_request: found \"2KB\", expected a size from 3000 to 65535 bytes",
+            "gateway.yaml:49:38: error: ike.limits.half_open_timeout: found 1s, expected 5s to 5m",
+            "gateway.yaml:49:61: error: ike.limits.child_sas: found 262144, expected a number of Child SAs from 1 to 229376",
         ]),
     ("connections:\n", "ike: { limits: { policies: 1, children: 1 } }\nconnections:\n  x:\n    local: { address: any, id: a }\n    remote: { address: any, id: b }\n    auth: { psk_file: branch.psk }\n    children:\n      one: { local: [10.1.0.0/24, 10.1.1.0/24], remote: [10.7.0.0/16] }\n      two: { local: [10.1.0.0/24], remote: [10.8.0.0/16] }\n",
         &[

@@ -156,7 +156,7 @@ fn limits_and_retransmission_have_defaults_and_can_be_set() {
     let settings = |text: &str| config(&files, &format!("{GOOD}{text}")).ike;
     assert_eq!(settings(""), Default::default());
     let text = "ike: { limits: { ike_sas: 60000, eap_timeout: 5m, eap_packets: 30, eap_message: 1MiB, message: 32KiB, \
-        fragments: 99, answers_per_second: 0, queue: 99, child_sas: 9999, children: 9, policies: 10, followups: 2, \
+        fragments: 99, answers_per_second: 0, queue: 99, first_request: 3000, log_lines_per_second: 7, child_sas: 9999, children: 9, policies: 10, followups: 2, \
         narrowed: 3, left_out: 5, left_out_pause: 90s, \
         followup_timeout: 5s, followup_retries: 3, addresses: 4, init_attempts: 7, shortest_reauth: 1m, remembered_addresses: 0, \
         acquire_pause: 1s, acquire_queue: 64, acquire_queue_per_tunnel: 8, acquire_timeout: 1s } }";
@@ -171,6 +171,8 @@ fn limits_and_retransmission_have_defaults_and_can_be_set() {
         fragments: 99,
         answers_per_second: 0,
         queue: 99,
+        first_request: 3000,
+        log_lines_per_second: 7,
         ..FloodLimits::default()
     };
     assert_eq!(flood, expected);

@@ -1,7 +1,6 @@
 //! IKE_AUTH as the initiator.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tracing::{info, warn};
 
@@ -11,6 +10,7 @@ use super::super::init::{PeerSupport, Transcript, find_notify, notifies};
 use super::super::mobike::{self, Mobike};
 use super::super::ppk::{self, Unmixed};
 use super::super::reauth;
+use super::super::retry::{RETRY_REFUSED, RETRY_UNREACHABLE};
 use super::super::{Command, Context, Core, Established, State, Task, configuration};
 use super::{Peering, Proofs, certificate_requests, certificates, claims, id_payload};
 use crate::auth::{AuthError, IdPattern, Identity, LocalProof, RemoteProof};
@@ -18,13 +18,6 @@ use crate::config::{Connection, OnDown};
 use crate::rejection::Rejection;
 use crate::update::{DownReason, Event};
 use crate::wire::{Auth, ExchangeType, Id, Notify, NotifyType, Payload, parse_chain};
-
-/// A connection that is to be kept up is tried again so long after an attempt that nobody answered, and up to
-/// twice as long.
-const RETRY_UNREACHABLE: Duration = Duration::from_secs(5);
-
-/// The same after the peer, or we, refused: somebody must change something first.
-const RETRY_REFUSED: Duration = Duration::from_secs(30);
 
 const NO_PPK: &str = "peer does not support PPK (RFC 8784), which the connection needs";
 

@@ -38,10 +38,15 @@ pub(in crate::sa) fn respond(
         Payload::IdR(id) => Some(id),
         _ => None,
     });
-    let found = peer::identify(&answered.candidates, claims.id, wanted, claims.auth.is_none());
-    let (connection, peer) = match found {
+    let candidates = answered.candidates(ctx);
+    let (connection, peer) = match peer::identify(&candidates, claims.id, wanted, claims.auth.is_none()) {
         Ok(found) => found,
-        Err(why) => return refuse(core, ctx, Rejection::Identity, &why),
+        Err(why) => {
+            if let [connection] = &candidates[..] {
+                tell(core, ctx, connection, &why);
+            }
+            return refuse(core, ctx, Rejection::Identity, &why);
+        }
     };
     let message_id = core.responses.expected();
     let Some(auth) = claims.auth else {
@@ -61,19 +66,16 @@ pub(in crate::sa) fn respond(
     let settled = mix_ppk(core, &accepted.connection, &payloads, auth);
     let (with_ppk, auth) = match settled {
         Ok(settled) => settled,
-        Err(why) => return refuse(core, ctx, Rejection::Authentication, &why),
+        Err(why) => return accepted.refuse(core, ctx, Rejection::Authentication, &why),
     };
     if let Err(why) = accepted.proofs(core).check(&claims, &auth, &accepted.peer, ctx.unix) {
-        let (connection, remote) = (accepted.connection.name.clone(), core.path.remote);
-        ctx.out.events.push_back(Event::Refused { connection, remote, why: why.to_string() });
-        let why = format!("{}: {why}", accepted.connection.name);
-        return refuse(core, ctx, Rejection::Authentication, &why);
+        return accepted.refuse(core, ctx, Rejection::Authentication, &why.to_string());
     }
     let our_id = id_payload(&accepted.connection.local_id);
     let hashes = accepted.answered.support.hashes.as_deref();
     let our_auth = match accepted.proofs(core).prove(&our_id, hashes) {
         Ok(auth) => auth,
-        Err(error) => return refuse(core, ctx, Rejection::Authentication, &error.to_string()),
+        Err(error) => return accepted.refuse(core, ctx, Rejection::Authentication, &error.to_string()),
     };
     let connection = accepted.connection.clone();
     let mut answer = vec![Payload::IdR(our_id)];
@@ -101,6 +103,12 @@ impl Accepted {
         Proofs { core, connection, transcript: &answered.transcript, message_id: *message_id }
     }
 
+    /// As [`refuse`], and the connection tells operators why.
+    pub fn refuse(&self, core: &mut Core, ctx: &mut Context<'_>, rejection: Rejection, why: &str) -> State {
+        tell(core, ctx, &self.connection, why);
+        refuse(core, ctx, rejection, &format!("{}: {why}", self.connection.name))
+    }
+
     /// The peer has proved itself: sets everything up that the first request asked for, and answers with it.
     /// `answer` starts with what proves us.
     pub fn establish(
@@ -113,6 +121,7 @@ impl Accepted {
         let Self { connection, peer, answered, .. } = self;
         if mobike::unexpected_nat(core, asked) {
             let why = format!("{}: the peer forbids NATs, and there is one", connection.name);
+            tell(core, ctx, &connection, &why);
             return refuse_with(core, ctx, Rejection::Addresses, &why, NotifyType::UNEXPECTED_NAT_DETECTED);
         }
         if find_notify(asked, NotifyType::INITIAL_CONTACT).is_some() && connection.unique {
@@ -231,17 +240,27 @@ fn refuse_with(
     why: &str,
     kind: NotifyType,
 ) -> State {
-    warn!(ike = core.spi, remote = %core.path.remote, why, "peer not accepted");
+    if ctx.may_log() {
+        warn!(ike = core.spi, remote = %core.path.remote, why, "peer not accepted");
+    }
     ctx.reject(rejection);
     let notify = Payload::Notify(Notify::bare(kind));
     core.respond(ctx, ExchangeType::IKE_AUTH, &[notify]);
-    State::closed(ctx)
+    State::refused(ctx)
+}
+
+/// Who asks for the connection learns why nothing comes of it.
+fn tell(core: &Core, ctx: &mut Context<'_>, connection: &Connection, why: &str) {
+    let (connection, remote, why) = (connection.name.clone(), core.path.remote, why.into());
+    ctx.out.events.push_back(Event::Refused { connection, remote, why });
 }
 
 pub(super) fn refuse_malformed(core: &mut Core, ctx: &mut Context<'_>, error: &WireError) -> State {
-    warn!(ike = core.spi, remote = %core.path.remote, %error, "malformed IKE_AUTH");
+    if ctx.may_log() {
+        warn!(ike = core.spi, remote = %core.path.remote, %error, "malformed IKE_AUTH");
+    }
     let notify = Payload::Notify(informational::error_notify(error));
     ctx.reject(Rejection::Malformed);
     core.respond(ctx, ExchangeType::IKE_AUTH, &[notify]);
-    State::closed(ctx)
+    State::refused(ctx)
 }

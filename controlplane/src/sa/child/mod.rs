@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use dataplane::sa::TunnelId;
 
+use super::retry::RETRY_UNREACHABLE;
 use super::{Command, Context, Retire};
 use crate::config::{ChildConfig, Connection, OnDown};
 use crate::pool::Released;
@@ -28,7 +29,10 @@ pub(super) use exchange::lower;
 pub(super) use request::{Request, Settled};
 pub(super) use respond::{Denied, make, respond};
 pub(crate) use terms::{Pair, Terms};
-pub(crate) use wanted::{LeftOut, Traffic, Wanted};
+pub(crate) use wanted::{LeftOut, SinglePairs, Traffic, Wanted};
+
+/// A tunnel that lasts so long was wanted by both ends.
+const SETTLED: Duration = Duration::from_secs(10);
 
 /// A Child SA: one SA each way.
 #[derive(Debug)]
@@ -36,6 +40,7 @@ pub(crate) struct Child {
     pub config: Arc<ChildConfig>,
     pub tunnel: TunnelId,
     pub protocol: ProtocolId,
+    pub since: Instant,
     /// Our SPI, which names it.
     pub spi_in: u32,
     /// The peer's SPI.
@@ -77,6 +82,7 @@ impl Child {
         let child = Self {
             tunnel: inbound.tunnel,
             protocol: inbound.suite.protocol,
+            since: ctx.now,
             spi_in: inbound.spi,
             spi_out: outbound.spi,
             stage: Stage::Up,
@@ -276,9 +282,12 @@ impl Children {
         });
         let wanted = !matches!(reason, DownReason::Terminated | DownReason::Replaced);
         if wanted && connection.on_down == OnDown::Restart {
+            // A peer that takes it away again and again is not asked as fast as it can do that.
+            let wait = if ctx.now < child.since + SETTLED { RETRY_UNREACHABLE } else { Duration::ZERO };
+            let after = wait + ctx.jitter(wait);
             // With what the peer allows now; what it leaves out comes with a packet, if at all.
             let (connection, child) = (connection.clone(), Some(Wanted::all(&child.config)));
-            ctx.out.commands.push(Command::Restart { connection, child, after: Duration::ZERO });
+            ctx.out.commands.push(Command::Restart { connection, child, after });
         }
     }
 }

@@ -335,13 +335,20 @@ impl Request {
         Wanted { config: self.config.clone(), traffic: self.traffic.clone() }
     }
 
-    /// What to ask for instead, when the peer makes Child SAs for single pairs of addresses only (RFC 7296 s2.9).
-    pub fn for_a_single_pair(&self, settled: &Settled) -> Option<Wanted> {
-        match (&self.traffic, settled) {
-            (&Traffic::Packet(packet), Settled::Refused(NotifyType::SINGLE_PAIR_REQUIRED)) => {
-                Some(Wanted { config: self.config.clone(), traffic: Traffic::Alone(packet) })
+    /// Why nothing came of it, with what we asked for where the peer does not like that.
+    pub fn reason(&self, settled: &Settled) -> DownReason {
+        match settled {
+            Settled::Made(..) | Settled::More => DownReason::Terminated,
+            Settled::OtherMethod(_) => DownReason::Rejected(NotifyType::INVALID_KE_PAYLOAD),
+            Settled::Refused(kind @ NotifyType::NO_PROPOSAL_CHOSEN) => {
+                DownReason::Declined(*kind, proposal::display(&self.proposals))
             }
-            _ => None,
+            Settled::Refused(kind @ NotifyType::TS_UNACCEPTABLE) => {
+                let [local, remote] = [&self.local, &self.remote].map(|side| selector::display(side));
+                DownReason::Declined(*kind, format!("{local} === {remote}"))
+            }
+            Settled::Refused(kind) => DownReason::Rejected(*kind),
+            Settled::Unacceptable(why, _) => DownReason::Failed(why.clone()),
         }
     }
 
@@ -433,17 +440,6 @@ impl<'p, 'a> Response<'p, 'a> {
                 },
             ] => Some(*spi),
             _ => None,
-        }
-    }
-}
-
-impl From<&Settled> for DownReason {
-    fn from(settled: &Settled) -> Self {
-        match settled {
-            Settled::Made(..) | Settled::More => Self::Terminated,
-            Settled::OtherMethod(_) => Self::Rejected(NotifyType::INVALID_KE_PAYLOAD),
-            Settled::Refused(kind) => Self::Rejected(*kind),
-            Settled::Unacceptable(why, _) => Self::Failed(why.clone()),
         }
     }
 }

@@ -29,7 +29,7 @@ pub(crate) enum Traffic {
     All,
     /// The same, and above all this packet.
     Packet(Packet),
-    /// This packet and nothing else: the peer makes no other Child SAs (SINGLE_PAIR_REQUIRED).
+    /// The two hosts of this packet and nothing else: the peer makes no other Child SAs (SINGLE_PAIR_REQUIRED).
     Alone(Packet),
     /// What the peer has narrowed it to before: local and remote.
     Same(Box<(Vec<TrafficSelector>, Vec<TrafficSelector>)>),
@@ -61,11 +61,13 @@ impl Wanted {
         match &self.traffic {
             Traffic::All => {}
             Traffic::Same(selectors) => (local, remote) = (**selectors).clone(),
-            Traffic::Packet(packet) | Traffic::Alone(packet) => {
+            Traffic::Alone(packet) => {
+                if let Some((ours, theirs)) = packet.hosts(&local, &remote) {
+                    (local, remote) = (vec![ours], vec![theirs]);
+                }
+            }
+            Traffic::Packet(packet) => {
                 if let Some((ours, theirs)) = packet.within(&local, &remote) {
-                    if matches!(self.traffic, Traffic::Alone(_)) {
-                        return (vec![ours], vec![theirs]);
-                    }
                     for (side, first) in [(&mut local, ours), (&mut remote, theirs)] {
                         side.truncate(selector::MAX_SELECTORS - 1);
                         side.insert(0, first);
@@ -129,9 +131,40 @@ fn configured(
     (local, selector::resolve(&config.remote, &remote_hosts(core)))
 }
 
+/// Children of which the peer makes Child SAs for single pairs of addresses only (RFC 7296 s2.9). It has said so once,
+/// and is not asked for anything else.
+#[derive(Debug, Default)]
+pub(crate) struct SinglePairs(Vec<Arc<str>>);
+
+impl SinglePairs {
+    pub fn add(&mut self, child: &ChildConfig) {
+        if !self.has(child) {
+            self.0.push(child.name.clone());
+        }
+    }
+
+    pub fn has(&self, child: &ChildConfig) -> bool {
+        self.0.contains(&child.name)
+    }
+
+    /// What to ask for instead of this, if there is anything.
+    pub fn shape(&self, wanted: Wanted) -> Wanted {
+        match wanted.traffic {
+            Traffic::Packet(packet) if self.has(&wanted.config) => {
+                Wanted { traffic: Traffic::Alone(packet), ..wanted }
+            }
+            _ => wanted,
+        }
+    }
+}
+
 /// Packets that the peer's policy leaves out, though ours does not: it is not asked again at once.
 #[derive(Debug, Default)]
-pub(crate) struct LeftOut(Vec<(Arc<str>, Key, Instant)>);
+pub(crate) struct LeftOut {
+    packets: Vec<(Arc<str>, Key, Instant)>,
+    /// The log has heard that there are too many Child SAs, and hears it again after this.
+    told_until: Option<Instant>,
+}
 
 /// Two hosts and a protocol.
 type Key = (IpAddr, IpAddr, u8);
@@ -140,16 +173,25 @@ impl LeftOut {
     pub fn add(&mut self, ctx: &Context<'_>, wanted: &Wanted) {
         if let Some(key) = wanted.packet().map(key) {
             let until = ctx.now + ctx.config.peers.left_out_pause;
-            self.0.push((wanted.config.name.clone(), key, until));
+            self.packets.push((wanted.config.name.clone(), key, until));
         }
     }
 
     /// The peer is not to be asked: it said no a short time ago, or to too many.
     pub fn forbids(&mut self, ctx: &Context<'_>, wanted: &Wanted) -> bool {
-        self.0.retain(|(.., until)| *until > ctx.now);
+        self.packets.retain(|(.., until)| *until > ctx.now);
         let asked = wanted.packet().map(key);
-        let mut of_it = self.0.iter().filter(|(name, ..)| *name == wanted.config.name);
+        let mut of_it = self.packets.iter().filter(|(name, ..)| *name == wanted.config.name);
         of_it.clone().count() >= ctx.config.peers.left_out || of_it.any(|(_, key, _)| Some(*key) == asked)
+    }
+
+    /// Whether the log hears of it now.
+    pub fn is_to_be_told(&mut self, ctx: &Context<'_>) -> bool {
+        let silent = self.told_until.is_some_and(|until| ctx.now < until);
+        if !silent {
+            self.told_until = Some(ctx.now + ctx.config.peers.left_out_pause);
+        }
+        !silent
     }
 }
 

@@ -161,6 +161,10 @@ impl Sent {
                     Err(reason) => self.fail_later(ctx, reason),
                 }
             }
+            Ok(Outcome::Refused(NotifyType::NO_PROPOSAL_CHOSEN)) => {
+                let offer = proposal::display(&self.connection.proposals);
+                self.fail_later(ctx, DownReason::Declined(NotifyType::NO_PROPOSAL_CHOSEN, offer))
+            }
             Ok(Outcome::Refused(kind)) => self.fail_later(ctx, DownReason::Rejected(kind)),
             Err((rejection, note)) => {
                 debug!(connection = %self.connection.name, %note, "response not accepted");

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use tracing::{debug, info};
 
-use super::super::{Command, core::Opened};
+use super::super::core::Opened;
 use super::super::{Context, Core, IkeSa, Path, State};
 use super::super::{auth, intermediate};
 use super::{
@@ -16,16 +16,20 @@ use crate::auth::IntAuth;
 use crate::config::Connection;
 use crate::crypto::kex::Deferred;
 use crate::crypto::{CryptoError, Group};
-use crate::proposal;
+use crate::proposal::{self, Chosen, NoMatch, Proposal};
 use crate::rejection::Rejection;
+use crate::update::Event;
 use crate::wire::{
-    ExchangeType, Header, KeId, KeyExchange, Notify, NotifyType, Payload, ProposalSpi, ProtocolId,
+    self, ExchangeType, Header, KeId, KeyExchange, Notify, NotifyType, Payload, ProposalSpi, ProtocolId,
 };
 
 /// We answered an IKE_SA_INIT. The IKE SA is half open: nobody has proved anything.
 pub(crate) struct Answered {
-    /// Connections that the peer may be talking about; IKE_AUTH tells which.
-    pub candidates: Vec<Arc<Connection>>,
+    /// What was agreed on. Connections that accept it are those that the peer may be talking about; IKE_AUTH tells which.
+    /// They are not kept: there may be thousands of them.
+    chosen: wire::Proposal,
+    /// Where the request came.
+    came: Path,
     pub(in crate::sa) transcript: Transcript,
     pub(in crate::sa) support: PeerSupport,
     /// Additional key exchanges to come, in this order (RFC 9370 s2.2.2).
@@ -68,24 +72,17 @@ impl Answered {
         {
             return Err(syntax());
         }
-        let choices = candidates
-            .iter()
-            .map(|connection| (connection, proposal::select(&connection.proposals, offered)));
-        let mut failures = Vec::new();
+        let mut verdicts = Verdicts::default();
+        let judge = |ours: &[Proposal]| proposal::select(ours, offered);
         let mut chosen = None;
-        for (connection, choice) in choices {
-            match choice {
-                Ok(choice) => {
-                    chosen = Some(choice);
-                    break;
-                }
-                Err(error) => failures.push((connection, error)),
+        for one in candidates {
+            chosen = verdicts.of(&one.proposals, judge).as_ref().ok().cloned();
+            if chosen.is_some() {
+                break;
             }
         }
         let Some(chosen) = chosen else {
-            for (connection, error) in failures {
-                info!(connection = %connection.name, remote = %path.remote, %error, "refused");
-            }
+            explain(ctx, candidates, &path, &verdicts);
             return Err(Refusal::new(Rejection::NoProposal, NotifyType::NO_PROPOSAL_CHOSEN));
         };
         let no_proposal = || Refusal::new(Rejection::NoProposal, NotifyType::NO_PROPOSAL_CHOSEN);
@@ -93,7 +90,9 @@ impl Answered {
         let support = PeerSupport::of(payloads);
         let additional: VecDeque<_> = chosen.additional().into();
         if !additional.is_empty() && !support.intermediate {
-            info!(remote = %path.remote, %chosen, "peer does not support IKE_INTERMEDIATE, which this needs");
+            if ctx.may_log() {
+                info!(remote = %path.remote, %chosen, "peer does not support IKE_INTERMEDIATE, which this needs");
+            }
             return Err(no_proposal());
         }
         if ke.method != method {
@@ -101,11 +100,7 @@ impl Answered {
             let notify = Notify::new(NotifyType::INVALID_KE_PAYLOAD, method.0.to_be_bytes().to_vec());
             return Err(Refusal { rejection: Rejection::KeyExchange, notify });
         }
-        let candidates: Vec<_> = candidates
-            .iter()
-            .filter(|one| proposal::select(&one.proposals, std::slice::from_ref(&chosen.proposal)).is_ok())
-            .cloned()
-            .collect();
+        let candidates = accepting(candidates.to_vec(), &chosen.proposal);
 
         let mut core = Core::new(ctx.now, ctx.ike_spi(), false, path);
         core.peer_spi = header.spi_i;
@@ -149,8 +144,22 @@ impl Answered {
         let transcript =
             Transcript { ni, nr: nonce, request: request.to_vec(), response, int_auth: IntAuth::default() };
         let expires = ctx.now + ctx.config.limits.half_open_timeout;
-        let answered = Self { candidates, transcript, support, additional, since: ctx.now, expires };
+        let answered = Self {
+            chosen: chosen.proposal,
+            came: path,
+            transcript,
+            support,
+            additional,
+            since: ctx.now,
+            expires,
+        };
         Ok(IkeSa { core, state: State::Answered(Box::new(answered)) })
+    }
+
+    /// The connections that the peer may be talking about.
+    pub fn candidates(&self, ctx: &Context<'_>) -> Vec<Arc<Connection>> {
+        let fitting = ctx.directory.candidates(self.came.local.ip(), self.came.remote.ip());
+        accepting(fitting, &self.chosen)
     }
 
     /// A copy of the request that was answered came.
@@ -174,12 +183,7 @@ impl Answered {
             ctx.reject(Rejection::UnexpectedExchange);
             return State::Answered(self);
         }
-        let state = auth::respond(self, core, ctx, opened);
-        // With EAP nobody has proved anything yet.
-        if !matches!(state, State::Answered(_) | State::EapServing(_)) {
-            ctx.out.commands.push(Command::NoLongerHalfOpen);
-        }
-        state
+        auth::respond(self, core, ctx, opened)
     }
 
     /// Nobody came.
@@ -188,15 +192,69 @@ impl Answered {
             return State::Answered(self);
         }
         debug!(ike = core.spi, remote = %core.path.remote, "half-open IKE SA forgotten");
-        ctx.out.commands.push(Command::NoLongerHalfOpen);
+        ctx.reject(Rejection::HalfOpenTimeout);
         State::gone(ctx)
+    }
+}
+
+/// What becomes of each set of proposals. Thousands of connections may have the same, which is judged once.
+struct Verdicts<'c, T>(Vec<(&'c [Proposal], T)>);
+
+impl<T> Default for Verdicts<'_, T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<'c, T> Verdicts<'c, T> {
+    fn of(&mut self, proposals: &'c [Proposal], judge: impl FnOnce(&[Proposal]) -> T) -> &T {
+        let at = self.0.iter().position(|(known, _)| *known == proposals).unwrap_or_else(|| {
+            self.0.push((proposals, judge(proposals)));
+            self.0.len() - 1
+        });
+        &self.0[at].1
+    }
+}
+
+/// Those that accept a proposal.
+fn accepting(candidates: Vec<Arc<Connection>>, chosen: &wire::Proposal) -> Vec<Arc<Connection>> {
+    let mut verdicts = Verdicts::default();
+    let judge = |ours: &[Proposal]| proposal::select(ours, std::slice::from_ref(chosen)).is_ok();
+    let fits: Vec<bool> = candidates.iter().map(|one| *verdicts.of(&one.proposals, judge)).collect();
+    candidates.into_iter().zip(fits).filter_map(|(one, fits)| fits.then_some(one)).collect()
+}
+
+/// Connections and sets of proposals that one line about a stranger names.
+const NAMED: usize = 3;
+
+/// Tells the log why no proposal was chosen: both sides, and what is missing.
+fn explain(
+    ctx: &mut Context<'_>,
+    candidates: &[Arc<Connection>],
+    path: &Path,
+    verdicts: &Verdicts<'_, Result<Chosen, Box<NoMatch>>>,
+) {
+    for (ours, verdict) in verdicts.0.iter().take(NAMED) {
+        let Err(error) = verdict else { continue };
+        let mut with_it = candidates.iter().filter(|one| one.proposals == *ours).map(|one| &*one.name);
+        let first: Vec<_> = with_it.by_ref().take(NAMED).collect();
+        let rest = with_it.count();
+        if let ([connection], 0) = (first.as_slice(), rest) {
+            let (connection, why) = ((*connection).into(), error.to_string());
+            ctx.out.events.push_back(Event::Refused { connection, remote: path.remote, why });
+        }
+        if ctx.may_log() {
+            let others = if rest == 0 { String::new() } else { format!(" and {rest} more") };
+            let connections = format!("{}{others}", first.join(", "));
+            info!(connection = %connections, remote = %path.remote, %error, "refused");
+        }
     }
 }
 
 /// Our half of the key exchange, returns the value to send. The keys come later.
 fn agree(
     core: &mut Core,
-    chosen: &proposal::Chosen,
+    chosen: &Chosen,
     theirs: &KeyExchange<'_>,
     ni: &[u8],
     nr: &[u8],
@@ -207,4 +265,24 @@ fn agree(
     let (public, exchange) = Deferred::respond(group, &theirs.data)?;
     core.begun = Some(Box::new(Begun { suite, ni: ni.to_vec(), nr: nr.to_vec(), exchange }));
     Ok(public)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_proposals_are_judged_once() {
+        let sets = ["aes256gcm16-prfsha384-x25519", "aes128-sha256-modp2048"]
+            .map(|text| [Proposal::ike(text).unwrap()]);
+        let copies = [sets[0].clone(), sets[1].clone(), sets[0].clone(), sets[0].clone()];
+        let (mut verdicts, judged) = (Verdicts::default(), std::cell::Cell::new(0));
+        let judge = |ours: &[Proposal]| {
+            judged.set(judged.get() + 1);
+            ours[0].to_string()
+        };
+        let said = copies.each_ref().map(|set| verdicts.of(set, judge).clone());
+        assert_eq!((judged.get(), &said[0]), (2, &said[3]));
+        assert_ne!(said[0], said[1]);
+    }
 }

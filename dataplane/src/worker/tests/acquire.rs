@@ -73,6 +73,22 @@ fn a_tunnel_may_keep_a_few_waiting_and_not_at_the_cost_of_another() {
     assert!(gateway.sent_ip(WAN).iter().all(|packet| packet[9] != 17), "nothing went in the clear");
 }
 
+/// The peer may leave out what comes most, and not the rest.
+#[test]
+fn a_flow_that_asks_again_and_again_keeps_no_other_from_asking() {
+    let mut gateway = gateway();
+    let to = |host: u8| udp4("10.1.0.5", &format!("10.2.0.{host}"), 20);
+    for _ in 0..3 {
+        gateway.receive_ip(LAN, &[to(5), to(5), to(6), to(5)]);
+    }
+    assert_eq!(acquired(&gateway), [HOLD; 2], "each once");
+    gateway.receive_ip(LAN, &(7..40).map(to).collect::<Vec<_>>());
+    assert_eq!(acquired(&gateway), [HOLD; 6], "eight a second in all");
+    gateway.pass(Duration::from_millis(1100));
+    gateway.receive_ip(LAN, &[to(5), to(5)]);
+    assert_eq!(acquired(&gateway), [HOLD]);
+}
+
 #[test]
 fn the_configured_bounds_are_those_that_act() {
     let limits = WaitingLimits { all: 5, each: 4, patience: Duration::from_secs(1) };

@@ -10,7 +10,7 @@ use controlplane::auth::eap::{
 };
 use controlplane::auth::x509::{Certificate, Revocation, read_pem};
 use controlplane::auth::{Identity, LocalProof, RemoteProof, Roles, TrustStore};
-use controlplane::crypto::{PublicKey, RsaPadding, Secret, SigningKey};
+use controlplane::crypto::{PublicKey, Secret, SigningKey};
 use zeroize::Zeroizing;
 
 use crate::config::{Authorities, Connection, OurProof, OwnCertificate, TheirProof};
@@ -26,7 +26,7 @@ pub(super) fn proofs(connection: &Connection) -> Result<(LocalProof, RemoteProof
 }
 
 fn ours(connection: &Connection) -> Result<LocalProof> {
-    let rsa = RsaPadding::default();
+    let rsa = connection.auth.rsa;
     let by_eap = |identity, method| LocalProof::Eap(Arc::new(PeerConfig { identity, methods: vec![method] }));
     Ok(match &connection.auth.ours {
         OurProof::Psk(psk) => LocalProof::Psk(Secret::copy_of(psk.expose())),

@@ -7,7 +7,7 @@ use tracing::{debug, info, warn};
 
 use super::super::super::core::Opened;
 use super::super::super::init::find_notify;
-use super::super::super::{Command, Context, Core, State};
+use super::super::super::{Context, Core, State};
 use super::super::responder::{Accepted, mix_ppk, refuse, refuse_malformed};
 use super::super::{certificates, id_payload};
 use super::only_eap;
@@ -51,7 +51,8 @@ impl Serving {
     ) -> State {
         let connection = accepted.connection.clone();
         let RemoteProof::Eap(config) = &connection.remote_auth else {
-            return refuse(core, ctx, Rejection::Authentication, "the peer is not to authenticate by EAP");
+            let why = "the peer is not to authenticate by EAP";
+            return accepted.refuse(core, ctx, Rejection::Authentication, why);
         };
         let our_id = id_payload(&connection.local_id);
         let mut answer = vec![Payload::IdR(our_id.clone())];
@@ -62,15 +63,14 @@ impl Serving {
                     answer.extend(certificates(&connection.local_auth));
                     answer.push(Payload::Auth(auth));
                 }
-                Err(error) => return refuse(core, ctx, Rejection::Authentication, &error.to_string()),
+                Err(error) => {
+                    return accepted.refuse(core, ctx, Rejection::Authentication, &error.to_string());
+                }
             }
         } else if !eap_only {
             // RFC 5998 s3: only a peer that says so may be left without our AUTH.
-            let why = format!(
-                "{}: the peer does not accept EAP alone, and we have no certificate",
-                connection.name
-            );
-            return refuse(core, ctx, Rejection::Authentication, &why);
+            let why = "the peer does not accept EAP alone, and we have no certificate";
+            return accepted.refuse(core, ctx, Rejection::Authentication, why);
         }
         let (server, step) =
             EapServer::start(config.clone(), &accepted.peer, ctx.rng, ctx.config.limits.of_eap());
@@ -112,14 +112,10 @@ impl Serving {
             ctx.reject(Rejection::UnexpectedExchange);
             return State::EapServing(self);
         }
-        let state = match parse_chain(opened.first, &opened.plain, 0) {
+        match parse_chain(opened.first, &opened.plain, 0) {
             Err(error) => refuse_malformed(core, ctx, &error),
             Ok(payloads) => self.serve(core, ctx, &payloads),
-        };
-        if !matches!(state, State::EapServing(_)) {
-            ctx.out.commands.push(Command::NoLongerHalfOpen);
         }
-        state
     }
 
     /// A peer that does not get on may say so in an exchange of its own (RFC 7296 s2.21.2), and leave unacknowledged what
@@ -132,7 +128,6 @@ impl Serving {
             return State::EapServing(self);
         }
         core.respond(ctx, ExchangeType::INFORMATIONAL, &[]);
-        ctx.out.commands.push(Command::NoLongerHalfOpen);
         let verdict = match &self.stage {
             Stage::Running(server) => server.verdict(),
             Stage::Succeeded { .. } => None,
@@ -142,7 +137,7 @@ impl Serving {
             // It does not accept us, rather than we it.
             None => told(&self.accepted, core, ctx, "the peer gave up"),
         }
-        State::closed(ctx)
+        State::refused(ctx)
     }
 
     fn serve(mut self: Box<Self>, core: &mut Core, ctx: &mut Context<'_>, payloads: &[Payload<'_>]) -> State {
@@ -163,14 +158,14 @@ impl Serving {
             ServerStep::Success { packet, msk, identity, method } => {
                 match proved(connection, &self.peer_id, &identity, method) {
                     Ok(identity) => (packet, Stage::Succeeded { msk, identity }),
-                    Err(why) => return refuse(core, ctx, Rejection::Identity, &why),
+                    Err(why) => return self.accepted.refuse(core, ctx, Rejection::Identity, &why),
                 }
             }
             ServerStep::Failure { packet, error } => {
                 failed(&self.accepted, core, ctx, &error);
                 let packet = Eap::from_packet(&packet).map(Payload::Eap);
                 core.respond(ctx, ExchangeType::IKE_AUTH, packet.as_slice());
-                return State::closed(ctx);
+                return State::refused(ctx);
             }
         };
         let Some(packet) = Eap::from_packet(&packet) else {
@@ -201,7 +196,7 @@ impl Serving {
         accepted.peer = identity;
         let (with_ppk, auth): (bool, Auth<'_>) = match mix_ppk(core, &accepted.connection, payloads, auth) {
             Ok(settled) => settled,
-            Err(why) => return refuse(core, ctx, Rejection::Authentication, &why),
+            Err(why) => return accepted.refuse(core, ctx, Rejection::Authentication, &why),
         };
         let proofs = accepted.proofs(core);
         let proved = proofs
@@ -209,10 +204,7 @@ impl Serving {
             .and_then(|()| proofs.prove_msk(&our_id, msk));
         let ours = match proved {
             Ok(ours) => ours,
-            Err(why) => {
-                let why = format!("{}: {why}", accepted.connection.name);
-                return refuse(core, ctx, Rejection::Authentication, &why);
-            }
+            Err(why) => return accepted.refuse(core, ctx, Rejection::Authentication, &why.to_string()),
         };
         let mut answer = vec![Payload::Auth(ours)];
         if with_ppk {
@@ -229,9 +221,10 @@ impl Serving {
             return State::EapServing(self);
         }
         let connection = &self.accepted.connection.name;
-        info!(%connection, peer = %self.peer_id, remote = %core.path.remote, "EAP was not finished in time");
+        if ctx.may_log() {
+            info!(%connection, peer = %self.peer_id, remote = %core.path.remote, "EAP was not finished in time");
+        }
         ctx.reject(Rejection::EapLength);
-        ctx.out.commands.push(Command::NoLongerHalfOpen);
         State::gone(ctx)
     }
 }
@@ -245,7 +238,9 @@ fn failed(accepted: &Accepted, core: &Core, ctx: &mut Context<'_>, error: &EapEr
 /// Operators learn why nothing came of it.
 fn told(accepted: &Accepted, core: &Core, ctx: &mut Context<'_>, why: &str) {
     let (connection, peer, remote) = (&accepted.connection.name, &accepted.peer, core.path.remote);
-    warn!(%connection, %peer, %remote, error = why, "EAP failed");
+    if ctx.may_log() {
+        warn!(%connection, %peer, %remote, error = why, "EAP failed");
+    }
     let why = format!("EAP of {peer} failed: {why}");
     ctx.out.events.push_back(Event::Refused { connection: connection.clone(), remote, why });
 }
@@ -260,13 +255,10 @@ fn proved(
 ) -> Result<Identity, String> {
     let identity = Identity::parse(name).unwrap_or_else(|_| Identity::KeyId(name.as_bytes().to_vec()));
     if connection.remote_id.matches(&identity).is_none() {
-        return Err(format!(
-            "{}: EAP proved {identity}, expected {} (IDi is {})",
-            connection.name, connection.remote_id, peer_id
-        ));
+        return Err(format!("EAP proved {identity}, expected {} (IDi is {peer_id})", connection.remote_id));
     }
     if matches!(connection.local_auth, LocalProof::EapOnly) && !method.allows_eap_only() {
-        return Err(format!("{}: this EAP method needs a certificate of ours", connection.name));
+        return Err("this EAP method needs a certificate of ours".into());
     }
     info!(connection = %connection.name, peer = %identity, ?method, "EAP succeeded");
     Ok(identity)
