@@ -38,6 +38,25 @@ fn rsa_and_ecdsa_certificates() {
     });
 }
 
+/// RFC 7427 has no way to ask for it: each end signs as it is told.
+#[test]
+fn rsa_signatures_by_pss() {
+    privileged(TOOLS, || {
+        let _alone = serial();
+        let credentials = Credentials::new(&PKCS_RSA_SHA256);
+        let pair = both_ways(&Plan {
+            credentials: Some(&credentials),
+            auth: Some("cert: own.pem, key: own.key, ca: ca.pem, rsa: pss"),
+            charon: "rsa_pss = yes",
+            ..Plan::default()
+        });
+        let log = pair.charon.log();
+        for signed in ["with RSA_EMSA_PSS_SHA2_256_SALT_32 successful", "(myself) with RSA_EMSA_PSS"] {
+            assert!(log.contains(signed), "`{signed}` not in {log}");
+        }
+    });
+}
+
 #[test]
 fn a_chain_of_four_kilobytes_comes_in_fragments() {
     privileged(TOOLS, || {

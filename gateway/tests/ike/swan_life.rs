@@ -43,6 +43,24 @@ fn rekeys_from_each_side() {
     });
 }
 
+#[test]
+fn rekeys_from_each_side_of_what_strongswan_began() {
+    privileged(TOOLS, || {
+        let _alone = serial();
+        let pair = Pair::new(&Plan::default());
+        pair.initiate_from_peer();
+        pair.assert_traffic();
+        pair.rekey_from_peer("child", "lan");
+        pair.rekey(TUNNEL);
+        pair.assert_traffic();
+        pair.rekey_from_peer("ike", CONNECTION);
+        pair.assert_traffic();
+        pair.rekey(CONNECTION);
+        pair.rekey_from_peer("child", "lan");
+        pair.assert_traffic();
+    });
+}
+
 /// strongSwan sets a new IKE SA up before it deletes the old one (RFC 7296 s2.8.3).
 #[test]
 fn strongswan_authenticates_anew_without_a_gap() {
@@ -89,6 +107,8 @@ fn deletes_from_each_side() {
         pair.wait_until_down();
         let row = pair.gateway.row("connections", |row| row["name"] == CONNECTION);
         assert_eq!(row["state"], "down", "{row}");
+        pair.initiate();
+        pair.assert_traffic();
     });
 }
 
