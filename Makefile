@@ -61,7 +61,7 @@ dpdk-lint:
 
 # The tests of capsule-ffi, and everything that has DPDK in its name.
 dpdk-test:
-	$(CARGO) test --locked $(DPDK) --lib --test '*' -- --test-threads=1 dpdk arguments:: port::tests::
+	$(CARGO) test --locked $(DPDK) --lib --bins --test '*' -- --test-threads=1 dpdk arguments:: port::tests:: queues::tests:: steer::tests::
 
 ## What the tests with real peers need. As root; does nothing when everything is there.
 tools:

@@ -4,7 +4,7 @@
 #   dpdk-host.sh status              NICs and their drivers, IOMMU, huge pages, isolated cores, and what is missing
 #   dpdk-host.sh bind ADDRESS        gives a NIC (0000:65:00.0) to vfio-pci
 #   dpdk-host.sh unbind ADDRESS      gives it back to the kernel's driver
-#   dpdk-host.sh hugepages COUNT     reserves huge pages of 2 MiB
+#   dpdk-host.sh hugepages COUNT     has this many huge pages of 2 MiB reserved in all
 #
 # Commands that change the host are printed. They are run only with --yes behind them. With driverctl, bindings last
 # over a restart; without, they do not. The kernel's command line is never touched: what to add to it is said.
@@ -64,7 +64,8 @@ status() {
     total=$(cat "$sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages" 2>/dev/null || echo 0)
     free=$(cat "$sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages" 2>/dev/null || echo 0)
     echo "Huge pages of 2 MiB: $free of $total are free"
-    if ((free < 256)); then echo "  for \`dpdk: { memory: 512MiB }\`: $0 hugepages 256"; fi
+    # The number is that of all pages, and others have some of them.
+    if ((free < 256)); then echo "  for \`dpdk: { memory: 512MiB }\`: $0 hugepages $((total + 256 - free))"; fi
     local isolated
     isolated=$(cat "$sys/devices/system/cpu/isolated" 2>/dev/null || true)
     if [[ -n $isolated ]]; then
@@ -95,19 +96,60 @@ nic() {
     echo "$device"
 }
 
+interfaces_of() {
+    local interface
+    for interface in "$1"/net/* "$1"/virtio*/net/*; do
+        [[ -e $interface ]] && echo "${interface##*/}"
+    done
+    return 0
+}
+
+# Whether a default route leads through an interface, or through one on top of it, whose name is printed then: a bond, a team
+# or a bridge that it is in, a VLAN or a macvlan on it, a VRF, at any depth.
+way_out() {
+    local -A seen=()
+    local -a open=("$1")
+    local interface upper
+    while ((${#open[@]})); do
+        interface=${open[0]}
+        open=("${open[@]:1}")
+        [[ -n ${seen[$interface]:-} ]] && continue
+        seen[$interface]=1
+        if leads_out "$interface"; then
+            [[ $interface == "$1" ]] || echo "$interface"
+            return 0
+        fi
+        # The kernel has a link to each interface that is directly above.
+        for upper in "$sys/class/net/$interface"/upper_*; do
+            [[ -e $upper || -L $upper ]] && open+=("${upper##*/upper_}")
+        done
+    done
+    return 1
+}
+
+# Whether a default route names the interface, in whatever words: 0.0.0.0/0 or its halves, ::/0 to 2000::/3. The kernel's files
+# have the main table; where there is `ip`, all tables, and routes with several ways.
+leads_out() {
+    awk -v i="$1" '$1 == i && $2 == "00000000" { found = 1 } END { exit !found }' "$proc/net/route" 2>/dev/null ||
+        awk -v i="$1" '$10 == i && $2 ~ /^0[0-3]$/ { found = 1 } END { exit !found }' "$proc/net/ipv6_route" 2>/dev/null ||
+        { ip -o -4 route show table all || true; ip -o -6 route show table all || true; } 2>/dev/null |
+        awk -v i="$1" '$1 ~ /^(default|0\.0\.0\.0\/1|::\/[0-3]|2000::\/3)$/ {
+            for (at = 2; at < NF; at++) if ($at == "dev" && $(at + 1) == i) found = 1
+        } END { exit !found }'
+}
+
 bind() {
-    local device driver interface
+    local device driver interface way
     device=$(nic "$1")
     driver=$(driver_of "$device")
     [[ $driver == vfio-pci ]] && die "$1 is bound to vfio-pci already"
     case $driver in
         mlx4_core | mlx5_core | mana) die "$1 has $driver, which DPDK works beside: it needs no binding" ;;
     esac
-    for interface in "$device"/net/* "$device"/virtio*/net/*; do
-        interface=${interface##*/}
+    for interface in $(interfaces_of "$device"); do
         # This host may be reached through it.
-        if [[ $interface != '*' ]] && awk -v i="$interface" '$1 == i && $2 == "00000000" { found = 1 } END { exit !found }' "$proc/net/route" 2>/dev/null; then
-            die "$1 is $interface, which the default route of this host leads through; it stays"
+        if way=$(way_out "$interface"); then
+            die "$1 is $interface, which the default route of this host leads through${way:+ by way of $way}; it stays"
         fi
     done
     echo "IOMMU: $(iommu)"

@@ -58,6 +58,15 @@ pub const FIGURES: &[(&str, &str, usize)] = &[
     // Packets that did not come out, and slices that count although another thread of the machine disturbed them.
     ("lost", "lost", 0),
     ("disturbed", "disturbed slices", 0),
+    // Packets of all rounds that were lost because the next device took no more, or refused them; because the one before was
+    // full, received them wrong, or had no buffer; for any other reason; and that a generator could not hand over.
+    ("tx_full", "tx full", 0),
+    ("tx_errors", "tx errors", 0),
+    ("rx_missed", "rx missed", 0),
+    ("rx_errors", "rx errors", 0),
+    ("rx_no_buffer", "no buffer", 0),
+    ("other_drops", "other drops", 0),
+    ("unsent", "unsent", 0),
     // Microseconds of CPU time a handshake, as above, and how many a second of CPU time, or of
     // the clock on the wall with a live peer.
     ("cpu_us", "us/handshake", 1),

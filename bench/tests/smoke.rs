@@ -103,8 +103,23 @@ fn latency() {
 fn dpdk() {
     let report = run("dpdk --sizes 64 --rounds 1 --seconds 0.2");
     assert_eq!(with(&report, "ports", "memory").len(), 1);
-    assert_eq!(with(&report, "ports", "net_pcap to net_null").len(), 1);
-    assert_eq!(with(&report, "ports", "net_memif to net_null").len(), 2);
+    let path = with(&report, "ports", "net_pcap to net_null");
+    let memif = with(&report, "ports", "net_memif to net_null");
+    assert_eq!((path.len(), memif.len()), (1, 2));
+    // A rate, and what was lost by the gateway, by testpmd, and before either.
+    let figure = |row: &Value, name: &str| row["figures"][name].as_f64();
+    for row in path.iter().chain(&memif) {
+        assert!(figure(row, "mpps") > Some(0.0) && figure(row, "gbits") > Some(0.0), "{row}");
+        let gateway = ["tx_full", "tx_errors", "rx_missed", "rx_errors", "rx_no_buffer", "other_drops"];
+        let testpmd = ["tx_full", "rx_missed", "other_drops"];
+        let is_testpmd = row["labels"]["what"] == "testpmd io-forward";
+        for name in if is_testpmd { &testpmd[..] } else { &gateway[..] } {
+            assert!(figure(row, name).is_some(), "{name}: {row}");
+        }
+    }
+    // net_null takes all; the generator is faster than what it sends to.
+    assert!(path.iter().all(|row| figure(row, "tx_full") == Some(0.0)), "{path:?}");
+    assert!(memif.iter().all(|row| figure(row, "unsent") > Some(0.0)), "{memif:?}");
     assert!(report["findings"].as_array().unwrap().len() == 2);
 }
 

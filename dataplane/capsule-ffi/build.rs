@@ -68,7 +68,7 @@ mod system {
             .clang_arg("-D_GNU_SOURCE")
             .rust_edition(bindgen::RustEdition::Edition2024)
             .allowlist_type(
-                "rte_eth_(conf|dev_info|stats|rx_mq_mode)|rte_ether_addr|rte_cpuset_t|rte_mempool",
+                "rte_eth_(conf|dev_info|stats|rx_mq_mode|rxconf|txconf)|rte_flow|rte_ether_addr|rte_cpuset_t|rte_mempool",
             )
             .allowlist_var("CAPSULE_.*|RTE_EAL_PMD_PATH")
             .generate_cstr(true)

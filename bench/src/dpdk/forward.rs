@@ -1,5 +1,7 @@
 //! A gateway over two DPDK ports, for as long as it is measured: `spillway-bench dpdk-forward`.
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::fs;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -8,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use clap::Args;
 use dataplane::crypto::{Crypto, EngineChoice, Suite};
+use dataplane::drops::DropReason;
 use dataplane::fleet::{Fleet, FleetConfig, frame_size_for};
 use dataplane::host::reassembly::ReassemblyConfig;
 use dataplane::message::{Event, Neighbour, Route, RouteUpdate, Update};
@@ -53,22 +56,61 @@ pub struct Options {
 }
 
 /// What was seen.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Outcome {
     packets: u64,
     seconds: f64,
     /// Time that the worker had its core for.
     core_seconds: f64,
+    /// Packets that were dropped meanwhile.
+    pub drops: Drops,
+}
+
+/// Packets that were lost, by where: the names of the worker's reasons, and of the counters of ports.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drops(BTreeMap<String, u64>);
+
+impl Drops {
+    /// Adds packets of a name. One without packets is known all the same.
+    pub fn add(&mut self, name: &str, packets: u64) {
+        *self.0.entry(name.to_owned()).or_default() += packets;
+    }
+
+    /// Adds all of another.
+    pub fn merge(&mut self, other: &Self) {
+        other.0.iter().for_each(|(name, &packets)| self.add(name, packets));
+    }
+
+    /// Each name and its packets.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.0.iter().map(|(name, &packets)| (name.as_str(), packets))
+    }
+
+    /// What came since an earlier reading.
+    fn since(&self, before: &Self) -> Self {
+        let before = |name| before.0.get(name).copied().unwrap_or_default();
+        Self(self.0.iter().map(|(name, &packets)| (name.clone(), packets - before(name))).collect())
+    }
+}
+
+impl fmt::Display for Drops {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut lost = self.iter().filter(|&(_, packets)| packets > 0).peekable();
+        if lost.peek().is_none() {
+            return f.write_str("no drops");
+        }
+        lost.try_for_each(|(name, packets)| write!(f, "{name} {packets} "))
+    }
 }
 
 impl Outcome {
     /// Nanoseconds of its core that the worker took for each packet.
-    pub fn nanoseconds(self) -> f64 {
+    pub fn nanoseconds(&self) -> f64 {
         self.core_seconds * 1e9 / self.packets as f64
     }
 
     /// Packets a second by the clock.
-    pub fn packets_per_second(self) -> f64 {
+    pub fn packets_per_second(&self) -> f64 {
         self.packets as f64 / self.seconds
     }
 }
@@ -143,11 +185,13 @@ fn measure(fleet: &Fleet, span: Duration) -> anyhow::Result<Outcome> {
         std::thread::sleep(Duration::from_millis(10));
     }
     keep(fleet, WARM_UP);
-    let (before, core_before, since) = (sent(fleet)?, core_time()?, Instant::now());
+    let (sent_before, drops_before) = (sent(fleet)?, drops(fleet)?);
+    let (core_before, since) = (core_time()?, Instant::now());
     keep(fleet, span);
-    let (packets, core, time) = (sent(fleet)? - before, core_time()? - core_before, since.elapsed());
-    ensure!(packets > 0, "nothing is forwarded any more: {}", drops(fleet)?);
-    Ok(Outcome { packets, seconds: time.as_secs_f64(), core_seconds: core.as_secs_f64() })
+    let (core, time) = (core_time()? - core_before, since.elapsed());
+    let (packets, drops) = (sent(fleet)? - sent_before, drops(fleet)?.since(&drops_before));
+    ensure!(packets > 0, "nothing is forwarded any more: {drops}");
+    Ok(Outcome { packets, seconds: time.as_secs_f64(), core_seconds: core.as_secs_f64(), drops })
 }
 
 /// Waits, and keeps the neighbour known: nobody is there to answer for it.
@@ -169,9 +213,25 @@ fn sent(fleet: &Fleet) -> anyhow::Result<u64> {
     Ok(counters.get(WAN).context("no counters of the WAN port")?.tx_packets)
 }
 
-fn drops(fleet: &Fleet) -> anyhow::Result<String> {
-    let drops = snapshot(fleet)?.drops;
-    Ok(drops.nonzero().map(|(reason, count)| format!("{} {count} ", reason.name())).collect())
+/// Everything that was lost since the start.
+fn drops(fleet: &Fleet) -> anyhow::Result<Drops> {
+    let snapshot = snapshot(fleet)?;
+    let mut drops = Drops::default();
+    drops.add(DropReason::TxFull.name(), 0);
+    for (reason, packets) in snapshot.drops.nonzero() {
+        drops.add(reason.name(), packets);
+    }
+    for port in &snapshot.ports {
+        for (name, packets) in [
+            ("rx_missed", port.rx_missed),
+            ("rx_errors", port.rx_errors),
+            ("rx_no_buffer", port.rx_no_buffer),
+            ("tx_errors", port.tx_errors),
+        ] {
+            drops.add(name, packets);
+        }
+    }
+    Ok(drops)
 }
 
 fn snapshot(fleet: &Fleet) -> anyhow::Result<Snapshot> {
@@ -197,4 +257,27 @@ fn core_time() -> anyhow::Result<Duration> {
         }
     }
     bail!("no thread is called {THREAD}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn drops(all: &[(&str, u64)]) -> Drops {
+        let mut drops = Drops::default();
+        all.iter().for_each(|&(name, packets)| drops.add(name, packets));
+        drops
+    }
+
+    #[test]
+    fn drops_are_those_of_the_time() {
+        let before = drops(&[("tx_full", 3), ("rx_missed", 1)]);
+        let after = drops(&[("tx_full", 5), ("rx_missed", 1), ("no_neighbour", 2)]);
+        let mut meanwhile = after.since(&before);
+        assert_eq!(meanwhile, drops(&[("tx_full", 2), ("rx_missed", 0), ("no_neighbour", 2)]));
+        meanwhile.merge(&before);
+        assert_eq!(meanwhile, after.clone());
+        assert_eq!(before.since(&before).to_string(), "no drops");
+        assert_eq!(before.to_string(), "rx_missed 1 tx_full 3 ");
+    }
 }

@@ -15,15 +15,15 @@ use clap::Args;
 use dataplane::crypto::Suite;
 
 pub use self::forward::Options as ForwardOptions;
-use self::forward::Outcome;
 pub use self::forward::run as forward;
+use self::forward::{Drops, Outcome};
 use self::testpmd::{Generator, IoForward};
 use crate::engines;
 use crate::frames::{self, Frames};
 use crate::gateway::{Gateway, Pools};
 use crate::latency::capacity;
 use crate::measure::Samples;
-use crate::report::{Finding, Goal, Report, Row};
+use crate::report::{FIGURES, Finding, Goal, Report, Row};
 use crate::traffic::{Order, Size, Stream};
 use crate::tunnels::Direction;
 use crate::world::World;
@@ -35,6 +35,13 @@ const GOAL_OF_TESTPMD: f64 = 0.6;
 /// What DPDK ports may cost beside memory ports.
 const GOAL_OF_MEMORY: f64 = 0.85;
 
+/// Packets of the generator that nobody took.
+const UNSENT: &str = "unsent";
+/// Where packets may be lost: figures of a row.
+const DROPS: [&str; 6] = ["tx_full", "tx_errors", "rx_missed", "rx_errors", "rx_no_buffer", UNSENT];
+/// What was lost elsewhere.
+const OTHERS: &str = "other_drops";
+
 /// What to measure.
 ///
 /// `path`: a capture in memory (net_pcap, infinite_rx) through one SA to net_null, beside the same worker on memory
@@ -42,6 +49,9 @@ const GOAL_OF_MEMORY: f64 = 0.85;
 ///
 /// `memif`: dpdk-testpmd sends 64-byte frames by net_memif as fast as it can; another testpmd forwards them to net_null,
 /// and then a gateway protects them and sends them to net_null. Each has one core.
+///
+/// Packets that are lost are told by where: `tx_full` and every other reason of the gateway's, the counters of its ports, what
+/// testpmd says of itself. The generator sends faster than anybody takes it, so most of what it sends stays `unsent`.
 #[derive(Args, Clone, Debug)]
 pub struct Options {
     /// Suite, by its keyword.
@@ -92,20 +102,28 @@ fn path(options: &Options, size: Size, directory: &Path, report: &mut Report) ->
     // The engine that a gateway would take.
     let crypto = engines::start(&[])?.pop().context("no engine runs here")?;
     let mut world = World::new(&crypto, options.suite, 1, Pools::new()?)?;
-    let (mut memory, mut dpdk) = (Vec::new(), Vec::new());
+    let (mut memory, mut dpdk, mut drops) = (Vec::new(), Vec::new(), Drops::default());
     for _ in 0..options.rounds {
         memory.push(capacity(&mut world, Direction::Outbound, Stream::new(size, 1, Order::Random))?);
-        dpdk.push(round(options, &lan)?.nanoseconds());
+        let outcome = round(options, &lan)?;
+        dpdk.push(outcome.nanoseconds());
+        drops.merge(&outcome.drops);
     }
     let (memory, dpdk): (Samples, Samples) = (memory.into_iter().collect(), dpdk.into_iter().collect());
-    for (ports, samples) in [("memory", &memory), ("net_pcap to net_null", &dpdk)] {
+    for (ports, samples, drops) in [("memory", &memory, None), ("net_pcap to net_null", &dpdk, Some(&drops))]
+    {
         let labels = vec![
             ("suite", options.suite.to_string()),
             ("bytes", size.to_string()),
             ("ports", ports.to_owned()),
             ("what", "outbound".to_owned()),
         ];
-        report.rows.push(Row::throughput(labels, size.mean(), samples));
+        let row = Row::throughput(labels, size.mean(), samples);
+        let row = match drops {
+            Some(drops) => with_drops(row, drops, report),
+            None => row,
+        };
+        report.rows.push(row);
     }
     let what = format!("{size} B: rate over DPDK ports, of that over memory ports");
     report.findings.push(Finding::new(
@@ -120,28 +138,36 @@ fn path(options: &Options, size: Size, directory: &Path, report: &mut Report) ->
 /// Protecting what testpmd sends, beside testpmd forwarding it.
 fn memif(options: &Options, directory: &Path, report: &mut Report) -> anyhow::Result<()> {
     let (mut io, mut gateway) = (Vec::new(), Vec::new());
+    let (mut io_drops, mut gateway_drops) = (Drops::default(), Drops::default());
     for round_number in 0..options.rounds {
         let socket = directory.join(format!("io{round_number}"));
         let generator = Generator::start(&socket, options.generator_core, Gateway::mac(Direction::Outbound))?;
-        io.push(IoForward::measure(&socket, options.core, options.generator_core, duration(options))?);
-        drop(generator);
+        let forwarded = IoForward::measure(&socket, options.core, options.generator_core, duration(options))?;
+        io.push(forwarded.rate);
+        io_drops.merge(&forwarded.drops);
+        io_drops.add(UNSENT, generator.finish()?);
 
         let socket = directory.join(format!("esp{round_number}"));
         let generator = Generator::start(&socket, options.generator_core, Gateway::mac(Direction::Outbound))?;
         let lan = format!("net_memif0,role=client,socket-abstract=no,socket={}", socket.display());
-        gateway.push(round(options, &lan)?.packets_per_second());
-        drop(generator);
+        let outcome = round(options, &lan)?;
+        gateway.push(outcome.packets_per_second());
+        gateway_drops.merge(&outcome.drops);
+        gateway_drops.add(UNSENT, generator.finish()?);
     }
     let nanoseconds = |rates: &[f64]| rates.iter().map(|rate| 1e9 / rate).collect::<Samples>();
     let (io, gateway) = (nanoseconds(&io), nanoseconds(&gateway));
-    for (what, samples) in [("testpmd io-forward", &io), ("gateway, outbound", &gateway)] {
+    for (what, samples, drops) in
+        [("testpmd io-forward", &io, &io_drops), ("gateway, outbound", &gateway, &gateway_drops)]
+    {
         let labels = vec![
             ("suite", options.suite.to_string()),
             ("bytes", "50".to_owned()),
             ("ports", "net_memif to net_null".to_owned()),
             ("what", what.to_owned()),
         ];
-        report.rows.push(Row::throughput(labels, 50.0, samples));
+        let row = with_drops(Row::throughput(labels, 50.0, samples), drops, report);
+        report.rows.push(row);
     }
     let what = "64-byte frames by memif: rate of the gateway, of testpmd's".to_owned();
     report.findings.push(Finding::new(
@@ -151,6 +177,30 @@ fn memif(options: &Options, directory: &Path, report: &mut Report) -> anyhow::Re
         Some(Goal::AtLeast(GOAL_OF_TESTPMD)),
     ));
     Ok(())
+}
+
+/// A row that tells what was lost. What has no figure of its own, because it should not be, is in `other_drops` and a note.
+fn with_drops(mut row: Row, drops: &Drops, report: &mut Report) -> Row {
+    let own = |name: &str| {
+        FIGURES.iter().map(|&(known, ..)| known).find(|known| DROPS.contains(known) && *known == name)
+    };
+    let mut others = 0;
+    for (name, packets) in drops.iter() {
+        match own(name) {
+            Some(figure) => row.figures.push((figure, packets as f64)),
+            None => {
+                others += packets;
+                if packets > 0 {
+                    let what = row.labels.iter().map(|(_, value)| value.as_str()).collect::<Vec<_>>();
+                    report
+                        .notes
+                        .push(format!("{}: {packets} packets were dropped as {name}", what.join(", ")));
+                }
+            }
+        }
+    }
+    row.figures.push((OTHERS, others as f64));
+    row
 }
 
 /// One round of a gateway over DPDK, in a process of its own.

@@ -2,13 +2,15 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use dataplane::port::Mac;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+
+use super::forward::Drops;
 
 /// Frames that are sent, in bytes.
 const FRAME: usize = 64;
@@ -18,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Sends 64-byte frames of the LAN's host into the tunnel, as fast as one core can.
 pub struct Generator {
     // Ends it when dropped.
-    _testpmd: Testpmd,
+    testpmd: Testpmd,
 }
 
 impl Generator {
@@ -41,31 +43,43 @@ impl Generator {
             ensure!(Instant::now() < end, "dpdk-testpmd made no socket");
             std::thread::sleep(Duration::from_millis(10));
         }
-        Ok(Self { _testpmd: testpmd })
+        Ok(Self { testpmd })
+    }
+
+    /// Ends it. The packets that it could not hand over, of its whole time: it sends what the other end does not take.
+    ///
+    /// # Errors
+    /// When it does not say.
+    pub fn finish(mut self) -> anyhow::Result<u64> {
+        Ok(self.testpmd.finish()?.tx)
     }
 }
 
-/// testpmd forwarding from a memif socket to net_null.
-pub struct IoForward;
+/// What testpmd forwarded from a memif socket to net_null.
+pub struct IoForward {
+    /// The packets a second that it sent, in the middle of the time.
+    pub rate: f64,
+    /// What it lost, of its whole time.
+    pub drops: Drops,
+}
 
 impl IoForward {
-    /// The packets a second that it sends, in the middle of the time.
+    /// Has it forward for a while.
     ///
     /// # Errors
     /// When it does not start, or forwards nothing.
-    pub fn measure(socket: &Path, core: usize, main_core: usize, span: Duration) -> anyhow::Result<f64> {
+    pub fn measure(socket: &Path, core: usize, main_core: usize, span: Duration) -> anyhow::Result<Self> {
         let devices = [
             format!("net_memif0,role=client,socket-abstract=no,socket={}", socket.display()),
             "net_null0,no-rx=1".to_owned(),
         ];
         let forward = ["--forward-mode=io".to_owned(), "--stats-period=1".to_owned()];
         let mut testpmd = Testpmd::start(&devices, &forward, core, main_core)?;
-        let output = testpmd.process.stdout.take().context("no output of dpdk-testpmd")?;
         // Its first figures are of its start; one for each second of ours follows.
         let wanted = 2 + span.as_secs().max(1) as usize;
         let mut rates = Vec::new();
         let end = Instant::now() + PATIENCE + span;
-        for line in BufReader::new(output).lines() {
+        for line in testpmd.output.by_ref().lines() {
             ensure!(Instant::now() < end, "dpdk-testpmd forwards nothing");
             // Each port has such a line, and only net_null sends.
             let rate = line?.trim().strip_prefix("Tx-pps:").and_then(|rest| {
@@ -78,13 +92,36 @@ impl IoForward {
         }
         let mut rates = rates.split_off(2.min(rates.len()));
         rates.sort_by(f64::total_cmp);
-        rates.get(rates.len() / 2).copied().context("dpdk-testpmd forwarded nothing")
+        let rate = rates.get(rates.len() / 2).copied().context("dpdk-testpmd forwarded nothing")?;
+        let Dropped { rx, tx } = testpmd.finish()?;
+        let mut drops = Drops::default();
+        drops.add("rx_missed", rx);
+        drops.add("tx_full", tx);
+        Ok(Self { rate, drops })
     }
 }
 
 /// A testpmd process. Dropped, it ends.
 struct Testpmd {
     process: Child,
+    output: BufReader<ChildStdout>,
+}
+
+/// Packets that testpmd lost by its own account, over all of its ports: those that its devices had no room for, and those that
+/// a device did not take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Dropped {
+    rx: u64,
+    tx: u64,
+}
+
+impl Dropped {
+    /// From what testpmd says when it ends.
+    fn parse(text: &str) -> Option<Self> {
+        let (_, sums) = text.split_once("Accumulated forward statistics for all ports")?;
+        let number = |name: &str| sums.split_once(name)?.1.split_whitespace().next()?.parse().ok();
+        Some(Self { rx: number("RX-dropped:")?, tx: number("TX-dropped:")? })
+    }
 }
 
 impl Testpmd {
@@ -107,20 +144,48 @@ impl Testpmd {
         command.args(forward);
         // It ends when its input does.
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let process = command.spawn().context("dpdk-testpmd (Debian: dpdk-dev)")?;
-        Ok(Self { process })
+        let mut process = command.spawn().context("dpdk-testpmd (Debian: dpdk-dev)")?;
+        let output = process.stdout.take().context("no output of dpdk-testpmd")?;
+        Ok(Self { process, output: BufReader::new(output) })
+    }
+
+    /// Ends it; what it lost.
+    fn finish(&mut self) -> anyhow::Result<Dropped> {
+        let _gone = kill(Pid::from_raw(self.process.id() as i32), Signal::SIGINT);
+        let mut text = String::new();
+        self.output.read_to_string(&mut text)?;
+        Dropped::parse(&text).with_context(|| format!("dpdk-testpmd does not say what it lost: {text}"))
     }
 }
 
 impl Drop for Testpmd {
     fn drop(&mut self) {
-        // What it still has to say must not keep it from ending.
-        let output = self.process.stdout.take();
         let _gone = kill(Pid::from_raw(self.process.id() as i32), Signal::SIGINT);
-        if let Some(mut output) = output {
-            let _read = output.read_to_end(&mut Vec::new());
-        }
+        // What it still has to say must not keep it from ending.
+        let _read = self.output.read_to_end(&mut Vec::new());
         let _gone = self.process.kill();
         let _status = self.process.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn losses_are_those_of_all_ports() {
+        let said = "
+  ---------------------- Forward statistics for port 0  ----------------------
+  RX-packets: 10             RX-dropped: 1             RX-total: 11
+  TX-packets: 0              TX-dropped: 0             TX-total: 0
+  ----------------------------------------------------------------------------
+
+  +++++++++++++++ Accumulated forward statistics for all ports+++++++++++++++
+  RX-packets: 10             RX-dropped: 1             RX-total: 11
+  TX-packets: 7              TX-dropped: 3             TX-total: 10
+  ++++++++++++++++++++++++++++++++++++++++++++++++++++++++++++++++++++++++++++
+";
+        assert_eq!(Dropped::parse(said), Some(Dropped { rx: 1, tx: 3 }));
+        assert_eq!(Dropped::parse("  RX-packets: 10   RX-dropped: 1"), None);
     }
 }

@@ -21,6 +21,10 @@ pub mod pool;
 #[cfg(feature = "libdpdk")]
 pub mod port;
 #[cfg(feature = "libdpdk")]
+pub mod queues;
+#[cfg(feature = "libdpdk")]
+mod steer;
+#[cfg(feature = "libdpdk")]
 pub mod thread;
 
 #[cfg(feature = "libdpdk")]
@@ -33,6 +37,7 @@ pub use self::{
     numa::{numa_node_of_cpu, rte_eth_dev_socket_id},
     pool::{rte_mempool_free, rte_pktmbuf_pool_create},
     port::rte_eth_dev_configure,
+    queues::{rte_eth_rx_queue_setup, rte_eth_tx_queue_setup},
 };
 
 #[cfg(feature = "libdpdk")]

@@ -11,9 +11,13 @@ use crate::{bindings, pool};
 /// # Safety
 /// None is needed; capsule expects a foreign function.
 pub unsafe fn numa_node_of_cpu(core: c_int) -> c_int {
-    let cpu = format!("/sys/devices/system/cpu/cpu{core}");
-    let node = |node: &c_int| Path::new(&cpu).join(format!("node{node}")).exists();
-    (0..64).find(node).unwrap_or(0)
+    usize::try_from(core).map_or(0, |core| node_of(core, Path::new("/sys")))
+}
+
+/// The NUMA node of a core as the kernel shows it under `sys`: 0 where it has none.
+pub fn node_of(core: usize, sys: &Path) -> c_int {
+    let cpu = sys.join(format!("devices/system/cpu/cpu{core}"));
+    (0..64).find(|node| cpu.join(format!("node{node}")).exists()).unwrap_or(0)
 }
 
 /// The NUMA node of a port, or -1 when no core of ours, and so no pool, is on it: capsule then takes the first

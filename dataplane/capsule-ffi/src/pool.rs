@@ -7,6 +7,7 @@ use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use crate::bindings::{self, rte_mempool};
+use crate::queues;
 
 /// Bytes in front of a received packet.
 pub const HEADROOM: usize = bindings::CAPSULE_MBUF_HEADROOM as usize;
@@ -65,7 +66,8 @@ pub unsafe fn rte_mempool_free(pool: *mut rte_mempool) {
     unsafe { bindings::rte_mempool_free(pool) }
 }
 
-/// A pool under capsule's name for making one. capsule gives every buffer DPDK's default size.
+/// A pool under capsule's name for making one. capsule gives every buffer DPDK's default size, and does not know yet how
+/// long the devices' queues will be.
 ///
 /// # Safety
 /// As DPDK's own: `name` is a C string.
@@ -81,6 +83,7 @@ pub unsafe fn rte_pktmbuf_pool_create(
         0 => data_room,
         ours => ours,
     };
+    let buffers = buffers.saturating_add(queues::more_buffers());
     // SAFETY: the caller's promise.
     let raw = unsafe { bindings::rte_pktmbuf_pool_create(name, buffers, cache, private, data_room, node) };
     if let Some(raw) = NonNull::new(raw) {

@@ -20,6 +20,10 @@ pub struct Settings {
     /// Key of the hash that spreads packets over the queues: as many bytes as the device wants are taken, so that
     /// nobody outside can aim at one queue.
     pub rss_key: Vec<u8>,
+    /// Packets that are to wait in a queue, each way.
+    pub descriptors: u16,
+    /// Queues, each way.
+    pub queues: u16,
 }
 
 /// What became of the settings.
@@ -33,6 +37,8 @@ pub struct Applied {
     pub rx_checksum: bool,
     /// Whether sent buffers go back to their pool without a look at each.
     pub fast_free: bool,
+    /// Packets that wait in a queue to be received and to be sent, as the queues were set up.
+    pub descriptors: (u16, u16),
 }
 
 static SETTINGS: Mutex<Vec<(CString, Settings)>> = Mutex::new(Vec::new());
@@ -166,31 +172,6 @@ impl Port {
         applied.as_ref().and_then(|ports| ports.get(&self.0).cloned()).unwrap_or_default()
     }
 
-    /// Has the NIC give UDP packets to `udp_port` to one queue, of both IP versions. The port is started.
-    ///
-    /// # Errors
-    /// What the driver says; many have no such rules.
-    pub fn steer_udp(self, udp_port: u16, queue: u16) -> io::Result<()> {
-        for ipv6 in [0, 1] {
-            // SAFETY: it takes numbers.
-            check(unsafe { bindings::capsule_ffi_steer_udp(self.0, ipv6, udp_port, queue) })?;
-        }
-        Ok(())
-    }
-
-    /// Has the NIC spread ESP packets over the first `queues` queues by their SPI, of both IP versions. The port is
-    /// started.
-    ///
-    /// # Errors
-    /// What the driver says; many have no such rules.
-    pub fn spread_esp(self, queues: u16) -> io::Result<()> {
-        for ipv6 in [0, 1] {
-            // SAFETY: it takes numbers.
-            check(unsafe { bindings::capsule_ffi_spread_esp(self.0, ipv6, queues) })?;
-        }
-        Ok(())
-    }
-
     fn raw_info(self) -> io::Result<rte_eth_dev_info> {
         let mut raw = MaybeUninit::<rte_eth_dev_info>::zeroed();
         // SAFETY: a struct to write to.
@@ -216,19 +197,28 @@ pub unsafe fn rte_eth_dev_configure(
     if let Ok(info) = port.raw_info() {
         let settings = settings_of(port);
         let applied = amend(&mut conf, &info, settings.as_ref(), rx_queues);
-        APPLIED
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get_or_insert_with(HashMap::new)
-            .insert(port.id(), applied);
+        remember(port.id(), |remembered| *remembered = applied);
     }
     // SAFETY: a configuration of ours; the key that it points to lives for ever.
     unsafe { bindings::rte_eth_dev_configure(port.id(), rx_queues, tx_queues, &raw const conf) }
 }
 
-fn settings_of(port: Port) -> Option<Settings> {
+/// Changes what is remembered of a port.
+pub(crate) fn remember(port: u16, change: impl FnOnce(&mut Applied)) {
+    let mut applied = APPLIED.lock().unwrap_or_else(PoisonError::into_inner);
+    change(applied.get_or_insert_with(HashMap::new).entry(port).or_default());
+}
+
+/// Settings of all ports that exist.
+pub(crate) fn prepared() -> Vec<(Port, Settings)> {
     let settings = SETTINGS.lock().unwrap_or_else(PoisonError::into_inner);
-    settings.iter().find(|(device, _)| Port::find(device) == Some(port)).map(|(_, settings)| settings.clone())
+    let found =
+        settings.iter().filter_map(|(device, settings)| Some((Port::find(device)?, settings.clone())));
+    found.collect()
+}
+
+fn settings_of(port: Port) -> Option<Settings> {
+    prepared().into_iter().find(|(prepared, _)| *prepared == port).map(|(_, settings)| settings)
 }
 
 /// Adds to capsule's configuration what the device can do.
@@ -241,7 +231,7 @@ fn amend(
     let mut applied = Applied::default();
     if let Some(settings) = settings {
         // What does not fit is left to `set_mtu`, which says why.
-        if settings.mtu <= info.max_mtu {
+        if settings.mtu <= largest_mtu(info) {
             conf.rxmode.mtu = settings.mtu.into();
         }
     }
@@ -256,6 +246,17 @@ fn amend(
     }
     spread(conf, info, settings, queues, &mut applied);
     applied
+}
+
+/// The largest MTU that DPDK takes for the device: many drivers report no MTU, and a longest frame.
+fn largest_mtu(info: &rte_eth_dev_info) -> u16 {
+    let frame = info.max_rx_pktlen;
+    // As DPDK counts it: what the device reports, else an Ethernet header and checksum.
+    let overhead = match frame.checked_sub(info.max_mtu.into()) {
+        Some(overhead) if info.max_mtu != u16::MAX => overhead,
+        _ => 18,
+    };
+    info.max_mtu.min(frame.saturating_sub(overhead).try_into().unwrap_or(u16::MAX))
 }
 
 /// Has the device spread packets over several queues.
@@ -298,7 +299,8 @@ fn spread(
     }
 }
 
-fn check(result: c_int) -> io::Result<()> {
+/// What DPDK returned as a result.
+pub(crate) fn check(result: c_int) -> io::Result<()> {
     if result >= 0 {
         return Ok(());
     }
@@ -314,7 +316,7 @@ mod tests {
     }
 
     fn settings() -> Settings {
-        Settings { mtu: 9000, rss_key: (0..64).collect() }
+        Settings { mtu: 9000, rss_key: (0..64).collect(), descriptors: 512, queues: 3 }
     }
 
     #[test]
@@ -331,19 +333,33 @@ mod tests {
     fn a_device_gets_what_it_can_do_and_no_more() {
         let (mut conf, mut info): (rte_eth_conf, rte_eth_dev_info) = (zeroed(), zeroed());
         conf.rxmode.mq_mode = rte_eth_rx_mq_mode::RTE_ETH_MQ_RX_RSS;
-        info.max_mtu = 9600;
+        (info.max_mtu, info.max_rx_pktlen) = (9600, 9622);
         info.hash_key_size = 40;
         info.flow_type_rss_offloads = bindings::CAPSULE_RSS_ESP | bindings::CAPSULE_RSS_UDP;
         info.rx_offload_capa = bindings::CAPSULE_RX_IPV4_CHECKSUM;
         let applied = amend(&mut conf, &info, Some(&settings()), 2);
         assert_eq!(
             applied,
-            Applied { rss: vec!["udp", "esp"], rss_key: true, rx_checksum: true, fast_free: false }
+            Applied { rss: vec!["udp", "esp"], rss_key: true, rx_checksum: true, ..Applied::default() }
         );
         assert_eq!(conf.rxmode.mtu, 9000);
         assert_eq!(conf.rx_adv_conf.rss_conf.rss_hf, info.flow_type_rss_offloads);
         assert_eq!(conf.rx_adv_conf.rss_conf.rss_key_len, 40);
         assert_eq!(conf.rxmode.offloads, bindings::CAPSULE_RX_IPV4_CHECKSUM);
+    }
+
+    #[test]
+    fn an_mtu_that_the_longest_frame_has_no_room_for_is_left_out() {
+        // What net_af_packet and net_memif report, net_null, and a NIC.
+        for (max_mtu, frame, largest) in
+            [(u16::MAX, 1518, 1500), (u16::MAX, u32::MAX, u16::MAX), (9600, 9622, 9600), (1500, 1000, 982)]
+        {
+            let (mut conf, mut info): (rte_eth_conf, rte_eth_dev_info) = (zeroed(), zeroed());
+            (info.max_mtu, info.max_rx_pktlen) = (max_mtu, frame);
+            assert_eq!(largest_mtu(&info), largest, "{max_mtu} {frame}");
+            amend(&mut conf, &info, Some(&settings()), 1);
+            assert_eq!(conf.rxmode.mtu, if largest >= 9000 { 9000 } else { 0 });
+        }
     }
 
     #[test]

@@ -68,17 +68,33 @@ int capsule_ffi_log_to(void (*sink)(const char *text, size_t len)) {
     return rte_openlog_stream(stream);
 }
 
-static int create(uint16_t port, const struct rte_flow_item *pattern, const struct rte_flow_action *actions) {
+void capsule_ffi_descriptors(uint16_t port, uint16_t *rx, uint16_t *tx) {
+    struct rte_eth_rxq_info rx_info;
+    struct rte_eth_txq_info tx_info;
+    if (rte_eth_rx_queue_info_get(port, 0, &rx_info) == 0)
+        *rx = rx_info.nb_desc;
+    if (rte_eth_tx_queue_info_get(port, 0, &tx_info) == 0)
+        *tx = tx_info.nb_desc;
+}
+
+static int create(uint16_t port, const struct rte_flow_item *pattern, const struct rte_flow_action *actions,
+                  struct rte_flow **rule) {
     const struct rte_flow_attr attributes = {.ingress = 1};
     struct rte_flow_error error = {0};
     int refused = rte_flow_validate(port, &attributes, pattern, actions, &error);
     if (refused != 0)
         return refused < 0 ? refused : -refused;
-    // The rule goes when the port is closed.
-    return rte_flow_create(port, &attributes, pattern, actions, &error) != NULL ? 0 : -rte_errno;
+    *rule = rte_flow_create(port, &attributes, pattern, actions, &error);
+    return *rule != NULL ? 0 : -rte_errno;
 }
 
-int capsule_ffi_steer_udp(uint16_t port, int ipv6, uint16_t udp_port, uint16_t queue) {
+int capsule_ffi_flow_destroy(uint16_t port, struct rte_flow *rule) {
+    struct rte_flow_error error = {0};
+    int refused = rte_flow_destroy(port, rule, &error);
+    return refused < 0 ? refused : -refused;
+}
+
+int capsule_ffi_steer_udp(uint16_t port, int ipv6, uint16_t udp_port, uint16_t queue, struct rte_flow **rule) {
     const struct rte_flow_item_udp want = {.hdr.dst_port = rte_cpu_to_be_16(udp_port)};
     const struct rte_flow_item_udp mask = {.hdr.dst_port = 0xffff};
     const struct rte_flow_item pattern[] = {
@@ -92,10 +108,10 @@ int capsule_ffi_steer_udp(uint16_t port, int ipv6, uint16_t udp_port, uint16_t q
         {.type = RTE_FLOW_ACTION_TYPE_QUEUE, .conf = &to},
         {.type = RTE_FLOW_ACTION_TYPE_END},
     };
-    return create(port, pattern, actions);
+    return create(port, pattern, actions, rule);
 }
 
-int capsule_ffi_spread_esp(uint16_t port, int ipv6, uint16_t queues) {
+int capsule_ffi_spread_esp(uint16_t port, int ipv6, uint16_t queues, struct rte_flow **rule) {
     const struct rte_flow_item pattern[] = {
         {.type = RTE_FLOW_ITEM_TYPE_ETH},
         {.type = ipv6 ? RTE_FLOW_ITEM_TYPE_IPV6 : RTE_FLOW_ITEM_TYPE_IPV4},
@@ -112,5 +128,5 @@ int capsule_ffi_spread_esp(uint16_t port, int ipv6, uint16_t queues) {
         {.type = RTE_FLOW_ACTION_TYPE_RSS, .conf = &spread},
         {.type = RTE_FLOW_ACTION_TYPE_END},
     };
-    return create(port, pattern, actions);
+    return create(port, pattern, actions, rule);
 }

@@ -37,10 +37,16 @@ uint16_t _rte_eth_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbuf
 // Has DPDK write its log to `sink`, in pieces of any length. 0, or -1 with errno.
 int capsule_ffi_log_to(void (*sink)(const char *text, size_t len));
 
-// Steering of received packets by the NIC. Each is 0, or the negative error of rte_flow.
+// The length of the first queue, each way, as its driver has it. What the driver does not tell stays as it is.
+void capsule_ffi_descriptors(uint16_t port, uint16_t *rx, uint16_t *tx);
+
+// Steering of received packets by the NIC. Each is 0, or the negative error of rte_flow. A rule goes when it is destroyed,
+// or when the port is closed.
+struct rte_flow;
 // UDP to `udp_port` (IPv4 or IPv6) goes to `queue`.
-int capsule_ffi_steer_udp(uint16_t port, int ipv6, uint16_t udp_port, uint16_t queue);
+int capsule_ffi_steer_udp(uint16_t port, int ipv6, uint16_t udp_port, uint16_t queue, struct rte_flow **rule);
 // ESP is spread over the queues 0 to `queues` - 1 by its SPI.
-int capsule_ffi_spread_esp(uint16_t port, int ipv6, uint16_t queues);
+int capsule_ffi_spread_esp(uint16_t port, int ipv6, uint16_t queues, struct rte_flow **rule);
+int capsule_ffi_flow_destroy(uint16_t port, struct rte_flow *rule);
 
 #endif

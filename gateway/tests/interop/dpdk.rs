@@ -2,20 +2,24 @@
 //! get wrong. Without huge pages, but for one test.
 
 use std::fs;
+use std::net::UdpSocket;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::gateway::{Files, Gateway, count};
 use crate::netns::{Namespace, privileged};
 use crate::serial;
-use crate::site::{Driver, Family, Plan, Sites, TUNNEL, host_address};
+use crate::site::{Driver, Family, Plan, Site, Sites, TUNNEL, host_address};
 use crate::traffic::{Direction, Fragments, Pinger, iperf3};
 use crate::wait_for;
 
 const AF_PACKET: Driver = Driver::Dpdk("net_af_packet{n},iface={device}");
 const AF_PACKET_2: Driver = Driver::Dpdk("net_af_packet{n},iface={device},qpairs=2");
 const AF_XDP: Driver = Driver::Dpdk("net_af_xdp{n},iface={device}");
+/// libpcap on an interface: frames of any length. The interface's address, because the driver's own are the same in all
+/// processes. What is sent is received too.
+const PCAP: Driver = Driver::Dpdk("net_pcap{n},iface={device},phy_mac=1");
 
 const TOOLS: &[&str] = &["ethtool", "iperf3"];
 
@@ -66,6 +70,9 @@ fn tunnel(plan: &Plan, workers: usize) {
                 assert!(bytes >= 1_250_000, "{family:?} {direction:?}: {bytes} bytes; {}", sites.drops());
             }
         }
+        for site in [&sites.left, &sites.right] {
+            all_workers_carry(site, workers);
+        }
         let Sites { left, right, .. } = sites;
         for site in [left, right] {
             for direction in ["inbound", "outbound"] {
@@ -75,8 +82,40 @@ fn tunnel(plan: &Plan, workers: usize) {
             let wan = port(&site.gateway, "wan");
             assert_eq!(wan["driver"], "dpdk", "{wan}");
             assert_eq!(wan["queues"], workers, "{wan}");
+            let Driver::Dpdk(device) = plan.wan else { panic!("a WAN port of another driver") };
+            let pmd = device.split_once('{').unwrap().0;
+            // Virtual devices can do none of this, and say so.
+            let expected = json!({
+                "pmd": pmd, "descriptors": "1024", "rss": "off", "rss_key": "the driver's", "esp_by_spi": "off",
+                "ike_to_worker_0": "off", "rx_checksum": "off", "fast_free": "off", "huge_pages": "off",
+            });
+            assert_eq!(wan["features"], expected);
             ends_well(site.gateway);
         }
+    });
+}
+
+/// Flows of the host come to every worker, through its own queue of the LAN port.
+fn all_workers_carry(site: &Site, workers: usize) {
+    const FLOWS: u16 = 200;
+    let received = || -> Vec<u64> {
+        let rows = site.gateway.show("workers");
+        rows.as_array().unwrap().iter().map(|row| count(&row["rx_packets"])).collect()
+    };
+    let before = received();
+    assert_eq!(before.len(), workers);
+    site.host().run(|| {
+        // To the discard port of a host that is not there.
+        for port in 40_000..40_000 + FLOWS {
+            let socket = UdpSocket::bind(("0.0.0.0", port)).unwrap();
+            let to = if site.yaml.contains("10.1.0.1/16") { "10.2.0.99:9" } else { "10.1.0.99:9" };
+            socket.send_to(b"flow", to).unwrap();
+        }
+    });
+    wait_for("packets at every worker", || {
+        let more: Vec<u64> = received().iter().zip(&before).map(|(after, before)| after - before).collect();
+        // Far less than the hash gives to each of two, and far more than comes by itself.
+        more.iter().all(|&more| more >= u64::from(FLOWS) / 8).then_some(())
     });
 }
 
@@ -91,74 +130,92 @@ fn ends_well(gateway: Gateway) {
     );
 }
 
-fn port(gateway: &Gateway, name: &str) -> Value {
+/// A row of `show ports`.
+pub fn port(gateway: &Gateway, name: &str) -> Value {
     gateway.row("ports", |row| row["name"] == name)
 }
 
-/// A gateway between two capture files of DPDK's own driver: what is read comes out as ESP.
+/// Packets of 9,000 bytes, from end to end and in one piece.
 #[test]
-fn dpdk_reads_and_writes_captures() {
-    privileged(&[], || {
+fn dpdk_carries_jumbo_frames() {
+    privileged(TOOLS, || {
         let _alone = serial();
-        let namespace = Namespace::new();
-        let mut files = Files::new();
-        files.new_key("out.key", "aes128gcm16".parse().unwrap());
-        files.new_key("in.key", "aes128gcm16".parse().unwrap());
-        let (read, written) = (files.path("in.pcap"), files.path("out.pcap"));
-        const PACKETS: usize = 20;
-        fs::write(&read, capture(PACKETS)).unwrap();
-        let yaml = format!(
-            "dpdk: {{ huge_pages: none, memory: 128MiB }}\n\
-             workers: {{ cores: [1], control_core: 0, idle: adaptive }}\n\
-             ports:\n\
-             \x20 lan: {{ driver: dpdk, device: 'net_pcap0,rx_pcap={},infinite_rx=1', addresses: [10.1.0.1/16] }}\n\
-             \x20 wan: {{ driver: dpdk, device: 'net_pcap1,tx_pcap={}', addresses: [198.51.100.1/24] }}\n\
-             routes: [ {{ to: 0.0.0.0/0, via: 198.51.100.2 }} ]\n\
-             manual_sas:\n\
-             \x20 site: {{ suite: aes128gcm16, local: 198.51.100.1, remote: 203.0.113.1,\n\
-             \x20   outbound: {{ spi: 0x1001, key_file: out.key }}, inbound: {{ spi: 0x2001, key_file: in.key }},\n\
-             \x20   selectors: {{ local: [10.1.0.0/16], remote: [10.2.0.0/16] }} }}\n",
-            read.display(),
-            written.display(),
-        );
-        let gateway = Gateway::start(&namespace, files, &yaml);
-        // Nobody answers ARP in a capture, so the packets wait for the router, encapsulated: the SA has counted them.
-        // What is read before the policies are there is discarded; the capture is read over and over.
-        wait_for("the capture to be protected", || {
-            (count(&gateway.sa("site", "outbound")["packets"]) >= PACKETS as u64).then_some(())
-        });
-        wait_for("an ARP request", || (count(&port(&gateway, "wan")["tx_packets"]) > 0).then_some(()));
-        let (status, _, files) = gateway.terminate();
-        assert_eq!(status.code(), Some(0), "{status}");
-        let out = fs::read(files.path("out.pcap")).unwrap();
-        // The first frame after the file's and the packet's header is a broadcast ARP request.
-        assert_eq!(out.get(40..46), Some(&[0xff; 6][..]));
-        assert_eq!(out.get(52..54), Some(&[8, 6][..]));
+        let sites = Sites::new(&Plan { wan: PCAP, lan: PCAP, mtu: 9216, queues: 1, ..Plan::default() });
+        for (family, headers) in [(Family::V4, 20 + 8), (Family::V6, 40 + 8)] {
+            let mut pinger = Pinger::new(sites.left.host(), host_address(family, 2), Fragments::Forbidden);
+            pinger.ping_until_answered(0, Duration::from_secs(30));
+            let lost = pinger.ping_all([1472, 8000, 9000 - headers].into_iter());
+            assert_eq!(lost, 0, "{family:?}: {}", sites.drops());
+        }
+        let Sites { left, right, .. } = sites;
+        for site in [left, right] {
+            for name in ["wan", "lan"] {
+                let row = port(&site.gateway, name);
+                assert_eq!((&row["driver"], &row["mtu"]), (&json!("dpdk"), &json!(9216)), "{row}");
+            }
+            for direction in ["inbound", "outbound"] {
+                let sa = site.gateway.sa(TUNNEL, direction);
+                // As the SA counts them: inner packets, none of them a fragment.
+                assert!(
+                    count(&sa["bytes"]) >= 2 * (9000 + 8000 + 1500) - 100 && count(&sa["packets"]) < 200,
+                    "{sa}"
+                );
+            }
+            ends_well(site.gateway);
+        }
     });
 }
 
-/// A capture of UDP packets from 10.1.0.2 to 10.2.0.2, to the address that net_pcap0 has.
-fn capture(packets: usize) -> Vec<u8> {
-    let mut file = Vec::new();
-    for word in [0xa1b2_c3d4_u32, 0x0004_0002, 0, 0, 65_535, 1] {
-        file.extend(word.to_le_bytes());
-    }
-    for _ in 0..packets {
-        let mut frame = vec![2, b'p', b'c', b'a', b'p', 0];
-        frame.extend([2, 0, 0, 0, 0, 9, 8, 0]);
-        let mut header = vec![0x45, 0, 0, 28 + 32, 0, 0, 0, 0, 64, 17, 0, 0, 10, 1, 0, 2, 10, 2, 0, 2];
-        let sum: u32 = header.chunks(2).map(|word| u32::from(word[0]) << 8 | u32::from(word[1])).sum();
-        let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
-        header[10..12].copy_from_slice(&sum.to_be_bytes());
-        frame.extend(header);
-        frame.extend([4, 0, 4, 1, 0, 40, 0, 0]);
-        frame.extend([7; 32]);
-        for word in [0, 0, frame.len() as u32, frame.len() as u32] {
-            file.extend(word.to_le_bytes());
+/// A device whose frames are shorter than the MTU that is asked for: it starts, and says what it carries.
+#[test]
+fn dpdk_tells_the_mtu_of_the_device() {
+    privileged(&[], || {
+        let _alone = serial();
+        let namespace = Namespace::new();
+        let files = Files::new();
+        let socket = files.path("memif.sock");
+        let yaml = format!(
+            "dpdk: {{ huge_pages: none, memory: 256MiB }}\n\
+             workers: {{ cores: [1], control_core: 0, idle: adaptive }}\n\
+             ports: {{ wan: {{ driver: dpdk, device: 'net_memif0,role=server,socket-abstract=no,socket={}', mtu: 9000, \
+             addresses: [198.51.100.1/24] }} }}\n",
+            socket.display()
+        );
+        let gateway = Gateway::start(&namespace, files, &yaml);
+        let wan = port(&gateway, "wan");
+        assert_eq!(wan["mtu"], 1500, "{wan}");
+        assert!(gateway.log().contains("carries no packets as large"), "{}", gateway.log());
+        ends_well(gateway);
+    });
+}
+
+/// What a device can do is on, and told: net_tap spreads packets over queues by our key, and checks checksums.
+#[test]
+fn dpdk_tells_what_is_on() {
+    privileged(&[], || {
+        let _alone = serial();
+        let namespace = Namespace::new();
+        let yaml = "dpdk: { huge_pages: none, memory: 256MiB }\n\
+                    workers: { cores: [1, 0], control_core: 0, idle: adaptive }\n\
+                    ports: { wan: { driver: dpdk, device: 'net_tap0,iface=dtap0', descriptors: 256, addresses: [198.51.100.1/24] } }\n";
+        let gateway = Gateway::start(&namespace, Files::new(), yaml);
+        let wan = port(&gateway, "wan");
+        let mut features = wan["features"].clone();
+        // Its rules are the kernel's (flower), which not every kernel has.
+        for rule in ["esp_by_spi", "ike_to_worker_0"] {
+            let told = features.as_object_mut().unwrap().remove(rule);
+            assert!(
+                [Some(json!("off")), Some(json!("on")), Some(json!("flow rule"))].contains(&told),
+                "{wan}"
+            );
         }
-        file.extend(frame);
-    }
-    file
+        let expected = json!({
+            "pmd": "net_tap", "descriptors": "256", "rss": "ip+tcp+udp", "rss_key": "random", "rx_checksum": "on",
+            "fast_free": "off", "huge_pages": "off",
+        });
+        assert_eq!(features, expected);
+        ends_well(gateway);
+    });
 }
 
 /// Huge pages are free again when the gateway has ended, also when it was killed.
@@ -250,14 +307,24 @@ fn dpdk_says_what_mends_what_it_cannot_do() {
 fn dpdk_says_when_queues_are_too_few() {
     privileged(&[], || {
         let _alone = serial();
-        let files = Files::new();
-        let text = "gateway: { control_socket: control.sock, state: off }\n\
-                    dpdk: { huge_pages: none, memory: 256MiB }\n\
-                    workers: { cores: [0, 1], control_core: 0 }\n\
-                    ports: { wan: { driver: dpdk, device: 'net_pcap0,rx_iface=lo,tx_iface=lo', addresses: [198.51.100.1/24] } }\n";
-        fs::write(files.path("gateway.yaml"), text).unwrap();
-        let (_, said, code) = files.spillway(&["run", "--config", "gateway.yaml"]);
-        assert_eq!(code, Some(1), "{said}");
-        assert!(said.contains("fewer queues than the 2 workers"), "{said}");
+        let [namespace, other] = [Namespace::new(), Namespace::new()];
+        namespace.join("wan0", &other, "wan0", 2, 1500);
+        for (device, expected) in [
+            ("net_pcap0,rx_iface=lo,tx_iface=lo", "fewer queues than the 2 workers"),
+            // DPDK's driver counts combined channels, and a veth pair has channels to receive and channels to send.
+            ("net_af_xdp0,iface=wan0,queue_count=2", "`ethtool -L INTERFACE combined 2`"),
+        ] {
+            let files = Files::new();
+            let text = format!(
+                "gateway: {{ control_socket: control.sock, state: off }}\n\
+                 dpdk: {{ huge_pages: none, memory: 256MiB }}\n\
+                 workers: {{ cores: [0, 1], control_core: 0 }}\n\
+                 ports: {{ wan: {{ driver: dpdk, device: '{device}', addresses: [198.51.100.1/24] }} }}\n"
+            );
+            fs::write(files.path("gateway.yaml"), text).unwrap();
+            let (_, said, code) = namespace.run(|| files.spillway(&["run", "--config", "gateway.yaml"]));
+            assert_eq!(code, Some(1), "{said}");
+            assert!(said.contains(expected), "{said}");
+        }
     });
 }

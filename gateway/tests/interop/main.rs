@@ -9,6 +9,8 @@
 
 #[cfg(feature = "dpdk")]
 mod dpdk;
+#[cfg(feature = "dpdk")]
+mod dpdk_captures;
 mod gateway;
 mod guest;
 mod kernel;

@@ -12,11 +12,14 @@
 //! EAL starts once in a process, so [`open`] can succeed once.
 
 mod device;
+#[cfg(test)]
+mod live;
 mod pipeline;
 mod probe;
 mod queue;
 mod runtime;
 
+use std::collections::HashSet;
 use std::io;
 
 use capsule_ffi::pool::HEADROOM;
@@ -83,22 +86,29 @@ fn data_room(mtu: u32) -> usize {
 }
 
 impl Config {
+    /// Pools of buffers: capsule makes one, of the whole capacity, on each NUMA node of the workers and the control core.
+    fn pools(&self, node_of: impl Fn(usize) -> i32) -> usize {
+        let cores = self.cores.iter().chain([&self.control_core]);
+        cores.map(|&core| node_of(core)).collect::<HashSet<_>>().len()
+    }
+
     fn largest_mtu(&self) -> u32 {
         self.ports.iter().map(|port| port.mtu).max().unwrap_or(1500)
     }
 
-    /// Buffers in all: what the queues hold, and the workers' share.
+    /// Buffers of each pool: what the queues hold, and the workers' share. Where devices want longer queues, `capsule-ffi`
+    /// adds to it.
     fn capacity(&self) -> usize {
         let queues: usize = self.ports.iter().map(|port| 2 * port.descriptors).sum();
         self.cores.len() * (queues + self.buffers)
     }
 
-    /// What the buffers take, and DPDK beside them.
-    fn needed(&self) -> u64 {
+    /// What the buffers take, and DPDK beside them, with pools on so many NUMA nodes.
+    fn needed(&self, pools: usize) -> u64 {
         // Each has a header of 128 bytes, one of its pool, and padding. Outside of huge pages none crosses a page.
         let buffer = data_room(self.largest_mtu()) + 128 + 64 + 128;
         let buffer = if self.huge_pages { buffer } else { buffer.next_multiple_of(4096) };
-        (self.capacity() * buffer) as u64 + (16 << 20)
+        (pools * self.capacity() * buffer) as u64 + (16 << 20)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use capsule_ffi::numa::node_of;
 use nix::net::if_::if_nametoindex;
 
 use super::Config;
@@ -44,13 +45,16 @@ fn probe_at(config: &Config, sys: &Path, plugins: &Path) -> Vec<String> {
     {
         problems.push(format!("dpdk.eal: `{argument}` is not one word"));
     }
-    if config.needed() > config.memory {
+    let pools = config.pools(|core| node_of(core, sys));
+    let needed = config.needed(pools);
+    if needed > config.memory {
+        let nodes = if pools > 1 { format!(" on each of {pools} NUMA nodes") } else { String::new() };
         problems.push(format!(
-            "{} packet buffers of {} bytes need {} MiB: set `dpdk: {{ memory: {}MiB }}`, or fewer `descriptors`",
+            "{} packet buffers of {} bytes{nodes} need {} MiB: set `dpdk: {{ memory: {}MiB }}`, or fewer `descriptors`",
             config.capacity(),
             super::data_room(config.largest_mtu()),
-            config.needed().div_ceil(1 << 20),
-            config.needed().div_ceil(1 << 20).next_multiple_of(64),
+            needed.div_ceil(1 << 20),
+            needed.div_ceil(1 << 20).next_multiple_of(64),
         ));
     }
     if config.huge_pages {
@@ -72,7 +76,10 @@ fn huge_pages(memory: u64, sys: &Path) -> Option<String> {
         })
         .sum();
     (free < memory).then(|| {
-        let pages = memory.div_ceil(2 << 20);
+        // The number that is written is that of all pages, and others have some of them.
+        let total = fs::read_to_string(sys.join("kernel/mm/hugepages/hugepages-2048kB/nr_hugepages"));
+        let total: u64 = total.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+        let pages = total + (memory - free).div_ceil(2 << 20);
         format!(
             "DPDK is to have {} MB in huge pages and {} MB are free: \
              `echo {pages} > /sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages`, or go without, slower, with \
@@ -113,12 +120,12 @@ fn virtual_device(device: &Name, plugins: &Path) -> Option<String> {
         "net_eth_vdev" => return None,
         other => other,
     };
-    let plugin = plugins.join(format!("librte_{driver}.so"));
-    if plugins.is_dir() && !plugin.exists() {
+    let plugin = format!("librte_{driver}.so");
+    if plugins.is_dir() && !has_plugin(plugins, &plugin) {
         let package = driver.replace('_', "-");
         return Some(format!(
             "this DPDK has no driver {kind} ({} is not there): `apt-get install 'librte-{package}*'`, where it exists",
-            plugin.display()
+            plugins.join(plugin).display()
         ));
     }
     // net_tap makes the interface that it names.
@@ -128,6 +135,16 @@ fn virtual_device(device: &Name, plugins: &Path) -> Option<String> {
     if_nametoindex(interface).is_err().then(|| {
         format!("{}: there is no interface {interface}: `ip link` lists those that there are", device.name)
     })
+}
+
+/// Whether there is a plug-in of this name, or of this name with a version behind it: the name alone is in packages for
+/// developers, and EAL loads either.
+fn has_plugin(plugins: &Path, plugin: &str) -> bool {
+    let names = fs::read_dir(plugins).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    let is_it = |name: &str| {
+        name.strip_prefix(plugin).is_some_and(|version| version.is_empty() || version.starts_with('.'))
+    };
+    names.into_iter().any(|name| name.to_str().is_some_and(is_it))
 }
 
 /// Where EAL looks for drivers.
@@ -187,8 +204,43 @@ mod tests {
         config.huge_pages = true;
         let told = machine.probe(&config);
         assert!(told.contains("512 MB in huge pages and 0 MB are free: `echo 256 > "), "{told}");
+        // Pages that others have stay theirs.
+        machine.write("kernel/mm/hugepages/hugepages-2048kB/nr_hugepages", "300\n");
+        machine.write("kernel/mm/hugepages/hugepages-2048kB/free_hugepages", "100\n");
+        let told = machine.probe(&config);
+        assert!(told.contains("512 MB in huge pages and 200 MB are free: `echo 456 > "), "{told}");
         machine.write("kernel/mm/hugepages/hugepages-2048kB/free_hugepages", "256\n");
         assert_eq!(machine.probe(&config), "");
+    }
+
+    #[test]
+    fn each_numa_node_has_a_pool_of_its_own() {
+        let machine = Machine::new();
+        let mut config = config("net_af_packet0,iface=lo");
+        config.cores = vec![1, 2];
+        config.memory = config.needed(1);
+        assert_eq!(machine.probe(&config), "");
+        for (core, node) in [(0, 0), (1, 0), (2, 1)] {
+            machine.write(&format!("devices/system/cpu/cpu{core}/node{node}/x"), "");
+        }
+        let told = machine.probe(&config);
+        assert!(told.contains("on each of 2 NUMA nodes") && told.contains("set `dpdk: { memory: "), "{told}");
+        config.memory = config.needed(2);
+        assert_eq!(machine.probe(&config), "");
+        // The control core's node has one too.
+        config.cores = vec![2];
+        config.memory = config.needed(2) - 1;
+        assert!(machine.probe(&config).contains("on each of 2 NUMA nodes"));
+    }
+
+    #[test]
+    fn a_driver_without_what_developers_need_is_there() {
+        let machine = Machine::new();
+        machine.write("pmds/librte_net_null.so.23.0", "");
+        machine.write("pmds/librte_net_ringo.so.23", "");
+        assert_eq!(machine.probe(&config("net_null0")), "");
+        let told = machine.probe(&config("net_ring0"));
+        assert!(told.contains("no driver net_ring ("), "{told}");
     }
 
     #[test]

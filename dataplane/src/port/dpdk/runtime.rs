@@ -33,7 +33,9 @@ use crate::worker::thread::guard;
 
 /// Buffers that each thread keeps at hand, the most that DPDK allows.
 const CACHE: usize = 512;
-/// UDP port of IKE (RFC 7296 s2).
+/// UDP port of IKE (RFC 7296 s2). Port 4500 is not steered: all ESP in UDP (RFC 3948 s2.1) comes by it, and would come to
+/// one worker. A rule that tells IKE there from ESP, by the marker of four zeros (RFC 3948 s2.2), needs a NIC that matches
+/// payload. IKE that arrives at another worker is handed to the control thread in the same way.
 const IKE_PORT: u16 = 500;
 
 /// Starts the runtime's thread and waits until the ports are started.
@@ -134,7 +136,13 @@ fn build(config: &Config) -> io::Result<(Runtime, Devices)> {
     for (name, port) in names.iter().zip(&config.ports) {
         prepare(
             name.c_name(),
-            Settings { mtu: port.mtu.min(u16::MAX.into()) as u16, rss_key: random_key()? },
+            Settings {
+                mtu: port.mtu.min(u16::MAX.into()) as u16,
+                rss_key: random_key()?,
+                // capsule cuts it in the same way; a configuration has no more.
+                descriptors: port.descriptors.min(u16::MAX.into()) as u16,
+                queues: config.cores.len().min(u16::MAX.into()) as u16,
+            },
         );
     }
     let runtime: RuntimeConfig = serde_json::from_value(capsule_config(config, &names))?;
@@ -196,25 +204,38 @@ fn device(name: &Name, config: &PortConfig, all: &Config) -> io::Result<Box<dyn 
     let (info, applied) = (port.info()?, port.applied());
     let queues = all.cores.len() as u16;
     let worker_0 = queue_of(0, &all.cores);
-    let ike_steered = queues > 1 && port.steer_udp(IKE_PORT, worker_0).is_ok();
+    let made = |rule: &str, made: io::Result<()>| {
+        made.inspect_err(|error| tracing::debug!(device = name.name, rule, %error, "no rule in the NIC"))
+            .is_ok()
+    };
+    let ike_steered = queues > 1 && made("IKE", port.steer_udp(IKE_PORT, worker_0));
     let esp = if applied.rss.contains(&"esp") {
         "rss"
-    } else if queues > 1 && port.spread_esp(queues).is_ok() {
+    } else if queues > 1 && made("ESP", port.spread_esp(queues)) {
         "flow rule"
     } else {
         "off"
     };
     let on = |on: bool| if on { "on" } else { "off" }.to_owned();
     let rss = if applied.rss.is_empty() { "off".to_owned() } else { applied.rss.join("+") };
+    let mtu = config.mtu.min(port.mtu()?.into());
+    if mtu < config.mtu {
+        tracing::warn!(
+            device = name.name,
+            wanted = config.mtu,
+            mtu,
+            "the device carries no packets as large as its `mtu`"
+        );
+    }
     let info = DeviceInfo {
         driver: "dpdk",
         device: config.device.clone(),
         mac: Some(port.mac()?),
-        mtu: config.mtu.min(port.mtu()?.into()),
+        mtu,
         queues: all.cores.len(),
         features: vec![
             ("pmd", info.driver),
-            ("descriptors", config.descriptors.to_string()),
+            ("descriptors", descriptors(port.descriptors())),
             ("rss", rss),
             ("rss_key", if applied.rss_key { "random" } else { "the driver's" }.to_owned()),
             ("esp_by_spi", esp.to_owned()),
@@ -225,6 +246,11 @@ fn device(name: &Name, config: &PortConfig, all: &Config) -> io::Result<Box<dyn 
         ],
     };
     Ok(Box::new(DpdkDevice { info, port, cores: all.cores.clone() }))
+}
+
+/// The length of its queues in words: they may differ where a device has limits.
+fn descriptors((rx, tx): (u16, u16)) -> String {
+    if rx == tx { rx.to_string() } else { format!("{rx} to receive, {tx} to send") }
 }
 
 /// A started port.
@@ -319,14 +345,27 @@ fn random_key() -> io::Result<Vec<u8>> {
 /// Says what would mend an error of building the runtime.
 fn explain(error: &dyn std::fmt::Display, config: &Config) -> io::Error {
     let text = error.to_string();
-    if text.contains("Insufficient number of") {
-        let workers = config.cores.len();
-        return io::Error::other(format!(
-            "a device has fewer queues than the {workers} workers ({text}): net_af_packet takes `qpairs={workers}`, \
+    mend(&text, &eal::last_words(), config.cores.len())
+        .map_or_else(|| failed("DPDK does not start", &text), io::Error::other)
+}
+
+/// What mends an error of capsule's, after which DPDK said this, with so many workers.
+fn mend(error: &str, said: &str, workers: usize) -> Option<String> {
+    if error.contains("Insufficient number of") {
+        return Some(format!(
+            "a device has fewer queues than the {workers} workers ({error}): net_af_packet takes `qpairs={workers}`, \
              net_af_xdp `queue_count={workers}`; or have fewer `workers.cores`"
         ));
     }
-    failed("DPDK does not start", &text)
+    // The device is then not there, which is all that capsule sees.
+    if said.contains("larger than combined queue count") {
+        return Some(format!(
+            "net_af_xdp takes no more queues than its interface has combined channels ({said}): `ethtool -l` shows them and \
+             `ethtool -L INTERFACE combined {workers}` sets them, where the interface has any (a veth has not); or have \
+             fewer `workers.cores`"
+        ));
+    }
+    None
 }
 
 /// An error with the last that DPDK said, which is often the reason.
@@ -373,6 +412,22 @@ mod tests {
         let parsed: RuntimeConfig = serde_json::from_value(made).unwrap();
         assert_eq!(parsed.mempool.capacity, 2 * (8192 + 2 * 512 + 2 * 1024));
         assert!(parsed.ports.iter().all(|port| port.multicast && !port.promiscuous && !port.kni));
+    }
+
+    #[test]
+    fn an_error_about_queues_says_what_mends_it() {
+        let mended = mend("Insufficient number of RX queues '1'.", "", 2).unwrap();
+        assert!(mended.contains("the 2 workers") && mended.contains("`qpairs=2`"), "{mended}");
+        let said = "init_internals(): Specified queue count 4 is larger than combined queue count 1.";
+        let mended = mend("No such device", said, 4).unwrap();
+        assert!(mended.contains(said) && mended.contains("`ethtool -L INTERFACE combined 4`"), "{mended}");
+        assert_eq!(mend("No such device", "", 4), None);
+    }
+
+    #[test]
+    fn queues_are_told_as_they_are() {
+        assert_eq!(descriptors((512, 512)), "512");
+        assert_eq!(descriptors((512, 256)), "512 to receive, 256 to send");
     }
 
     #[test]
