@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Installs what the tests with real peers use: network tools, strongSwan, DPDK and a user-mode Linux from Debian, scapy
-# and cryptography from PyPI.
+# Installs what the tests use: network tools, strongSwan, DPDK and a user-mode Linux from Debian, scapy and cryptography from
+# PyPI for those with real peers; and valgrind, which follows secrets through the crypto engines.
 # Does nothing when they are there. Without root it says what lacks; the tests that need it then say SKIPPED.
 set -euo pipefail
 
 declare -A packages=(
     [ip]=iproute2 [ping]=iputils-ping [iperf3]=iperf3 [tshark]=tshark [ethtool]=ethtool [tcpdump]=tcpdump
     [nft]=nftables [swanctl]=strongswan-swanctl [/usr/lib/ipsec/charon]=strongswan-charon
-    [linux.uml]=user-mode-linux [unshare]=util-linux [/usr/bin/python3]=python3
+    [linux.uml]=user-mode-linux [unshare]=util-linux [valgrind]=valgrind [/usr/bin/python3]=python3
 )
 missing=()
 for tool in "${!packages[@]}"; do

@@ -18,6 +18,10 @@ pub mod cbc_hmac;
 #[cfg(not(target_arch = "x86_64"))]
 #[path = "cbc_hmac/elsewhere.rs"]
 pub mod cbc_hmac;
+#[cfg(test)]
+#[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code)]
+mod constant_time;
 pub mod engine;
 pub mod keyword;
 mod known_answer;

@@ -13,6 +13,7 @@ use super::tail::{self, Tail};
 use super::{BATCH, Frame, Isa, head_len, vector_len};
 use crate::crypto::vaes::frame::{BLOCK, Block};
 use crate::crypto::vaes::key::VaesKey;
+use crate::crypto::vaes::outcome;
 
 /// Opens packets. Where the ICV is wrong the payload is wiped.
 #[inline(always)]
@@ -212,6 +213,6 @@ impl Icv {
     #[inline(always)]
     fn verify<I: Isa>(self, isa: I, products: Products<I::Vector>, mask: __m128i) -> bool {
         let hash = isa.least().reflect(isa.fold(products.reduce(isa)));
-        isa.least().equal(self.block, isa.least().xor(hash, mask), self.len)
+        outcome(isa.least().equal(self.block, isa.least().xor(hash, mask), self.len))
     }
 }
