@@ -16,7 +16,7 @@ DPDK = --workspace --exclude spillway-controlplane --features spillway-gateway/d
 # The tests' own Python, which `make tools` fills, goes before the system's.
 export PATH := $(CURDIR)/target/python/bin:$(PATH)
 
-.PHONY: all demo check test lint unit models dpdk dpdk-build dpdk-lint dpdk-test tools bench instructions fuzz fuzz-tools deny clean
+.PHONY: all demo check test lint unit models dpdk dpdk-build dpdk-lint dpdk-test tools bench instructions bounds fuzz fuzz-tools deny clean
 
 all:
 	$(CARGO) build --release
@@ -77,6 +77,12 @@ bench:
 instructions:
 	$(CARGO) build --release -p spillway-bench
 	bench/instructions.sh
+
+## Checks on the packets' way that can end in a panic, counted in the release build and held against bench/bounds.txt. Needs
+## binutils. RECORD=1 writes the file anew.
+bounds:
+	$(CARGO) build --release -p spillway-bench
+	bench/bounds.sh
 
 ## Coverage-guided fuzzing of the packet path and of IKEv2.
 fuzz: fuzz-tools

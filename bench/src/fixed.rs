@@ -27,18 +27,21 @@ pub struct Options {
     /// Which way.
     #[arg(long, default_value = "outbound")]
     direction: Direction,
+    /// Engine. The default is the portable one, which every machine has.
+    #[arg(long, default_value = "aws-lc")]
+    engine: EngineChoice,
     /// Packets, in bursts of 64; a part of a burst is left out.
     #[arg(long, default_value_t = 6_400)]
     packets: usize,
 }
 
-/// Carries the packets with the portable engine, which every machine has.
+/// Carries the packets.
 ///
 /// # Errors
-/// When a packet is lost.
+/// When the engine cannot run here, or a packet is lost.
 pub fn run(options: &Options) -> anyhow::Result<Report> {
     const AHEAD: usize = 64;
-    let crypto = Arc::new(Crypto::new(EngineChoice::AwsLc)?);
+    let crypto = Arc::new(Crypto::new(options.engine)?);
     let mut world = World::new(&crypto, options.suite, options.sas, Pools::new()?)?;
     let mut stream = Stream::new(options.size, options.sas, Order::Random);
     for _ in 0..options.packets / AHEAD {
@@ -50,6 +53,7 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
         ("bytes", options.size.to_string()),
         ("SAs", options.sas.to_string()),
         ("what", options.direction.name().to_owned()),
+        ("engine", crypto.engine_name(options.suite).to_owned()),
         ("packets", (options.packets / AHEAD * AHEAD).to_string()),
     ];
     report.rows.push(Row::new(labels, Vec::new()));
