@@ -12,6 +12,7 @@ use crate::esp::Peer;
 use crate::ipsec_mb;
 use crate::measure::interleave;
 use crate::report::{Finding, Goal, Report, Row};
+use crate::traffic::Order;
 
 /// What to measure.
 ///
@@ -90,7 +91,7 @@ fn bench(
         cases.push(case);
     }
     if options.vs == Some(Peer::IpsecMb)
-        && let Some(case) = ipsec_mb::bare(work)?
+        && let Some(case) = ipsec_mb::bare(work, Order::Random)?
     {
         names.push((Operation::Seal, ipsec_mb::NAME));
         cases.push(case);

@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use anyhow::{bail, ensure};
 use clap::Args;
+use dataplane::crypto::aws_lc::AwsLc;
+use dataplane::crypto::engine::Engine;
 use dataplane::crypto::{Crypto, EngineChoice, Suite};
 
 use crate::engine_case::{self, Operation, Work, body_len};
@@ -77,6 +79,13 @@ pub struct Options {
     pub times: usize,
 }
 
+impl Options {
+    /// Orders to measure with so many SAs: of one there is one.
+    fn orders(&self, sas: usize) -> impl Iterator<Item = Order> {
+        self.order.iter().copied().take(if sas == 1 { 1 } else { self.order.len() })
+    }
+}
+
 /// Another library.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Peer {
@@ -104,8 +113,8 @@ enum Subject {
     Engine(Operation),
     /// The bare call of aws-lc-rs.
     Bare,
-    /// The bare call of [`Peer::IpsecMb`] with this many keys.
-    IpsecMb(usize),
+    /// The bare call of [`Peer::IpsecMb`] with this many keys, used in this order.
+    IpsecMb(usize, Order),
 }
 
 /// The samples of one size, by engine and subject.
@@ -185,7 +194,7 @@ fn measure(options: &Options, places: &[Place], suite: Suite, size: Size) -> any
     let work = Work { suite, bodies, keys: 1, bursts: (ahead * times).div_ceil(64) };
     let (mut subjects, mut cases) = (Vec::new(), Vec::new());
     for place in places {
-        for &order in options.order.iter().take(if place.sas == 1 { 1 } else { options.order.len() }) {
+        for order in options.orders(place.sas) {
             for &direction in &options.directions {
                 subjects.push((place.engine, Subject::Path { sas: place.sas, order, direction }));
                 cases.push(place.case(size, order, direction, ahead, times));
@@ -206,9 +215,11 @@ fn measure(options: &Options, places: &[Place], suite: Suite, size: Size) -> any
     }
     if options.vs == Some(Peer::IpsecMb) {
         for &keys in &options.sas {
-            if let Some(case) = ipsec_mb::bare(&Work { keys, ..work.clone() })? {
-                subjects.push((ipsec_mb::NAME, Subject::IpsecMb(keys)));
-                cases.push(case);
+            for order in options.orders(keys) {
+                if let Some(case) = ipsec_mb::bare(&Work { keys, ..work.clone() }, order)? {
+                    subjects.push((ipsec_mb::NAME, Subject::IpsecMb(keys, order)));
+                    cases.push(case);
+                }
             }
         }
     }
@@ -233,8 +244,7 @@ impl Place {
     }
 
     fn stages(&self, options: &Options, suite: Suite, size: Size, report: &mut Report) -> anyhow::Result<()> {
-        let orders = options.order.iter().take(if self.sas == 1 { 1 } else { options.order.len() });
-        for &order in orders {
+        for order in options.orders(self.sas) {
             for &direction in &options.directions {
                 let mut world = self.world.borrow_mut();
                 let mut stream = Stream::new(size, self.sas, order);
@@ -242,7 +252,7 @@ impl Place {
                     ("suite", suite.to_string()),
                     ("bytes", size.to_string()),
                     ("SAs", self.sas.to_string()),
-                    ("order", if self.sas == 1 { "-".to_owned() } else { order.to_string() }),
+                    ("order", shown(self.sas, order)),
                     ("what", direction.name().to_owned()),
                     ("engine", self.engine.to_owned()),
                 ];
@@ -258,12 +268,11 @@ impl Measured {
         for (engine, subject, samples) in &self.all {
             let (what, sas, order) = match subject {
                 Subject::Path { sas, order, direction } => {
-                    let order = if *sas == 1 { "-".to_owned() } else { order.to_string() };
-                    (direction.name(), sas.to_string(), order)
+                    (direction.name(), sas.to_string(), shown(*sas, *order))
                 }
                 Subject::Engine(operation) => (operation.name(), "1".into(), "-".into()),
                 Subject::Bare => ("bare seal", "1".into(), "-".into()),
-                Subject::IpsecMb(keys) => ("bare seal", keys.to_string(), "-".into()),
+                Subject::IpsecMb(keys, order) => ("bare seal", keys.to_string(), shown(*keys, *order)),
             };
             let labels = vec![
                 ("suite", self.suite.to_string()),
@@ -300,8 +309,19 @@ impl Measured {
             let goal = is(1420).then_some(Goal::AtMost(45.0));
             find("whole path outbound minus the bare AEAD call".into(), out.minus(bare), "ns", goal);
         }
+        if engine != AwsLc::NAME && self.suite.to_string() == "aes128gcm16" {
+            // What the engines of our own are for.
+            let goal = match self.size {
+                Size::Fixed(64) => Some(("outbound, one SA (goal 40, at most 50)", 50.0)),
+                Size::Fixed(1420) => Some(("outbound, one SA (81 Gbit/s)", 140.0)),
+                _ => None,
+            };
+            if let Some((what, most)) = goal {
+                find(what.into(), out.clone(), "ns", Some(Goal::AtMost(most)));
+            }
+        }
         find("inbound over outbound".into(), inbound.over(out), "x", Some(Goal::AtMost(1.15)));
-        if let Some(peer) = self.find(ipsec_mb::NAME, Subject::IpsecMb(1)) {
+        if let Some(peer) = self.peer(1, None) {
             let goal = is(1420).then_some(Goal::AtMost(1.0));
             find("whole path outbound over ipsec-mb's bare call".into(), out.over(peer), "x", goal);
         }
@@ -320,13 +340,13 @@ impl Measured {
             }
             let one = if *direction == Outbound { out } else { inbound };
             let goal = match (*sas, *order) {
-                (100_000, Order::Random) if is(64) => Some(Goal::AtMost(3.0)),
+                (100_000, Order::Random) if is(64) => Some(Goal::AtMost(most_of_many(engine))),
                 (1_000, Order::RoundRobin) if is(64) => Some(Goal::AtMost(1.25)),
                 _ => None,
             };
             let what = format!("{sas} SAs, {order}, over one, {}", direction.name());
             find(what, samples.over(one), "x", goal);
-            if let Some(peer) = self.find(ipsec_mb::NAME, Subject::IpsecMb(*sas))
+            if let Some(peer) = self.peer(*sas, Some(*order))
                 && *direction == Outbound
             {
                 let what =
@@ -345,7 +365,36 @@ impl Measured {
             .map(|(.., samples)| samples)
     }
 
+    /// The peer's bare call with so many keys in this order, or in any.
+    fn peer(&self, keys: usize, order: Option<Order>) -> Option<&Samples> {
+        let wanted = |subject: &Subject| matches!(subject, Subject::IpsecMb(k, o) if *k == keys && order.is_none_or(|order| *o == order));
+        self.all.iter().find(|(_, subject, _)| wanted(subject)).map(|(.., samples)| samples)
+    }
+
     fn find(&self, engine: &str, subject: Subject) -> Option<&Samples> {
         self.all.iter().find(|(known, s, _)| *known == engine && *s == subject).map(|(.., samples)| samples)
+    }
+}
+
+/// How many times the time of one SA 100,000 at random may take: with our engines 0.30 of the speed is the goal; aws-lc-rs, which is
+/// slower with one, may take three times as long.
+fn most_of_many(engine: &str) -> f64 {
+    if engine == AwsLc::NAME { 3.0 } else { 1.0 / 0.30 }
+}
+
+/// An order in a row of so many SAs.
+fn shown(sas: usize, order: Order) -> String {
+    if sas == 1 { "-".to_owned() } else { order.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_engines_may_lose_more_with_many_sas_than_the_slower_one() {
+        assert_eq!(most_of_many("aws-lc"), 3.0);
+        assert!(Goal::AtMost(most_of_many("vaes-avx2")).is_met(3.33));
+        assert!(!Goal::AtMost(most_of_many("vaes-avx2")).is_met(3.34));
     }
 }

@@ -1,7 +1,7 @@
 //! The peer: Intel's ipsec-mb library as Debian packages it, loaded at run time. Its AES-GCM is called as ipsec-secgw and
 //! VPP's plug-in call it, one packet a call, with a key block that was made before.
 //!
-//! No part of Spillway uses it; the only `unsafe` of the bench is here.
+//! No part of Spillway uses it.
 #![allow(unsafe_code)]
 
 use std::ffi::c_void;
@@ -15,7 +15,7 @@ use libloading::Library;
 
 use crate::engine_case::Work;
 use crate::measure::{Case, Round};
-use crate::random::Random;
+use crate::traffic::{Order, SMALLEST, Size, Stream};
 
 /// Its name in reports.
 pub const NAME: &str = "ipsec-mb";
@@ -139,23 +139,27 @@ impl IpsecMb {
     }
 }
 
-/// The bare call, one a packet, as [`crate::engine_case::bare`] does it with aws-lc-rs. `None` for other suites.
+/// The bare call, one a packet, as [`crate::engine_case::bare`] does it with aws-lc-rs. It uses its keys in the order in which the
+/// path that it is compared with uses its SAs, and warms up as long. `None` for other suites.
 ///
 /// # Errors
 /// Those of [`IpsecMb::load`].
-pub fn bare<'a>(work: &Work) -> anyhow::Result<Option<Case<'a>>> {
+pub fn bare<'a>(work: &Work, order: Order) -> anyhow::Result<Option<Case<'a>>> {
     let Some(peer) = IpsecMb::load(work.suite)? else { return Ok(None) };
     let keys: Vec<_> = (0..work.keys).map(|number| peer.key(number)).collect();
     let mut packets: Vec<Vec<u8>> =
         work.bodies.iter().cycle().take(BURST).map(|body| vec![0x5a; *body]).collect();
     let bursts = work.bursts;
-    let mut random = Random::default();
+    // Of a stream of packets only the tunnels count here.
+    let mut stream = Stream::new(Size::Fixed(SMALLEST), work.keys, order);
+    let warm = stream.lap().div_ceil(BURST);
     let mut seq = 0_u64;
     let run = move || {
         let mut time = Duration::ZERO;
-        for burst in 0..=bursts {
+        for burst in 0..warm + bursts {
+            let picks = stream.by_ref().take(BURST);
             let chosen: Vec<&KeyBlock> =
-                (0..BURST).filter_map(|_| keys.get(random.below(keys.len()))).map(|key| &**key).collect();
+                picks.filter_map(|pick| keys.get(pick.tunnel)).map(|key| &**key).collect();
             let start = Instant::now();
             for (packet, key) in packets.iter_mut().zip(&chosen) {
                 seq += 1;
@@ -163,7 +167,7 @@ pub fn bare<'a>(work: &Work) -> anyhow::Result<Option<Case<'a>>> {
                 nonce[4..].copy_from_slice(&seq.to_be_bytes());
                 std::hint::black_box(peer.seal(key, &nonce, &[2; 12], packet));
             }
-            time += if burst == 0 { Duration::ZERO } else { start.elapsed() };
+            time += if burst < warm { Duration::ZERO } else { start.elapsed() };
         }
         Ok(Round { time, packets: (bursts * BURST) as u64 })
     };
@@ -214,7 +218,9 @@ mod tests {
         }
         for suite in suites {
             let work = Work { suite, bodies: vec![68, 1424], keys: 3, bursts: 2 };
-            assert_eq!((bare(&work).unwrap().unwrap().run)().unwrap().packets, 128);
+            for order in [Order::Random, Order::RoundRobin] {
+                assert_eq!((bare(&work, order).unwrap().unwrap().run)().unwrap().packets, 128);
+            }
         }
         assert!(IpsecMb::load("chacha20poly1305".parse().unwrap()).unwrap().is_none());
     }

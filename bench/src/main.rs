@@ -30,6 +30,7 @@ mod scale;
 mod simulation;
 mod stages;
 mod traffic;
+mod tsc;
 mod tunnels;
 mod world;
 

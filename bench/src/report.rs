@@ -250,8 +250,8 @@ impl fmt::Display for Finding {
             write!(f, "{what}: {value:.2} {unit} ({p10:.2} to {p90:.2})")?;
         }
         match goal {
-            Some(Goal::AtMost(most)) => write!(f, "; goal: at most {most}")?,
-            Some(Goal::AtLeast(least)) => write!(f, "; goal: at least {least}")?,
+            Some(Goal::AtMost(most)) => write!(f, "; goal: at most {}", short(*most))?,
+            Some(Goal::AtLeast(least)) => write!(f, "; goal: at least {}", short(*least))?,
             None => {}
         }
         match met {
@@ -260,6 +260,11 @@ impl fmt::Display for Finding {
             None => Ok(()),
         }
     }
+}
+
+/// A goal with two digits behind the point at most.
+fn short(goal: f64) -> f64 {
+    (goal * 100.0).round() / 100.0
 }
 
 /// Rows that have the same columns.

@@ -177,6 +177,13 @@ fn stages_add_up_and_are_those_of_the_direction() {
             })
             .collect()
     };
+    if cfg!(target_arch = "x86_64") {
+        let staged = rows(&report).iter().filter(|row| row["labels"]["stage"].is_string());
+        for row in staged {
+            let [ns, cycles] = ["ns", "cycles"].map(|figure| row["figures"][figure].as_f64().unwrap());
+            assert!(if ns > 0.0 { cycles > 0.0 } else { cycles == 0.0 }, "{row}");
+        }
+    }
     for sas in ["1", "300"] {
         for (what, own) in [("outbound", "seal"), ("inbound", "open")] {
             let stages = stages(what, sas);
@@ -195,9 +202,12 @@ fn html_is_one_page_with_plots() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("report.html");
     let path = path.to_str().unwrap();
-    run(&format!("latency --sizes 64 --loads 10 --packets 2000 --engines aws-lc --html {path}"));
+    let report = run(&format!("latency --sizes 64 --loads 10 --packets 2000 --engines aws-lc --html {path}"));
     let page = std::fs::read_to_string(path).unwrap();
     assert!(page.starts_with("<!DOCTYPE html>") && page.contains("<svg") && page.contains("p99.9"));
+    // The machine that it was measured on.
+    let cpu = report["machine"]["cpu"].as_str().unwrap();
+    assert!(page.contains(cpu) && page.contains("flags: "), "{cpu}");
 }
 
 #[test]
@@ -208,12 +218,18 @@ fn the_peer_runs_in_the_same_rounds() {
         .unwrap()
         .success()
     {
-        run("esp --suites aes128gcm16 --sizes 64 --sas 1,20 --engines aws-lc --rounds 1 --vs ipsec-mb")
+        run(
+            "esp --suites aes128gcm16 --sizes 64 --sas 1,20 --order random,round-robin --engines aws-lc --rounds 1 \
+             --vs ipsec-mb",
+        )
     } else {
         assert!(std::env::var_os("CI").is_none(), "libipsec-mb1 is not installed");
         return eprintln!("SKIPPED: the peer of the bench, since libipsec-mb1 is not installed");
     };
-    assert_eq!(with(&report, "engine", "ipsec-mb").len(), 2);
+    // One key, and twenty in each of the orders.
+    let peer = with(&report, "engine", "ipsec-mb");
+    let orders: Vec<_> = peer.iter().map(|row| row["labels"]["order"].as_str().unwrap()).collect();
+    assert_eq!(orders, ["-", "random", "round robin"]);
     assert!(report["findings"].to_string().contains("ipsec-mb's bare call with as many keys"));
 }
 
@@ -221,4 +237,13 @@ fn the_peer_runs_in_the_same_rounds() {
 fn a_fixed_number_of_packets() {
     let report = run("fixed --packets 200 --direction inbound --sas 3");
     assert_eq!(rows(&report)[0]["labels"]["packets"], "192");
+    assert_eq!(rows(&report)[0]["labels"]["engine"], "aws-lc");
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx")
+        && is_x86_feature_detected!("aes")
+        && is_x86_feature_detected!("pclmulqdq")
+    {
+        let report = run("fixed --packets 64 --engine aes-ni");
+        assert_eq!(rows(&report)[0]["labels"]["engine"], "aes-ni");
+    }
 }
