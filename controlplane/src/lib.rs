@@ -52,6 +52,7 @@
 //! | work that costs the sender nothing | `sim/hostile.rs`: `a_first_request_costs_no_shared_secret`, `sim/strangers.rs`: `peers_that_fail_stay_half_open_…` |
 //! | room, lines | `sim/strangers.rs`: `peers_that_fail_…`, `a_first_request_that_is_too_long_…`, `the_log_gets_so_many_lines_…` |
 //! | replay, reflection | `sim/hostile.rs`: `replays_and_reflections_change_nothing` |
+//! | forged errors, bent first messages | `sim/hostile.rs`: `forged_errors_…`, `no_bit_of_the_first_exchange_…` |
 //! | downgrade, also through IKE_INTERMEDIATE | `sim/auth.rs`: `a_downgrade_of_the_offer_…`, `who_insists_on_ml_kem_…` |
 //! | identity probing | `sim/basic.rs`: `wrong_psk_and_unknown_identity_…`, `sim/eap.rs`: `wrong_password_and_unknown_user_…` |
 //! | EAP without server authentication | `sim/eap.rs`: `eap_without_server_authentication_is_refused` |

@@ -137,6 +137,8 @@ pub(crate) enum Active {
 pub(crate) struct Rival {
     pub spi: u32,
     pub lowest: Vec<u8>,
+    /// The peer has rekeyed it and deleted it since, so it was the one that stayed.
+    pub went_on: bool,
 }
 
 /// What a handler of [`Established`] decides.

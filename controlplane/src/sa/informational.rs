@@ -88,7 +88,11 @@ impl Established {
         let (spi_in, tunnel) = (child.spi_in, child.tunnel);
         let asked = matches!(self.active, Some(Active::DeleteChild { spi, .. }) if spi == spi_in);
         let succeeded = child.stage != Stage::Up;
+        let went_on = child.stage == Stage::Succeeded;
         debug!(connection = %self.connection.name, spi = spi_in, succeeded, "peer deletes a Child SA");
+        if went_on {
+            self.note_went_on(spi_in);
+        }
         let connection = self.connection.clone();
         self.children.remove(ctx, &connection, spi_in, &DownReason::PeerDeleted);
         if !self.children.iter().any(|other| other.tunnel == tunnel) {

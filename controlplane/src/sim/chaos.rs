@@ -113,14 +113,15 @@ fn the_same_with_additional_key_exchanges() {
 #[test]
 fn ten_thousand_rekeys() {
     for seed in seeds(7..8) {
-        let world = chaos(seed, 10_000, |_, _| {});
+        // Some come to nothing, since the peer has just done the same.
+        let world = chaos(seed, 13_000, |_, _| {});
         let rekeyed = |side: usize| {
             let events = world.sides[side].events.iter();
             events
                 .filter(|event| matches!(event, Event::ChildRekeyed { .. } | Event::IkeRekeyed { .. }))
                 .count()
         };
-        assert!(rekeyed(A) > 8_000 && rekeyed(B) > 8_000, "{} {}", rekeyed(A), rekeyed(B));
+        assert!(rekeyed(A) >= 10_000 && rekeyed(B) >= 10_000, "{} {}", rekeyed(A), rekeyed(B));
         take_down(world);
     }
 }

@@ -314,9 +314,7 @@ fn every_pair_of_rekeys_with_any_two_datagrams_lost() {
         [Act::RekeyIke, Act::Probe],
     ] {
         for seed in 1..3 {
-            explore(acts, if acts[0] == acts[1] { 1 } else { 2 }, seed, plain, |world| {
-                world.assert_agreement(&["lan"])
-            });
+            explore(acts, 2, seed, plain, |world| world.assert_agreement(&["lan"]));
         }
     }
 }
@@ -390,6 +388,47 @@ fn a_tunnel_whose_successor_the_peer_deletes_is_set_up_again() {
 fn a_rekey_that_overtakes_the_response_which_it_is_about() {
     overtaken(Act::Create, false).assert_agreement(&["lan", "more"]);
     overtaken(Act::RekeyChild, false).assert_agreement(&["lan"]);
+}
+
+/// Both ends rekey at once, and the response to A's is so late that B has rekeyed what came of its own once more: which of
+/// the two was redundant is decided as ever, though one of them is gone.
+#[test]
+fn a_response_that_comes_after_the_next_rekey() {
+    log();
+    for seed in 0..20 {
+        let mut world = World::new(seed, configs(|_, _| {}));
+        world.initiate(A);
+        world.run(Duration::from_secs(2));
+        world.held = Some(Default::default());
+        let next = |world: &mut World, to: usize| world.held.as_mut().unwrap()[to].pop_front();
+        let deliver = |world: &mut World, to: usize, datagram| {
+            world.at(to, |endpoint, now, rng| endpoint.handle_datagram(now, datagram, rng));
+        };
+        act(&mut world, A, Act::RekeyChild);
+        act(&mut world, B, Act::RekeyChild);
+        let requests = [A, B].map(|to| next(&mut world, to).unwrap());
+        for (to, request) in [A, B].into_iter().zip(requests) {
+            deliver(&mut world, to, request);
+        }
+        let late = next(&mut world, A).unwrap();
+        // Everything else takes its course: B's rekey, the delete, another rekey.
+        for again in [false, true] {
+            if again {
+                act(&mut world, B, Act::RekeyChild);
+            }
+            while let Some((to, datagram)) =
+                [A, B].into_iter().find_map(|to| next(&mut world, to).map(|datagram| (to, datagram)))
+            {
+                deliver(&mut world, to, datagram);
+            }
+        }
+        deliver(&mut world, A, late);
+        for (to, queue) in world.held.take().into_iter().flatten().enumerate() {
+            queue.into_iter().for_each(|datagram| world.inject(to, datagram));
+        }
+        world.run(Duration::from_secs(100));
+        world.assert_agreement(&["lan"]);
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use super::*;
+use crate::endpoint::Forgery;
 use crate::rejection::Rejection;
 use crate::wire::{
     ExchangeType, HEADER_LEN, Header, Notify, NotifyType, Payload, PayloadType, emit_chain, parse_chain,
@@ -120,6 +121,107 @@ fn bent_copies_do_not_disturb_an_exchange_that_is_under_way() {
         world.run(Duration::from_secs(60));
         world.assert_agreement(&["lan"]);
         assert!(world.sides[B].endpoint.counters().get(Rejection::Integrity) > 0);
+    }
+}
+
+/// What a bent message of IKE_SA_INIT makes both ends believe is covered by AUTH: whatever bit it is, either both ends
+/// agree afterwards or there is nothing.
+#[test]
+fn no_bit_of_the_first_exchange_can_be_bent_to_an_end() {
+    log();
+    let (mut runs, mut up) = (0, 0);
+    for bender in [A, B] {
+        for at in 0.. {
+            let mut world = World::new(1, configs(|_, _| {}));
+            let (mut len, mut bent) = (0, false);
+            world.held = Some(Default::default());
+            world.initiate(A);
+            let first =
+                |world: &mut World, to: usize| world.held.as_mut().and_then(|held| held[to].pop_front());
+            let mut request = first(&mut world, B).unwrap();
+            let bend =
+                |datagram: &mut Datagram| datagram.payload.get_mut(at).map(|byte| *byte ^= 1 << (at % 8));
+            if bender == A {
+                (len, bent) = (request.payload.len(), bend(&mut request).is_some());
+            }
+            world.at(B, |endpoint, now, rng| endpoint.handle_datagram(now, request, rng));
+            if let Some(mut response) = first(&mut world, A) {
+                if bender == B {
+                    (len, bent) = (response.payload.len(), bend(&mut response).is_some());
+                }
+                world.at(A, |endpoint, now, rng| endpoint.handle_datagram(now, response, rng));
+            }
+            if !bent {
+                assert!(at >= len && at > 100);
+                break;
+            }
+            for (to, queue) in world.held.take().into_iter().flatten().enumerate() {
+                queue.into_iter().for_each(|datagram| world.inject(to, datagram));
+            }
+            world.run(Duration::from_secs(400));
+            world.assert_consistent();
+            runs += 1;
+            up += usize::from(!world.sides[A].plane.outbound.is_empty());
+        }
+    }
+    assert!(up * 4 > runs && up < runs, "{up} of {runs}");
+}
+
+/// An error in IKE_SA_INIT is not authentic: the true answer, which comes after it, is taken (RFC 7296 s2.21.1).
+#[test]
+fn forged_errors_before_the_true_answer_do_no_harm() {
+    log();
+    let errors: [(NotifyType, &[u8]); 5] = [
+        (NotifyType::NO_PROPOSAL_CHOSEN, &[]),
+        (NotifyType::AUTHENTICATION_FAILED, &[]),
+        (NotifyType::INVALID_SYNTAX, &[]),
+        // A group that was not offered, and none.
+        (NotifyType::INVALID_KE_PAYLOAD, &[0, 14]),
+        (NotifyType::INVALID_KE_PAYLOAD, &[]),
+    ];
+    for (kind, data) in errors {
+        let mut world = World::new(1, configs(|_, _| {}));
+        world.held = Some(Default::default());
+        world.initiate(A);
+        let request = world.held.as_mut().and_then(|held| held[B].pop_front()).unwrap();
+        let header = Header::parse(&request.payload).unwrap();
+        let mut body = Vec::new();
+        let notify = Notify::new(kind, data.to_vec());
+        let next_payload = emit_chain(&[Payload::Notify(notify)], &mut body).unwrap();
+        let header = Header { next_payload, initiator: false, response: true, ..header };
+        let mut forged =
+            Datagram { payload: header.emit(HEADER_LEN + body.len()).to_vec(), ..received(&request) };
+        forged.payload.extend(body);
+        world.at(A, |endpoint, now, rng| endpoint.handle_datagram(now, forged, rng));
+        world.held = None;
+        world.inject(B, request);
+        world.run(Duration::from_secs(60));
+        world.assert_agreement(&["lan"]);
+    }
+}
+
+/// RFC 7296 s2.5: answered with its type, and the IKE SA stays; without the critical bit it is passed over.
+#[test]
+fn an_unknown_payload_under_encryption_is_refused_when_it_is_critical() {
+    for (flags, refused) in [(0x80, 1), (0, 0)] {
+        log();
+        let mut world = World::new(1, configs(|_, _| {}));
+        world.initiate(A);
+        world.run(Duration::from_secs(2));
+        let before = fingerprint(&world);
+        let forgery = Forgery {
+            which: 0,
+            exchange: ExchangeType::INFORMATIONAL,
+            response: false,
+            first: PayloadType(200),
+            plain: vec![0, flags, 0, 4],
+        };
+        let message = world.at(A, |endpoint, _, rng| endpoint.forge(rng, &forgery)).unwrap();
+        world.held = Some(Default::default());
+        world.at(B, |endpoint, now, rng| endpoint.handle_datagram(now, message, rng));
+        assert_eq!(world.held.take().unwrap()[A].len(), 1, "it is answered");
+        assert_eq!(world.sides[B].endpoint.counters().get(Rejection::CriticalPayload), refused);
+        assert_eq!(fingerprint(&world), before);
     }
 }
 
@@ -272,6 +374,8 @@ fn a_repeated_first_request_gets_the_same_answer_and_no_second_state() {
     assert_eq!(world.sides[B].endpoint.half_open(), 1);
     let answers: Vec<_> = world.held.as_ref().unwrap()[A].iter().map(|one| one.payload.clone()).collect();
     assert_eq!(answers.len(), 5);
+    let (asked, answered) = (request.payload.len(), answers[0].len());
+    assert!(answered < asked + 64, "{answered} bytes for {asked}: that would amplify a flood");
     assert!(answers.windows(2).all(|pair| pair[0] == pair[1]));
 }
 

@@ -108,7 +108,7 @@ impl Established {
         }
         if let (true, Some(Active::RekeyChild { rival, .. })) = (ours, &mut self.active) {
             debug!(connection = %connection.name, old, "simultaneous rekey of a Child SA");
-            *rival = Some(Rival { spi, lowest });
+            *rival = Some(Rival { spi, lowest, went_on: false });
         }
         Ok(answer)
     }
@@ -266,9 +266,19 @@ impl Established {
         false
     }
 
-    /// What the peer made in a rekey that crossed ours is there, or comes.
+    /// What the peer made in a rekey that crossed ours is there, or comes, or has a successor already.
     fn child_is_there(&mut self, rival: &Rival) -> bool {
-        self.children.by_inbound(rival.spi).is_some() || self.awaited.makes_child(rival.spi)
+        rival.went_on || self.children.by_inbound(rival.spi).is_some() || self.awaited.makes_child(rival.spi)
+    }
+
+    /// The peer deletes a Child SA after it has made its successor. Our rekey that crossed its own may still wait for a
+    /// response that is late.
+    pub(in crate::sa) fn note_went_on(&mut self, spi_in: u32) {
+        if let Some(Active::RekeyChild { rival: Some(rival), .. }) = &mut self.active
+            && rival.spi == spi_in
+        {
+            rival.went_on = true;
+        }
     }
 
     /// Our rekey made a Child SA. When the peer made one at the same time, the one whose exchange has the lowest
