@@ -16,7 +16,7 @@ DPDK = --workspace --exclude spillway-controlplane --features spillway-gateway/d
 # The tests' own Python, which `make tools` fills, goes before the system's.
 export PATH := $(CURDIR)/target/python/bin:$(PATH)
 
-.PHONY: all demo check test lint unit models dpdk dpdk-build dpdk-lint dpdk-test tools bench instructions bounds fuzz fuzz-tools deny clean
+.PHONY: all demo check test lint unit models dpdk dpdk-build dpdk-lint dpdk-test tools bench instructions bounds avx512 fuzz fuzz-tools deny clean
 
 all:
 	$(CARGO) build --release
@@ -83,6 +83,11 @@ instructions:
 bounds:
 	$(CARGO) build --release -p spillway-bench
 	bench/bounds.sh
+
+## The tests of the AVX-512 engine on an emulated CPU, for machines that have none. As root it installs what it needs;
+## takes a quarter of an hour.
+avx512:
+	dataplane/avx512/run.sh
 
 ## Coverage-guided fuzzing of the packet path and of IKEv2.
 fuzz: fuzz-tools

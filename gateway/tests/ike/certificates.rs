@@ -1,5 +1,6 @@
 //! Tunnels whose ends prove themselves by certificates.
 
+use std::cell::Cell;
 use std::fs;
 
 use rcgen::{
@@ -83,6 +84,24 @@ fn a_certificate_that_expired_is_named_with_its_date() {
         let log = sites.right.gateway.log();
         for part in ["left.example.net", "expired", "2021-01-01"] {
             assert!(log.contains(part), "{part} not in {log}");
+        }
+    });
+}
+
+#[test]
+fn the_initiator_names_a_certificate_of_the_responder_that_expired() {
+    privileged(&[], || {
+        let _alone = serial();
+        let authority = Authority::new();
+        let (left, right) =
+            (connection(1, Family::V4, "start: wait"), connection(2, Family::V4, "start: wait"));
+        // The right gateway starts first.
+        let until = Cell::new(2021);
+        let sites = Sites::with(&left, &right, |files| authority.provide(files, until.replace(2090)));
+        let refused = sites.left.gateway.operate("initiate", CONNECTION).unwrap_err();
+        let log = sites.left.gateway.log();
+        for part in ["right.example.net", "expired", "2021-01-01"] {
+            assert!(refused.contains(part) && log.contains(part), "{part} not in {refused}, or {log}");
         }
     });
 }

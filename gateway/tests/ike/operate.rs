@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::gateway::{Gateway, count};
-use crate::netns::privileged;
-use crate::site::{CONNECTION, Connection, Family, Site, Sites, TUNNEL, host_address};
+use crate::netns::{Namespace, privileged};
+use crate::site::{CONNECTION, Connection, Family, Site, Sites, TUNNEL, host_address, yaml};
 use crate::traffic::{Fragments, Pinger};
 use crate::waiting::SetOnDrop;
 use crate::{PATIENCE, serial, wait_for};
@@ -147,6 +147,31 @@ fn a_wrong_preshared_key_is_named_at_both_ends() {
     });
 }
 
+/// Whom the left gateway expects, and what each of the two says.
+#[test]
+fn an_identity_that_is_not_expected_is_named_by_who_does_not_expect_it() {
+    privileged(&[], || {
+        let _alone = serial();
+        let insides = [Namespace::new(), Namespace::new()];
+        let [one, two] = &insides;
+        one.join("wan0", two, "wan0", 2, 1500);
+        let expecting = |who: &str| yaml(1, &Connection::default()).replace("id: right.example.net", who);
+        let right = yaml(2, &Connection::default());
+        let sites = Sites::between(insides, [expecting("id: '*.example.org'"), right], |_| {});
+        let initiate = |site: &Site| site.gateway.operate("initiate", CONNECTION).unwrap_err();
+        let refused = initiate(&sites.left);
+        assert!(refused.contains("peer is right.example.net, expected *.example.org"), "{refused}");
+        let log = sites.left.gateway.log();
+        assert!(log.contains("peer is right.example.net, expected *.example.org"), "{log}");
+        // The other way round it is the responder's turn.
+        assert!(initiate(&sites.right).contains("AUTHENTICATION_FAILED"));
+        let why = "no connection for right.example.net to left.example.net; expected left.example.net <- *.example.org";
+        let row = sites.left.gateway.row("connections", |row| row["name"] == CONNECTION);
+        assert!(row["last_error"]["reason"].as_str().unwrap().contains(why), "{row}");
+        assert!(sites.left.gateway.log().contains(why), "{}", sites.left.gateway.log());
+    });
+}
+
 #[test]
 fn a_proposal_that_does_not_fit_is_explained() {
     privileged(&[], || {
@@ -155,7 +180,7 @@ fn a_proposal_that_does_not_fit_is_explained() {
         let right = Connection { ike: "proposals: [aes256gcm16-prfsha384-x25519]", ..Connection::default() };
         let sites = Sites::new(&left, &right);
         let refused = sites.left.gateway.operate("initiate", CONNECTION).unwrap_err();
-        assert!(refused.contains("NO_PROPOSAL_CHOSEN"), "{refused}");
+        assert!(refused.contains("NO_PROPOSAL_CHOSEN to ") && refused.contains("ECP_384"), "{refused}");
         let log = sites.right.gateway.log();
         for part in ["no common", "ECP_384", "CURVE25519"] {
             assert!(log.contains(part), "{part} not in {log}");
@@ -170,7 +195,7 @@ fn selectors_that_do_not_fit_are_explained() {
         let left = Connection { child_net: 3, ..Connection::default() };
         let sites = Sites::new(&left, &Connection::default());
         let refused = sites.left.gateway.operate("initiate", CONNECTION).unwrap_err();
-        assert!(refused.contains("TS_UNACCEPTABLE"), "{refused}");
+        assert!(refused.contains("TS_UNACCEPTABLE to 10.3.0.0/16"), "{refused}");
         let log = sites.right.gateway.log();
         for part in ["selectors not acceptable", "10.3.0.0/16", "10.2.0.0/16"] {
             assert!(log.contains(part), "{part} not in {log}");
