@@ -230,10 +230,8 @@ fn amend(
 ) -> Applied {
     let mut applied = Applied::default();
     if let Some(settings) = settings {
-        // What does not fit is left to `set_mtu`, which says why.
-        if settings.mtu <= largest_mtu(info) {
-            conf.rxmode.mtu = settings.mtu.into();
-        }
+        // As much of it as the device can: with more, DPDK does not configure the port at all.
+        conf.rxmode.mtu = settings.mtu.min(largest_mtu(info)).into();
     }
     // capsule asks for it whenever the device has it. It is wrong when buffers of several pools meet in a queue.
     applied.fast_free = conf.txmode.offloads & bindings::CAPSULE_TX_FAST_FREE != 0 && pool::count() == 1;
@@ -349,16 +347,16 @@ mod tests {
     }
 
     #[test]
-    fn an_mtu_that_the_longest_frame_has_no_room_for_is_left_out() {
-        // What net_af_packet and net_memif report, net_null, and a NIC.
+    fn an_mtu_is_cut_to_the_longest_frame() {
+        // What net_af_packet and net_memif report, net_null, net_af_xdp, and a NIC.
         for (max_mtu, frame, largest) in
-            [(u16::MAX, 1518, 1500), (u16::MAX, u32::MAX, u16::MAX), (9600, 9622, 9600), (1500, 1000, 982)]
+            [(u16::MAX, 1518, 1500), (u16::MAX, u32::MAX, u16::MAX), (3542, 3560, 3542), (9600, 9622, 9600)]
         {
             let (mut conf, mut info): (rte_eth_conf, rte_eth_dev_info) = (zeroed(), zeroed());
             (info.max_mtu, info.max_rx_pktlen) = (max_mtu, frame);
             assert_eq!(largest_mtu(&info), largest, "{max_mtu} {frame}");
             amend(&mut conf, &info, Some(&settings()), 1);
-            assert_eq!(conf.rxmode.mtu, if largest >= 9000 { 9000 } else { 0 });
+            assert_eq!(conf.rxmode.mtu, u32::from(largest.min(9000)));
         }
     }
 

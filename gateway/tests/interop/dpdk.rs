@@ -166,26 +166,30 @@ fn dpdk_carries_jumbo_frames() {
     });
 }
 
-/// A device whose frames are shorter than the MTU that is asked for: it starts, and says what it carries.
+/// Devices whose frames are shorter than the MTU that is asked for: they start, and say what they carry.
 #[test]
 fn dpdk_tells_the_mtu_of_the_device() {
     privileged(&[], || {
         let _alone = serial();
-        let namespace = Namespace::new();
-        let files = Files::new();
-        let socket = files.path("memif.sock");
-        let yaml = format!(
-            "dpdk: {{ huge_pages: none, memory: 256MiB }}\n\
-             workers: {{ cores: [1], control_core: 0, idle: adaptive }}\n\
-             ports: {{ wan: {{ driver: dpdk, device: 'net_memif0,role=server,socket-abstract=no,socket={}', mtu: 9000, \
-             addresses: [198.51.100.1/24] }} }}\n",
-            socket.display()
-        );
-        let gateway = Gateway::start(&namespace, files, &yaml);
-        let wan = port(&gateway, "wan");
-        assert_eq!(wan["mtu"], 1500, "{wan}");
-        assert!(gateway.log().contains("carries no packets as large"), "{}", gateway.log());
-        ends_well(gateway);
+        let [namespace, other] = [Namespace::new(), Namespace::new()];
+        namespace.join("wan0", &other, "wan0", 1, 1500);
+        for device in [
+            "net_memif0,role=server,socket-abstract=no,socket=memif.sock",
+            "net_af_packet0,iface=wan0,framesz=4096",
+        ] {
+            let files = Files::new();
+            let device = device.replace("memif.sock", files.path("memif.sock").to_str().unwrap());
+            let yaml = format!(
+                "dpdk: {{ huge_pages: none, memory: 256MiB }}\n\
+                 workers: {{ cores: [1], control_core: 0, idle: adaptive }}\n\
+                 ports: {{ wan: {{ driver: dpdk, device: '{device}', mtu: 9000, addresses: [198.51.100.1/24] }} }}\n"
+            );
+            let gateway = Gateway::start(&namespace, files, &yaml);
+            let wan = port(&gateway, "wan");
+            assert_eq!(wan["mtu"], 1500, "{wan}");
+            assert!(gateway.log().contains("carries no packets as large"), "{}", gateway.log());
+            ends_well(gateway);
+        }
     });
 }
 
