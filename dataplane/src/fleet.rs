@@ -9,6 +9,7 @@ use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use crate::buffer::{GROWTH, Pool};
 use crate::crew::{Crew, Threads};
 use crate::crypto::Crypto;
+use crate::drops::DropCounters;
 use crate::message::{AddressUpdate, Event, Inject, Neighbour, PolicyUpdate, RouteUpdate, SaUpdate, Update};
 use crate::port::{Device, QueueOpener};
 use crate::worker::thread::{Idle, Running, Waker};
@@ -61,7 +62,8 @@ pub fn frame_size_for(mtu: u32) -> usize {
 }
 
 impl Fleet {
-    /// Starts one worker a core on threads of its own and waits until each has opened its queues.
+    /// Starts one worker a core on threads of its own and waits until each has opened its queues. They receive nothing
+    /// before [`Fleet::receive`].
     ///
     /// # Errors
     /// The first error of a pool, a queue or a thread; no worker is left running then.
@@ -69,7 +71,7 @@ impl Fleet {
         Self::start_on(config, Box::new(Threads::default()))
     }
 
-    /// Starts one worker a core on the threads of `crew` and waits until each has opened its queues.
+    /// As [`Fleet::start`], on the threads of `crew`.
     ///
     /// # Errors
     /// As [`Fleet::start`], and those of the crew.
@@ -110,7 +112,7 @@ impl Fleet {
         match begun {
             Ok(()) => Ok(fleet),
             // What went wrong on the crew's side explains why a worker was not ready.
-            Err(error) => Err(fleet.drain().err().unwrap_or(error)),
+            Err(error) => Err(fleet.drain(&mut DropCounters::default()).err().unwrap_or(error)),
         }
     }
 
@@ -122,6 +124,11 @@ impl Fleet {
     /// Whether there is no worker, which [`Fleet::start`] never leaves.
     pub fn is_empty(&self) -> bool {
         self.workers.is_empty()
+    }
+
+    /// Lets all workers receive. What they were told before is in force for the first packet.
+    pub fn receive(&self) {
+        self.broadcast(|| Update::Receive);
     }
 
     /// Changes the SAs on every worker.
@@ -173,21 +180,30 @@ impl Fleet {
         &self.events
     }
 
-    /// Stops receiving, lets every worker send what it holds, and waits for the threads.
-    pub fn stop(self) {
-        if let Err(error) = self.drain() {
+    /// Stops receiving, lets every worker send what it holds, and waits for the threads. Returns all that they dropped,
+    /// what could not be sent any more included.
+    pub fn stop(self) -> DropCounters {
+        let mut drops = DropCounters::default();
+        if let Err(error) = self.drain(&mut drops) {
             tracing::error!(%error, "the workers' threads did not end well");
         }
+        drops
     }
 
-    fn drain(mut self) -> io::Result<()> {
+    fn drain(mut self, dropped: &mut DropCounters) -> io::Result<()> {
         self.broadcast(|| Update::Drain);
+        let mut hear = |event| {
+            if let Event::Drained { drops } = event {
+                dropped.merge(&drops);
+            }
+        };
         for worker in 0..self.workers.len() {
             // Events that the worker still wants to report must not keep it from ending.
             while !self.crew.is_finished(worker) {
-                let _ = self.events.recv_timeout(Duration::from_millis(1));
+                self.events.recv_timeout(Duration::from_millis(1)).into_iter().for_each(&mut hear);
             }
         }
+        self.events.try_iter().for_each(hear);
         self.crew.end()
     }
 
@@ -252,6 +268,8 @@ impl Task {
         let pool = Pool::new(self.frames, self.frame_size)?;
         let large = Pool::new(LARGE_FRAMES, LARGE_FRAME_SIZE)?;
         let queues = self.queues.into_iter().map(|open| open(&pool)).collect::<io::Result<Vec<_>>>()?;
-        Ok(Worker::new(self.worker, queues, pool, large, self.crypto, self.channels))
+        let mut worker = Worker::new(self.worker, queues, pool, large, self.crypto, self.channels);
+        worker.hold();
+        Ok(worker)
     }
 }

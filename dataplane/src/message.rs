@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use crate::drops::DropCounters;
 use crate::host::feedback::Feedback;
 use crate::policy::{Policy, PolicyId};
 use crate::port::{Mac, PortId};
@@ -40,6 +41,8 @@ pub enum Update {
     SaPage(Box<SaPage>),
     /// Answered by [`Event::Barrier`] once everything sent before it is in force.
     Barrier(u64),
+    /// Receive from now on, if the worker was held. What was sent before is in force for the first packet.
+    Receive,
     /// Stop receiving, send what is in hand, and return.
     Drain,
 }
@@ -187,6 +190,16 @@ pub enum Event {
         worker: usize,
         /// The number that was sent.
         number: u64,
+    },
+    /// All of the worker's ports came to their end, and what they gave is sent. Nothing will be received any more.
+    Finished {
+        /// Index of the worker.
+        worker: usize,
+    },
+    /// The last word of a worker, after [`Update::Drain`].
+    Drained {
+        /// All that it dropped, what it had to give up at the end included.
+        drops: Box<DropCounters>,
     },
 }
 

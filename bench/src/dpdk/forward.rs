@@ -174,6 +174,7 @@ fn start(options: &Options) -> anyhow::Result<Fleet> {
     for update in tunnels.updates() {
         fleet.send(0, update);
     }
+    fleet.receive();
     Ok(fleet)
 }
 

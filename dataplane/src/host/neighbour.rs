@@ -21,7 +21,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use super::rate_limit::TokenBucket;
 use super::{Context, Interface, Output, SECOND, arp, nd};
 use crate::buffer::Packet;
-use crate::drops::DropReason;
+use crate::drops::{DropCounters, DropReason};
 use crate::message::Neighbour;
 use crate::packet::ethernet::ethertype;
 use crate::port::{Mac, PortId};
@@ -235,6 +235,11 @@ impl NeighbourTable {
             due = due.min(self.entry(slot).deadline);
         }
         self.due = due;
+    }
+
+    /// Drops the packets that wait for an answer.
+    pub fn abandon(&mut self, drops: &mut DropCounters) {
+        self.waiting.abandon(drops);
     }
 
     /// Our side of a port.

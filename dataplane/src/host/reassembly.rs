@@ -205,6 +205,13 @@ impl Reassembly {
         }
     }
 
+    /// Gives up all packets.
+    pub fn abandon(&mut self, drops: &mut DropCounters) {
+        while let Some((_, &key)) = self.order.first_key_value() {
+            drops.add(DropReason::FragmentTimeout, self.close(key).len() as u64);
+        }
+    }
+
     /// Packets in the making, given up ones included until their timeout.
     pub fn len(&self) -> usize {
         self.packets.len()

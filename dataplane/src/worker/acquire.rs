@@ -173,6 +173,13 @@ impl Worker {
         self.originate(&mut sealing, now);
     }
 
+    /// Drops all that waits.
+    pub(super) fn abandon_waiting(&mut self) {
+        while let Some(waiter) = self.waiting.packets.pop_front() {
+            self.drop_packet(waiter.packet, DropReason::AcquireTimeout);
+        }
+    }
+
     /// Drops what has waited too long. The oldest are in front.
     pub(super) fn expire_waiting(&mut self, now: u64) {
         let patience = self.on_demand.limits.patience.as_nanos() as u64;

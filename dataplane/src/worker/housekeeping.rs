@@ -12,10 +12,10 @@ use crate::host::icmp::Error;
 use crate::message::{Direction, Event};
 use crate::packet::ip;
 use crate::sa::TunnelId;
-use crate::worker::Worker;
 use crate::worker::outbound::SealQueue;
 use crate::worker::slots::Quiet;
 use crate::worker::transit::Origin;
+use crate::worker::{Reception, Worker};
 
 /// Time between two ticks.
 const TICK: u64 = 5 * MILLISECOND;
@@ -42,13 +42,20 @@ impl Worker {
         let mut visited = ArrayVec::new();
         self.check_outbound(now, &mut visited);
         // One worker is enough: the SA's sequence number shows what any of them sends.
-        if self.index == 0 && !self.draining {
+        if self.index == 0 && self.reception != Reception::Draining {
             for tunnel in visited {
                 self.break_silence(tunnel, now);
             }
         }
         // What is to be said about all this is not left until the next packet comes.
         self.originate(&mut SealQueue::new(), now);
+    }
+
+    /// Drops what still waits, under the names that it would have had later.
+    pub(super) fn give_up_waiting(&mut self) {
+        self.local.neighbours.abandon(&mut self.drops);
+        self.local.reassembly.abandon(&mut self.drops);
+        self.abandon_waiting();
     }
 
     fn check_inbound(&mut self, now: u64) {

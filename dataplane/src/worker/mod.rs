@@ -133,9 +133,24 @@ pub struct Worker {
     /// Where the next tick looks on in the tables of SAs.
     swept_inbound: u32,
     swept_outbound: u32,
-    draining: bool,
+    reception: Reception,
     /// Set while a bench watches.
     stages: Option<Box<Stages>>,
+}
+
+/// Whether packets are received.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reception {
+    /// Not yet: the tables are empty still.
+    Held,
+    /// Yes.
+    Open,
+    /// As [`Reception::Open`], but all ports came to their end, and the control side knows.
+    Finished,
+    /// Not any more; what is in hand is sent.
+    Draining,
+    /// Nothing is in hand.
+    Drained,
 }
 
 struct PortState {
@@ -158,6 +173,12 @@ impl Worker {
         let tables = Tables::new(&config);
         let local = Local::new(&config, NeighbourConfig::default(), large);
         Self::around(tables, local, config, queues, pool, crypto, channels)
+    }
+
+    /// Has the worker receive nothing before [`Update::Receive`], so that no packet meets tables that are not filled yet.
+    /// Until then packets wait where they are: in the kernel, the NIC, the file.
+    pub fn hold(&mut self) {
+        self.reception = Reception::Held;
     }
 
     fn around(
@@ -198,7 +219,7 @@ impl Worker {
             next_housekeeping: 0,
             swept_inbound: 0,
             swept_outbound: 0,
-            draining: false,
+            reception: Reception::Open,
             stages: None,
         }
     }
@@ -218,9 +239,17 @@ impl Worker {
             // Complaints that it made go now: the next packet may be long in coming.
             self.originate(&mut SealQueue::new(), now);
         }
+        if self.reception == Reception::Draining {
+            self.give_up_waiting();
+        }
         self.flush();
+        if self.reception == Reception::Draining {
+            self.reception = Reception::Drained;
+            self.report(Event::Drained { drops: Box::new(self.drops.clone()) });
+        }
         if received == 0 {
             self.idle_polls += 1;
+            self.tell_of_the_end();
         } else {
             self.passed(Stage::Transmit);
             self.busy_polls += 1;
@@ -232,13 +261,22 @@ impl Worker {
 
     /// Whether [`Update::Drain`] has been carried out; [`Worker::poll`] need not be called again.
     pub fn is_drained(&self) -> bool {
-        self.draining && self.unsent.is_empty()
+        self.reception == Reception::Drained && self.unsent.is_empty()
+    }
+
+    /// Reports once that all ports came to their end. Called when a poll has received nothing, so all that they gave is
+    /// done with.
+    fn tell_of_the_end(&mut self) {
+        if self.reception == Reception::Open && self.ports.iter().all(|state| state.driver.finished()) {
+            self.reception = Reception::Finished;
+            self.report(Event::Finished { worker: self.index });
+        }
     }
 
     fn poll_port(&mut self, port: PortId, now: u64) -> usize {
         let mut burst = Burst::new();
         let Some(state) = self.ports.get_mut(usize::from(port)) else { return 0 };
-        if self.draining {
+        if !matches!(self.reception, Reception::Open | Reception::Finished) {
             return 0;
         }
         state.driver.rx(&self.pool, &mut burst);

@@ -7,7 +7,7 @@ use crate::message::{
 };
 use crate::snapshot::{PAGE, SaPage, SaReading, Snapshot};
 use crate::worker::slots::{InboundSlot, OutboundSlot};
-use crate::worker::{UPDATES_PER_POLL, Worker};
+use crate::worker::{Reception, UPDATES_PER_POLL, Worker};
 
 impl Worker {
     pub(super) fn apply_updates(&mut self, now: u64) {
@@ -60,7 +60,10 @@ impl Worker {
                 self.report(Event::SaPage(page));
             }
             Update::Barrier(number) => self.report(Event::Barrier { worker: self.index, number }),
-            Update::Drain => self.draining = true,
+            Update::Receive if self.reception == Reception::Held => self.reception = Reception::Open,
+            Update::Receive => {}
+            Update::Drain if self.reception == Reception::Drained => {}
+            Update::Drain => self.reception = Reception::Draining,
         }
     }
 

@@ -38,6 +38,12 @@ impl Gateway<'_> {
                 tracing::debug!(worker, "worker has applied the configuration");
             }
             Event::Barrier { number, .. } => ike.passed(number),
+            Event::Finished { worker } => {
+                tracing::debug!(worker, "all ports of the worker came to their end");
+                self.finished += 1;
+            }
+            // The fleet hears it while it stops.
+            Event::Drained { .. } => {}
             Event::Acquire { tunnel, source, destination, protocol, ports } => {
                 tracing::debug!(tunnel = tunnel.0, %source, %destination, protocol, "a packet found no SA");
                 ike.acquire(tunnel, Packet { source, destination, protocol, ports });

@@ -19,7 +19,7 @@ use dataplane::policy::Action;
 use dataplane::worker::thread;
 use dataplane::worker::{OnDemand, WorkerConfig};
 
-use crate::config::{ClearAction, Config, Idle, MAX_SAS};
+use crate::config::{ClearAction, Config, Driver, Idle, MAX_SAS, Port};
 use crate::control::{self, ControlSocket};
 use crate::metrics::MetricsServer;
 
@@ -77,7 +77,8 @@ pub fn check(config: &Config) -> Result<()> {
     ike::check(config)
 }
 
-/// Runs the gateway until SIGTERM or SIGINT, or until all of its ports came to their end.
+/// Runs the gateway until SIGTERM or SIGINT, or until all of its ports came to their end: capture files that are read.
+/// Where no file is read nothing ends, though a port that only writes will never receive.
 ///
 /// # Errors
 /// What this machine does not allow: a device, a socket, memory. Nothing is left running then.
@@ -114,6 +115,8 @@ pub fn run(config: &Config) -> Result<()> {
     let spd = policies(config, &manual, &plans);
     routes.in_force(links.states()).for_each(|route| fleet.update_route(&RouteUpdate::Add(route)));
     install(&manual, &mut tunnels, &spd, &fleet);
+    // No packet meets empty tables.
+    fleet.receive();
     let ike = plans.start(crypto, uplinks::addresses(config, links.states()), &desk)?;
     // Last: a gateway that answers is up.
     let control =
@@ -129,15 +132,17 @@ pub fn run(config: &Config) -> Result<()> {
     let port_names = config.ports.keys().cloned().collect();
     let mut collector = Collector::new(fleet.len(), port_names, Arc::clone(view.readings()));
     collector.links(links.states());
-    let mut gateway = Gateway { config, fleet, tunnels, spd, ike, collector, links, routes };
+    let mut gateway = Gateway { config, fleet, tunnels, spd, ike, collector, links, routes, finished: 0 };
     let ended = gateway.attend(&asked, &stop);
     gateway.say_goodbye();
     drop((control, metrics));
-    gateway.fleet.stop();
+    let drops = gateway.fleet.stop();
     if let Some(keeper) = keeper {
         keeper.finish();
     }
-    tracing::info!("the gateway has stopped");
+    let drops: Vec<_> =
+        drops.nonzero().map(|(reason, packets)| format!("{} {packets}", reason.name())).collect();
+    tracing::info!(drops = drops.join(", "), "the gateway has stopped");
     ended
 }
 
@@ -151,6 +156,8 @@ struct Gateway<'a> {
     collector: Collector,
     links: LinkWatch,
     routes: Routes,
+    /// Workers that will receive nothing more.
+    finished: usize,
 }
 
 impl Gateway<'_> {
@@ -159,7 +166,9 @@ impl Gateway<'_> {
         let look = tick(LOOK_EVERY);
         let mut read_at = Instant::now();
         let (mut announce_at, mut announced) = (read_at, 0);
-        loop {
+        let reads = |port: &Port| matches!(port.driver, Driver::Pcap { read: Some(_), .. });
+        let ends = self.config.ports.values().any(reads);
+        while !ends || self.finished < self.fleet.len() {
             select_biased! {
                 recv(self.fleet.events()) -> event => match event {
                     Ok(event) => {
@@ -193,6 +202,8 @@ impl Gateway<'_> {
                 },
             }
         }
+        tracing::info!("stopping: all ports came to their end");
+        Ok(())
     }
 
     /// A port may have lost its link, or got it back.

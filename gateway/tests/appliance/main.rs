@@ -18,3 +18,5 @@ mod fixed;
 mod good_configs;
 #[cfg(test)]
 mod metrics;
+#[cfg(test)]
+mod pcap;

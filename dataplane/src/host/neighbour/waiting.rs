@@ -36,6 +36,12 @@ impl Waiting {
         }
     }
 
+    /// Drops all packets.
+    pub(super) fn abandon(&mut self, drops: &mut DropCounters) {
+        drops.add(DropReason::NeighbourUnresolved, self.packets.len() as u64);
+        self.packets.clear();
+    }
+
     /// Takes out all packets of a neighbour, oldest first. The order of the others stays.
     pub(super) fn drain(&mut self, slot: u16, mut take: impl FnMut(Packet)) {
         for _ in 0..self.packets.len() {

@@ -32,9 +32,9 @@ pub(super) struct Input {
 }
 
 impl Input {
-    /// No packets, on Ethernet.
-    pub(super) fn empty() -> Self {
-        Self { link: Link::Ethernet, bytes: Vec::new(), ends: Vec::new() }
+    /// No packets.
+    pub(super) fn empty(link: Link) -> Self {
+        Self { link, bytes: Vec::new(), ends: Vec::new() }
     }
 
     /// Reads a pcap or pcapng file. One that ends in the middle of a packet, as a killed `tcpdump` leaves it,
@@ -45,7 +45,7 @@ impl Input {
         file.read_exact(&mut magic)
             .map_err(|_| invalid("shorter than the header of a capture file".to_owned()))?;
         file.rewind()?;
-        let mut input = Self::empty();
+        let mut input = Self::empty(Link::Ethernet);
         let result = if magic == PCAPNG_MAGIC { input.read_pcapng(file) } else { input.read_pcap(file) };
         match result {
             Ok(()) => Ok(input),

@@ -6,6 +6,9 @@
 //!
 //! With several queues the packets of the input are spread by their addresses, and each queue beyond the
 //! first writes to a file of its own (`out.1.pcap`, ...), which `mergecap` joins.
+//!
+//! A port has the link layer of its input. One that only writes has none, unless it is given an Ethernet address: nobody
+//! could answer when it asks who has the next hop's.
 
 mod input;
 
@@ -33,7 +36,7 @@ pub struct Config {
     pub output: Option<PathBuf>,
     /// How often the input is received; `None` is for ever.
     pub loops: Option<u64>,
-    /// Our Ethernet address; `None` takes the destination of the input's first packet.
+    /// Our Ethernet address; `None` takes the destination of the input's first packet, and without an input has none.
     pub mac: Option<Mac>,
     /// Largest IP packet in bytes.
     pub mtu: u32,
@@ -65,7 +68,8 @@ pub fn open(config: Config) -> io::Result<Box<dyn Device>> {
     let device = named.display().to_string();
     let input = match &config.input {
         Some(path) => Input::read(path).map_err(|error| context(&error, path.display()))?,
-        None => Input::empty(),
+        None if config.mac.is_some() => Input::empty(Link::Ethernet),
+        None => Input::empty(Link::Ip),
     };
     let mac = match input.link() {
         Link::Ethernet => Some(config.mac.or(input.first_destination()).unwrap_or(DEFAULT_MAC)),
@@ -352,7 +356,8 @@ mod tests {
         let path = directory.path().join("out.pcap");
         let pool = Pool::new(8, 2048).unwrap();
         let before = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
-        let mut port = ports(Config { output: Some(path.clone()), ..Config::default() }, &pool).remove(0);
+        let (output, mac) = (Some(path.clone()), Some(DEFAULT_MAC));
+        let mut port = ports(Config { output, mac, ..Config::default() }, &pool).remove(0);
         assert!(port.finished(), "without an input there is nothing to receive");
         let mut burst = Burst::new();
         burst.push(pool.alloc_from(&frame(1, 1)).unwrap());
@@ -372,6 +377,16 @@ mod tests {
             assert_eq!(packet.data, frame(1, number));
             assert!(before <= packet.timestamp && packet.timestamp <= after);
         }
+    }
+
+    #[test]
+    fn a_port_that_only_writes_has_no_link_layer() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("out.pcap");
+        let config = Config { output: Some(path.clone()), ..Config::default() };
+        assert_eq!(open(config.clone()).unwrap().info().mac, None);
+        drop(ports(config, &Pool::new(8, 2048).unwrap()));
+        assert_eq!(read(&path).0.datalink, DataLink::RAW);
     }
 
     #[test]
