@@ -78,8 +78,10 @@ drop_reasons! {
     FragmentOverlap = "fragment_overlap",
     /// An exact copy of a fragment that came before.
     FragmentDuplicate = "fragment_duplicate",
-    /// A fragment that does not parse: length, alignment, or past 65,535 bytes.
+    /// A fragment that does not parse: length, alignment, or so small that it hides a header.
     FragmentMalformed = "fragment_malformed",
+    /// A fragment that makes its packet longer than 65,535 bytes, with all of it.
+    FragmentTooLong = "fragment_too_long",
     /// The memory for reassembly is used up.
     FragmentMemory = "fragment_memory",
     /// The rest of its packet did not come in time.

@@ -199,11 +199,12 @@ impl Families<'_, '_> {
 
     fn ports(&mut self, snapshot: &dyn Snapshot) -> fmt::Result {
         let ports = snapshot.ports();
-        let counters: [Counter<PortCounters>; 8] = [
+        let counters: [Counter<PortCounters>; 9] = [
             ("spillway_port_rx_packets", "Packets received", |c| c.rx_packets),
             ("spillway_port_rx_bytes", "Bytes received, link layer included", |c| c.rx_bytes),
             ("spillway_port_rx_missed", "Packets that kernel or NIC dropped: too slow", |c| c.rx_missed),
-            ("spillway_port_rx_errors", "Packets too large or malformed", |c| c.rx_errors),
+            ("spillway_port_rx_errors", "Packets malformed at the link layer", |c| c.rx_errors),
+            ("spillway_port_rx_too_long", "Packets larger than a frame", |c| c.rx_too_long),
             ("spillway_port_rx_no_buffer", "Packets dropped for want of a frame", |c| c.rx_no_buffer),
             ("spillway_port_tx_packets", "Packets sent", |c| c.tx_packets),
             ("spillway_port_tx_bytes", "Bytes sent, link layer included", |c| c.tx_bytes),
@@ -279,10 +280,9 @@ impl Families<'_, '_> {
     fn workers(&mut self, snapshot: &dyn Snapshot) -> fmt::Result {
         let workers: Vec<_> =
             snapshot.workers().into_iter().map(|worker| (worker.index.to_string(), worker)).collect();
-        let counters: [Counter<Worker>; 6] = [
+        let counters: [Counter<Worker>; 5] = [
             ("spillway_worker_rx_packets", "Packets received", |w| w.rx_packets),
             ("spillway_worker_tx_packets", "Packets sent", |w| w.tx_packets),
-            ("spillway_worker_drops", "Packets dropped", |w| w.drops),
             ("spillway_worker_polls", "Turns of the poll loop", |w| w.polls),
             ("spillway_worker_empty_polls", "Turns that found no packet", |w| w.empty_polls),
             ("spillway_worker_sleeps", "Times that it slept", |w| w.sleeps),
@@ -291,6 +291,13 @@ impl Families<'_, '_> {
             let rows = workers.iter().map(|(index, worker)| ([("worker", index.as_str())], value(worker)));
             self.counters(name, help, rows)?;
         }
+        let drops = workers.iter().flat_map(|(index, worker)| {
+            DropReason::ALL.iter().map(move |reason| {
+                let packets = worker.drops.get(reason.name()).copied().unwrap_or_default();
+                ([("worker", index.as_str()), ("reason", reason.name())], packets)
+            })
+        });
+        self.counters("spillway_worker_drops", "Packets dropped, by worker and reason", drops)?;
         let gauges: [Counter<Worker>; 2] = [
             ("spillway_worker_free_frames", "Packet buffers that are free", |w| w.free_frames as u64),
             ("spillway_worker_frames", "Packet buffers", |w| w.frames as u64),

@@ -323,8 +323,10 @@ pub struct PortCounters {
     pub rx_bytes: u64,
     /// Dropped by kernel or NIC because we were too slow.
     pub rx_missed: u64,
-    /// Dropped because they were too large or malformed at the link layer.
+    /// Dropped because they were malformed at the link layer.
     pub rx_errors: u64,
+    /// Dropped because they were larger than a packet buffer.
+    pub rx_too_long: u64,
     /// Dropped because no frame was free.
     pub rx_no_buffer: u64,
     /// Sent.
@@ -342,12 +344,23 @@ impl From<dataplane::port::PortCounters> for PortCounters {
             rx_bytes,
             rx_missed,
             rx_errors,
+            rx_too_long,
             rx_no_buffer,
             tx_packets,
             tx_bytes,
             tx_errors,
         } = counters;
-        Self { rx_packets, rx_bytes, rx_missed, rx_errors, rx_no_buffer, tx_packets, tx_bytes, tx_errors }
+        Self {
+            rx_packets,
+            rx_bytes,
+            rx_missed,
+            rx_errors,
+            rx_too_long,
+            rx_no_buffer,
+            tx_packets,
+            tx_bytes,
+            tx_errors,
+        }
     }
 }
 
@@ -360,6 +373,7 @@ impl std::ops::Add for PortCounters {
             rx_bytes: self.rx_bytes + other.rx_bytes,
             rx_missed: self.rx_missed + other.rx_missed,
             rx_errors: self.rx_errors + other.rx_errors,
+            rx_too_long: self.rx_too_long + other.rx_too_long,
             rx_no_buffer: self.rx_no_buffer + other.rx_no_buffer,
             tx_packets: self.tx_packets + other.tx_packets,
             tx_bytes: self.tx_bytes + other.tx_bytes,
@@ -379,8 +393,8 @@ pub struct Worker {
     pub rx_packets: u64,
     /// Packets sent.
     pub tx_packets: u64,
-    /// Packets dropped.
-    pub drops: u64,
+    /// Packets dropped, by [`DropReason::name`](dataplane::drops::DropReason::name). Only reasons that occurred.
+    pub drops: BTreeMap<String, u64>,
     /// Turns of the poll loop.
     pub polls: u64,
     /// Turns that found no packet.

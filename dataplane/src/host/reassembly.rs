@@ -115,7 +115,8 @@ impl Reassembly {
     /// that is not a fragment is returned as it is. Only fragments of the same `context` belong together: a port, or
     /// the tunnel that they came out of. The packet is put together in the frame of its first fragment, or in one of
     /// `large`. Drops are counted in `drops`, one per fragment:
-    /// - [`DropReason::FragmentOverlap`], [`DropReason::FragmentMalformed`], [`DropReason::EcnInvalid`]: all of the
+    /// - [`DropReason::FragmentOverlap`], [`DropReason::FragmentMalformed`], [`DropReason::FragmentTooLong`],
+    ///   [`DropReason::EcnInvalid`]: all of the
     ///   packet, and what still comes of it;
     /// - [`DropReason::FragmentDuplicate`]: this fragment;
     /// - [`DropReason::FragmentMemory`]: this packet when it has too many fragments, or the oldest ones;
@@ -341,7 +342,7 @@ fn assemble(pieces: Vec<Piece>, version: Version, large: &Pool) -> Result<Packet
     let rest: usize = pieces.as_slice().iter().map(Piece::len).sum();
     let total_len = header_len + first.len() + rest;
     if total_len > MAX_TOTAL_LEN {
-        return Err(DropReason::FragmentMalformed);
+        return Err(DropReason::FragmentTooLong);
     }
     let mut whole = if first.packet.tailroom() >= rest {
         first.packet

@@ -130,8 +130,8 @@ impl IpInfo {
 /// - [`DropReason::IpOptions`]: IPv4 source route, or options that do not parse.
 /// - [`DropReason::ExtensionHeaders`]: more or longer IPv6 extension headers than the bounds in [`ipv6`], or a
 ///   routing header of type 0.
-/// - [`DropReason::FragmentMalformed`]: length, alignment, past 65,535 bytes, or so small that it hides the
-///   upper-layer header.
+/// - [`DropReason::FragmentMalformed`]: length, alignment, or so small that it hides the upper-layer header.
+/// - [`DropReason::FragmentTooLong`]: past 65,535 bytes.
 #[inline]
 pub fn parse(packet: &[u8]) -> Result<IpInfo, DropReason> {
     match packet.first().map(|byte| byte >> 4) {
@@ -296,8 +296,11 @@ pub(super) fn check_fragment(
         8 => protocol == protocol::TCP,
         _ => false,
     };
-    if len == 0 || misaligned || too_long || hides_header {
+    if len == 0 || misaligned || hides_header {
         return Err(DropReason::FragmentMalformed);
+    }
+    if too_long {
+        return Err(DropReason::FragmentTooLong);
     }
     Ok(fragment)
 }

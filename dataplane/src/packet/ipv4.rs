@@ -370,12 +370,12 @@ mod tests {
         for (word, protocol, payload, why) in [
             (0x2000, 17, 12, "not a multiple of 8"),
             (0x2001, 17, 0, "empty"),
-            (0x1fff, 17, 8, "past 65,535 bytes"),
             (0x2000, 6, 16, "first, without the TCP flags behind it (RFC 1858)"),
             (0x0001, 6, 40, "within the TCP header (RFC 3128)"),
         ] {
             assert_eq!(fragment(word, protocol, payload), Err(DropReason::FragmentMalformed), "{why}");
         }
+        assert_eq!(fragment(0x1fff, 17, 8), Err(DropReason::FragmentTooLong));
         assert!(fragment(0x2000, 6, 24).is_ok() && fragment(0x0003, 6, 40).is_ok());
     }
 

@@ -55,8 +55,10 @@ pub struct PortCounters {
     pub rx_bytes: u64,
     /// Packets that the kernel or the NIC dropped because we were too slow.
     pub rx_missed: u64,
-    /// Packets dropped on receipt because they were larger than a frame or malformed at the link layer.
+    /// Packets dropped on receipt because they were malformed at the link layer.
     pub rx_errors: u64,
+    /// Packets dropped on receipt because they were larger than a frame.
+    pub rx_too_long: u64,
     /// Packets dropped on receipt because the pool had no free frame.
     pub rx_no_buffer: u64,
     /// Packets sent.
@@ -83,7 +85,7 @@ pub trait Port {
     /// Called before the worker sleeps on [`Port::poll_fd`], for drivers that must ask for a wake-up.
     fn before_sleep(&mut self) {}
 
-    /// Whether nothing will ever be received again: a file was read to its end.
+    /// Whether nothing will ever be received again: a file was read to its end, or there is none.
     fn finished(&self) -> bool {
         false
     }

@@ -135,7 +135,7 @@ impl Port for TapPort {
             let Some(data) = packet.append(room) else { return };
             match self.file.read(data) {
                 // The kernel cuts a packet that is longer without a word.
-                Ok(len) if len == room => self.counters.rx_errors += 1,
+                Ok(len) if len == room => self.counters.rx_too_long += 1,
                 Ok(len) => {
                     packet.truncate(len);
                     self.counters.rx_packets += 1;

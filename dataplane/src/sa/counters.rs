@@ -28,6 +28,7 @@ pub const REASONS: &[DropReason] = &[
     DropReason::IpOptions,
     DropReason::ExtensionHeaders,
     DropReason::FragmentMalformed,
+    DropReason::FragmentTooLong,
     DropReason::SelectorMismatch,
     DropReason::EcnInvalid,
 ];
@@ -49,6 +50,13 @@ impl SaCounters {
     pub fn carried(&mut self, packets: u64, bytes: u64) {
         self.packets += packets;
         self.bytes += bytes;
+    }
+
+    /// Takes back one packet that was counted as carried, of so many bytes.
+    #[cold]
+    pub fn not_carried(&mut self, bytes: u64) {
+        self.packets = self.packets.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(bytes);
     }
 
     /// Counts one drop. A reason that is not of an SA is left to the worker's own counters.

@@ -303,16 +303,27 @@ impl Worker {
         }
         for work in run {
             let Some(packet) = work.packet.take() else { continue };
-            let Some(adjacency) = self.tunnel_adjacency(tunnel) else {
-                self.count_on_sa(tunnel, DropReason::NoRoute);
-                continue;
+            let sent = match self.tunnel_adjacency(tunnel) {
+                None => Err(DropReason::NoRoute),
+                Some(adjacency) if packet.len() <= work.mtu as usize => {
+                    self.transmit(packet, &adjacency, now);
+                    Ok(())
+                }
+                Some(adjacency) => self.transmit_pieces(packet, work.mtu, true, &adjacency, now),
             };
-            if packet.len() <= work.mtu as usize {
-                self.transmit(packet, &adjacency, now);
-            } else {
-                self.transmit_pieces(packet, work.mtu, true, &adjacency, now);
+            if let Err(reason) = sent {
+                self.take_back(tunnel, work.inner_len.into(), reason);
             }
         }
+    }
+
+    /// A packet that was counted as carried was dropped after all.
+    #[cold]
+    fn take_back(&mut self, tunnel: TunnelId, bytes: u64, reason: DropReason) {
+        if let Some(slot) = self.tables.tunnel_mut(tunnel) {
+            slot.counters.not_carried(bytes);
+        }
+        self.count_on_sa(tunnel, reason);
     }
 
     /// Sends a dummy packet (RFC 4303 s2.6), which the peer drops: as long as the padded packets of the SA, or one

@@ -30,10 +30,15 @@ impl Worker {
         }
         // IPv6 that may be fragmented is our own, or was put together here.
         let own = origin == Origin::Local || info.version == Version::V6;
-        self.transmit_pieces(packet, adjacency.mtu, own, &adjacency, now);
+        if let Err(reason) = self.transmit_pieces(packet, adjacency.mtu, own, &adjacency, now) {
+            self.drops.count(reason);
+        }
     }
 
-    /// Fragments a packet to `mtu` bytes and sends the pieces. Counts it when that cannot be.
+    /// Fragments a packet to `mtu` bytes and sends the pieces, all or none.
+    ///
+    /// # Errors
+    /// The reason for which it cannot be; it is not counted yet.
     #[cold]
     pub(super) fn transmit_pieces(
         &mut self,
@@ -42,12 +47,8 @@ impl Worker {
         own: bool,
         adjacency: &Adjacency,
         now: u64,
-    ) {
-        let sent =
-            self.fragment(packet, mtu as usize, own, |worker, piece| worker.transmit(piece, adjacency, now));
-        if let Err(reason) = sent {
-            self.drops.count(reason);
-        }
+    ) -> Result<(), DropReason> {
+        self.fragment(packet, mtu as usize, own, |worker, piece| worker.transmit(piece, adjacency, now))
     }
 
     /// Puts the link header on an IP packet and queues it, or has its next hop resolved first.

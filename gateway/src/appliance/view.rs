@@ -8,7 +8,7 @@ use controlplane::waiters::Verb;
 use crossbeam::channel::{Sender, bounded};
 use dataplane::clock;
 use dataplane::crypto::{Crypto, Suite};
-use dataplane::drops::DropCounters;
+use dataplane::drops::{DropCounters, DropReason};
 use dataplane::message::Route;
 use dataplane::policy::{Action, Policy};
 use dataplane::port::{DeviceInfo, Mac};
@@ -250,7 +250,7 @@ impl shown::Snapshot for View {
                 core: cores.get(worker.worker).copied().unwrap_or_default(),
                 rx_packets: worker.ports.iter().map(|port| port.rx_packets).sum(),
                 tx_packets: worker.ports.iter().map(|port| port.tx_packets).sum(),
-                drops: worker.drops.nonzero().map(|(_, packets)| packets).sum(),
+                drops: by_name(worker.drops.nonzero()),
                 polls: worker.busy_polls + worker.idle_polls,
                 empty_polls: worker.idle_polls,
                 sleeps: worker.sleeps,
@@ -311,9 +311,11 @@ impl shown::Snapshot for View {
 }
 
 fn totals(counters: &SaCounters) -> shown::Totals {
-    let drops: BTreeMap<String, u64> =
-        counters.drops().map(|(reason, packets)| (reason.name().to_owned(), packets)).collect();
-    shown::Totals { packets: counters.packets, bytes: counters.bytes, drops }
+    shown::Totals { packets: counters.packets, bytes: counters.bytes, drops: by_name(counters.drops()) }
+}
+
+fn by_name(drops: impl Iterator<Item = (DropReason, u64)>) -> BTreeMap<String, u64> {
+    drops.map(|(reason, packets)| (reason.name().to_owned(), packets)).collect()
 }
 
 fn show_sa(tunnel: String, reading: &SaReading, now: u64) -> shown::Sa {

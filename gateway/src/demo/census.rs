@@ -35,7 +35,7 @@ pub(super) struct Wire {
     pub(super) first_other: Option<String>,
     /// Frames, of whatever kind, in which the hosts' marker can be read.
     pub(super) with_plaintext: u64,
-    /// Frames that the wiretap itself lost, because it was too slow.
+    /// Frames that the wiretap itself lost, because it was too slow. They went no further, so nobody got what it has not seen.
     pub(super) lost: u64,
 }
 

@@ -147,6 +147,7 @@ impl Gateway {
             for (name, packets) in [
                 ("rx_missed", counters.rx_missed),
                 ("rx_errors", counters.rx_errors),
+                ("rx_too_long", counters.rx_too_long),
                 ("rx_no_buffer", counters.rx_no_buffer),
                 ("tx_errors", counters.tx_errors),
             ] {

@@ -279,6 +279,7 @@ impl Proof {
                 count(lan.with_plaintext),
                 count(lan.frames),
             ),
+            format!("  The wiretap itself lost {} frames; what it does not see goes no further.", count(wire.lost)),
             format!("  A ping with one bit flipped: {}.", tampered.text()),
             format!("  The genuine packet after it: {genuine}."),
             format!("  The same packet once more: {}.", replayed.text()),

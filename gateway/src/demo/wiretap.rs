@@ -194,7 +194,8 @@ impl Taps {
                 for (port, census) in &mut self.ends {
                     seen = seen + census.seen();
                     let counters = port.counters();
-                    seen.lost += counters.rx_missed + counters.rx_errors + counters.rx_no_buffer;
+                    seen.lost += counters.rx_missed + counters.rx_errors + counters.rx_too_long;
+                    seen.lost += counters.rx_no_buffer + counters.tx_errors;
                 }
                 // Who asked may have lost patience.
                 let _ = report.send(seen);

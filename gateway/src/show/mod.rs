@@ -2,6 +2,7 @@
 
 pub(crate) mod cells;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use comfy_table::presets::NOTHING;
@@ -258,7 +259,7 @@ fn ports_table(rows: &[Port]) -> String {
             addresses.collect::<Vec<_>>().join(" "),
             count(c.rx_packets),
             count(c.rx_bytes),
-            count(c.rx_missed + c.rx_errors + c.rx_no_buffer),
+            count(c.rx_missed + c.rx_errors + c.rx_too_long + c.rx_no_buffer),
             count(c.tx_packets),
             count(c.tx_bytes),
             count(c.tx_errors),
@@ -303,7 +304,8 @@ fn workers(rows: &[Worker]) -> String {
             worker.core.to_string(),
             count(worker.rx_packets),
             count(worker.tx_packets),
-            count(worker.drops),
+            count(worker.drops.values().sum()),
+            most(&worker.drops),
             share(worker.polls.saturating_sub(worker.empty_polls), worker.polls),
             count(worker.sleeps),
             count(worker.free_frames as u64),
@@ -319,6 +321,7 @@ fn workers(rows: &[Worker]) -> String {
         "#RX",
         "#TX",
         "#DROPS",
+        "MOST",
         "#BUSY POLLS",
         "#SLEEPS",
         "#FREE FRAMES",
@@ -328,6 +331,12 @@ fn workers(rows: &[Worker]) -> String {
         "#MAX",
     ];
     table(header, rows.iter().map(row))
+}
+
+/// The reason that dropped most, with its packets.
+fn most(drops: &BTreeMap<String, u64>) -> String {
+    let most = drops.iter().max_by_key(|&(_, packets)| packets);
+    most.map_or("-".to_owned(), |(reason, &packets)| format!("{reason} {}", count(packets)))
 }
 
 fn drops(rows: &[Drop]) -> String {

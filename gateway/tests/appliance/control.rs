@@ -143,13 +143,13 @@ CONFLICT on wan: 198.51.100.1 is used by 02:00:00:00:00:09 too, seen 12s ago
     assert_eq!(
         gateway.table("workers"),
         "\
-WORKER  CORE     RX     TX  DROPS  BUSY POLLS  SLEEPS  FREE FRAMES    P50    P99   P99.9    MAX
-     0     1  1,234  1,200     34       75.0%       2       16,000  900ns  4.2us  18.0us  2.0ms
+WORKER  CORE     RX     TX  DROPS  MOST        BUSY POLLS  SLEEPS  FREE FRAMES    P50    P99   P99.9    MAX
+     0     1  1,234  1,200     34  icv_bad 31       75.0%       2       16,000  900ns  4.2us  18.0us  2.0ms
 "
     );
     assert_eq!(
         gateway.table("drops"),
-        "REASON           PACKETS\nicv_bad               31\nike_unknown_spi        4\n"
+        "REASON           PACKETS\nicv_bad               31\ndummy                  3\nike_unknown_spi        4\n"
     );
     assert_eq!(
         gateway.table("routes"),

@@ -172,7 +172,7 @@ impl Snapshot for Fixed {
             core: 1,
             rx_packets: 1234,
             tx_packets: 1200,
-            drops: 34,
+            drops: BTreeMap::from([("icv_bad".to_owned(), 31), ("dummy".to_owned(), 3)]),
             polls: 1000,
             empty_polls: 250,
             sleeps: 2,
@@ -189,6 +189,7 @@ impl Snapshot for Fixed {
     fn drops(&self) -> DropCounters {
         let mut drops = DropCounters::default();
         drops.add(DropReason::IcvBad, 31);
+        drops.add(DropReason::Dummy, 3);
         drops
     }
 

@@ -1,18 +1,21 @@
 //! How the demo ends before its time, and that nothing of it stays then either.
 
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
 use crate::program::Program;
 
-/// A demo whose traffic flows.
+/// A demo whose traffic flows, in a process group of its own.
 fn under_way(program: &Program) -> Child {
-    let mut demo =
-        program.demo(&["--seconds", "60"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut demo = program.demo(&["--seconds", "60"]);
+    // A group of its own, as in a shell.
+    demo.process_group(0);
+    let mut demo = demo.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(demo.stdout.take().unwrap()).lines();
     assert!(lines.any(|line| line.unwrap().contains(" of 60 s ")), "no traffic");
     assert!(program.processes().len() >= 4, "outer and inner process, two gateways");
@@ -38,6 +41,19 @@ fn ctrl_c_ends_everything() {
         demo.stderr.take().unwrap().read_to_string(&mut err).unwrap();
         assert_eq!(err, "\nspillway: demo: interrupted; everything that it made is gone\n");
     }
+}
+
+/// What a terminal does: the signal goes to all processes of the group at once.
+#[test]
+fn ctrl_c_of_a_terminal_ends_everything() {
+    let Some(program) = Program::new("ctrl_c_of_a_terminal_ends_everything") else { return };
+    let mut demo = under_way(&program);
+    killpg(Pid::from_raw(demo.id().cast_signed()), Signal::SIGINT).unwrap();
+    assert_eq!(demo.wait().unwrap().code(), Some(130));
+    program.left_nothing(Duration::ZERO);
+    let mut err = String::new();
+    demo.stderr.take().unwrap().read_to_string(&mut err).unwrap();
+    assert_eq!(err, "\nspillway: demo: interrupted; everything that it made is gone\n");
 }
 
 #[test]

@@ -59,6 +59,7 @@ fn proved(output: &Output) -> Value {
     let wire = &proof["wire"];
     assert!(number(&wire["esp"]) >= carried, "every packet was on the wire: {wire}");
     assert_eq!([&wire["other"], &wire["with_plaintext"]], [0, 0]);
+    assert!(wire["lost"].is_u64(), "{wire}");
     let kinds = ["esp", "ike", "arp", "nd"].map(|kind| number(&wire[kind]));
     assert_eq!(number(&wire["frames"]), kinds.iter().sum::<u64>());
     assert!(kinds[1] >= 6, "two messages of IKE_SA_INIT, IKE_INTERMEDIATE and IKE_AUTH each: {wire}");
@@ -120,12 +121,21 @@ fn people_get_lines_a_table_and_a_proof() {
         " times the IKE SA, from both sides, under traffic: ",
         " received, 0 lost",
         ", 0 anything else.",
+        "The wiretap itself lost ",
         "A ping with one bit flipped: dropped, icv_bad 0 -> 1.",
         "The genuine packet after it: accepted and answered.",
         "The same packet once more: dropped, replay_duplicate 0 -> 1.",
     ] {
         assert!(out.contains(expected), "{expected:?} is not in\n{out}");
     }
+    let header: Vec<_> =
+        out.lines().find(|line| line.starts_with("DIRECTION")).unwrap().split_whitespace().collect();
+    assert_eq!(header, ["DIRECTION", "MBIT/S", "PACKETS", "PACKETS/S", "LOST", "P50", "P99", "P99.9"]);
+    let is_drops = |line: &str| {
+        line.split_whitespace().eq(["DROPS", "REASON", "PACKETS"])
+            || line == "Drops    none in either gateway"
+    };
+    assert_eq!(out.lines().filter(|line| is_drops(line)).count(), 1, "{out}");
     assert!(!out.contains('\x1b'), "no terminal, no escape sequences");
     program.left_nothing(Duration::ZERO);
 }

@@ -322,7 +322,7 @@ fn no_memory_at_all_drops() {
 }
 
 #[test]
-fn a_packet_past_65535_bytes_is_malformed() {
+fn a_packet_past_65535_bytes_is_too_long() {
     // Each fragment fits by itself; the options of the first make it too long.
     let mut worker = Worker::with(ReassemblyConfig { bytes: 1 << 20, ..ReassemblyConfig::default() });
     let mut first = piece(0, 1480, true, 1);
@@ -339,7 +339,7 @@ fn a_packet_past_65535_bytes_is_malformed() {
         at += 1480;
     }
     assert_eq!(worker.add(&piece(at, 65_515 - usize::from(at), false, 1)), None);
-    assert_eq!(worker.dropped(), [(DropReason::FragmentMalformed, 45)]);
+    assert_eq!(worker.dropped(), [(DropReason::FragmentTooLong, 45)]);
     worker.assert_empty();
 }
 

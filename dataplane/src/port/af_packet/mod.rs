@@ -15,7 +15,7 @@
 //!
 //! **Offloads** of local senders are finished here: partial checksums are completed, TCP and UDP
 //! super-packets (GSO) are segmented, and VLAN tags that the kernel took out are put back. Super-packets of
-//! other kinds are dropped: by the kernel in `rx_missed`, or here in `rx_errors`.
+//! other kinds are dropped: by the kernel in `rx_missed`, or here in `rx_too_long` and `rx_errors`.
 //!
 //! **The kernel sees the packets too.** It must have no IP address on the interface, or else it answers ARP,
 //! ICMP and TCP in the gateway's place; and it must not forward. The driver warns of both.
@@ -194,6 +194,7 @@ impl Port for AfPacketPort {
                     }
                     Taken::Super => {}
                     Taken::NoBuffer => self.counters.rx_no_buffer += 1,
+                    Taken::TooLong => self.counters.rx_too_long += 1,
                     Taken::Error => self.counters.rx_errors += 1,
                     Taken::Ignored => {}
                 }
@@ -234,6 +235,8 @@ enum Taken {
     /// A super-packet, which the segmenter now holds.
     Super,
     NoBuffer,
+    /// Longer than a frame of the pool or the ring.
+    TooLong,
     Error,
     Ignored,
 }
@@ -269,7 +272,10 @@ fn take(arrival: &Arrival<'_>, ring: &Ring, pool: &Pool, segmenter: &mut Segment
         return frame(pool, |data| data.copy_from_slice(bytes), len, &header);
     }
 
-    if arrival.bytes.len() < arrival.len || arrival.len < ETHERNET_LEN {
+    if arrival.bytes.len() < arrival.len {
+        return Taken::TooLong;
+    }
+    if arrival.len < ETHERNET_LEN {
         return Taken::Error;
     }
     match tag {
@@ -291,7 +297,7 @@ fn take(arrival: &Arrival<'_>, ring: &Ring, pool: &Pool, segmenter: &mut Segment
 /// A frame of `len` bytes that `fill` writes, with its checksum completed.
 fn frame(pool: &Pool, fill: impl FnOnce(&mut [u8]), len: usize, header: &VnetHeader) -> Taken {
     let Some(mut packet) = pool.alloc() else { return Taken::NoBuffer };
-    let Some(data) = packet.append(len) else { return Taken::Error };
+    let Some(data) = packet.append(len) else { return Taken::TooLong };
     fill(data);
     if header.needs_checksum && !header.complete_checksum(data) {
         return Taken::Error;

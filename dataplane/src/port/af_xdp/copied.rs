@@ -104,8 +104,12 @@ impl CopiedPort {
                 room.copy_from_slice(piece);
                 Some(packet)
             }
-            _ => {
+            Some(_) => {
                 self.counters.rx_errors += 1;
+                None
+            }
+            None => {
+                self.counters.rx_too_long += 1;
                 None
             }
         });

@@ -181,7 +181,7 @@ impl Port for PcapPort {
                     self.counters.rx_bytes += bytes.len() as u64;
                     burst.push(packet);
                 }
-                None => self.counters.rx_errors += 1,
+                None => self.counters.rx_too_long += 1,
             }
         }
     }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::support::*;
 use crate::drops::DropReason;
-use crate::message::{SaUpdate, Update};
+use crate::message::{Direction, SaUpdate, Update};
 use crate::packet::ip::{self, Version, protocol};
 use crate::packet::{checksum, icmp, icmpv6};
 use crate::policy::Action;
@@ -92,6 +92,28 @@ fn outer_fragments_come_in_any_order_and_as_many_as_need_be() {
         out.iter().map(|packet| &packet[20..]).collect::<Vec<_>>(),
         packets.iter().map(|p| &p[20..]).collect::<Vec<_>>()
     );
+}
+
+#[test]
+fn what_cannot_be_fragmented_outside_is_dropped_on_the_sa_and_not_carried() {
+    let mut tunnel = tunnel();
+    tunnel.options.fragmentation = Fragmentation::After;
+    let mut pair = Pair::new(&tunnel);
+    let frame = pair.left.frame(LAN, &udp4("10.1.0.5", "10.2.0.5", 1472));
+    let packet = pair.left.pool.alloc_from(&frame).unwrap();
+    let taken: Vec<_> = std::iter::from_fn(|| pair.left.pool.alloc()).collect();
+    pair.left.ports[LAN].push(packet).unwrap();
+    pair.left.poll();
+    drop(taken);
+    assert_eq!(pair.left.drops(), [(DropReason::NoBuffer, 1)]);
+    let counters = pair.left.sa(Direction::Outbound, tunnel.spi.0);
+    assert_eq!(counters.drops().collect::<Vec<_>>(), [(DropReason::NoBuffer, 1)]);
+    assert_eq!((counters.packets, counters.bytes), (0, 0));
+    assert_eq!(pair.left.sent(WAN).len(), 0);
+    let (wire, out) = pair.left_to_right(&[udp4("10.1.0.5", "10.2.0.5", 1472)]);
+    assert_eq!((wire.len(), out.len()), (2, 1));
+    let counters = pair.left.sa(Direction::Outbound, tunnel.spi.0);
+    assert_eq!((counters.packets, counters.bytes), (1, 1500));
 }
 
 /// The MTU that an ICMP error tells, and to whom.
