@@ -28,7 +28,7 @@ mod known_answer;
 mod self_test;
 pub mod suite;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 #[cfg(target_arch = "x86_64")]
 pub mod vaes;
 #[cfg(not(target_arch = "x86_64"))]

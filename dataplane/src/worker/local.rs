@@ -159,8 +159,35 @@ impl Worker {
     fn serve(&mut self, mut packet: Packet, info: &IpInfo, origin: Origin, now: u64) {
         match self.try_serve(&mut packet, info, origin, now) {
             Ok(Served::Consumed) => {}
-            Ok(Served::Reply) => self.local.originated.push(packet),
+            Ok(Served::Reply) => match origin {
+                Origin::Port(port) if info.destination.is_link_local_v6() => {
+                    self.answer_on_link(packet, info, port, now);
+                }
+                _ => self.local.originated.push(packet),
+            },
             Err(reason) => self.drop_packet(packet, reason),
+        }
+    }
+
+    /// Sends the answer to what came to our link-local address of a port: by that port and to the station itself, since
+    /// the address means nothing elsewhere (RFC 4291 s2.5.6). Policy may forbid it, but no tunnel carries it.
+    #[cold]
+    fn answer_on_link(&mut self, answer: Packet, info: &IpInfo, port: PortId, now: u64) {
+        let (own, to) = (info.destination, info.source);
+        match self.tables.spd.lookup(own, to, protocol::ICMPV6, None) {
+            None | Some((_, Action::Bypass)) => {}
+            Some(_) => return self.drop_packet(answer, DropReason::PolicyDiscard),
+        }
+        let adjacency = if to.is_link_local_v6() {
+            self.adjacency_on_link(port, to)
+        } else {
+            self.adjacency(to).filter(|way| way.port == port && way.next_hop == to)
+        };
+        let Some(adjacency) = adjacency else { return self.drop_packet(answer, DropReason::NoRoute) };
+        if answer.len() <= adjacency.mtu as usize {
+            self.transmit(answer, &adjacency, now);
+        } else if let Err(reason) = self.transmit_pieces(answer, adjacency.mtu, true, &adjacency, now) {
+            self.drops.count(reason);
         }
     }
 
@@ -177,6 +204,13 @@ impl Worker {
                 self.tables.spd.lookup_inbound(info.source, info.destination, info.protocol, info.ports)
         {
             return Err(DropReason::PolicyClear);
+        }
+        if let Origin::Port(port) = origin
+            && info.destination.is_link_local_v6()
+            && !self.tables.addresses.is_on_port(info.destination, port)
+        {
+            // Another link's.
+            return Err(DropReason::NoService);
         }
         if !matches!(info.protocol, protocol::ICMP | protocol::ICMPV6) {
             let error = match info.protocol {

@@ -163,6 +163,18 @@ impl Worker {
         Some(found)
     }
 
+    /// Where packets to a station leave that is on this port's own link, whatever the routes say: link-local addresses are
+    /// in none (RFC 4291 s2.5.6).
+    pub(super) fn adjacency_on_link(&self, port: PortId, destination: Address) -> Option<Adjacency> {
+        Some(Adjacency {
+            generation: self.tables.routes.generation(),
+            next_hop: destination,
+            neighbour: self.local.neighbours.find(port, destination.to_ip()),
+            mtu: self.ports.get(usize::from(port))?.config.mtu,
+            port,
+        })
+    }
+
     fn find_adjacency(&self, destination: Address) -> Option<Adjacency> {
         let routes = &self.tables.routes;
         let next_hop = routes.lookup(destination.to_ip())?;

@@ -144,6 +144,11 @@ impl Addresses {
         }
     }
 
+    /// Whether this address is ours on this port.
+    pub(super) fn is_on_port(&self, address: Address, port: PortId) -> bool {
+        self.v4.iter().chain(&self.v6).any(|&known| known == (address, Some(port)))
+    }
+
     /// Our address on a port, of the family of `like`.
     pub(super) fn on_port(&self, port: PortId, like: IpAddr) -> Option<IpAddr> {
         self.with_ports()

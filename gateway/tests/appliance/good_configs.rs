@@ -459,6 +459,17 @@ ports:
     assert_eq!((lan.rpf, lan.mtu), (Rpf::Off, 1400));
 }
 
+/// What the README shows is what people copy.
+#[test]
+fn the_first_configuration_of_the_readme_is_good() {
+    let readme = include_str!("../../../README.md");
+    let text = readme.split("```yaml\n").nth(1).unwrap().split("```").next().unwrap();
+    let config = config(&Files::new(), text);
+    assert_eq!(config.ports.keys().collect::<Vec<_>>(), ["wan", "lan"]);
+    let branch = &config.connections["branch"];
+    assert_eq!((branch.remote.address, branch.children.len()), (Some("203.0.113.7".parse().unwrap()), 1));
+}
+
 #[test]
 fn every_driver_is_read() {
     let text = "\

@@ -2,6 +2,7 @@
 
 use crate::crypto::aws_lc::AwsLc;
 use crate::crypto::engine::Engine;
+use crate::crypto::tests::engine_or_skip;
 use crate::crypto::{EngineKey, Job, Key, KeyError, KeyMaterial, Suite};
 
 use super::{AesNi, Avx2, Avx512, Tier, Vaes, VaesKey};
@@ -21,15 +22,9 @@ const SUITES: [&str; 12] = [
     "aes256gcm16iiv",
 ];
 
-/// The engine of a tier, where the CPU has it. What a CPU misses nobody can install; but where every test must run, one tier
-/// must, the least.
+/// The engine of a tier, where the CPU has it.
 fn engine<T: Tier>() -> Option<Vaes<T>> {
-    let must = T::NAME == AesNi::NAME && std::env::var_os("CI").is_some();
-    let skip = |reason| {
-        assert!(!must, "{} cannot run: {reason}", T::NAME);
-        println!("SKIPPED: {} cannot run: {reason}", T::NAME);
-    };
-    Vaes::new().map_err(skip).ok()
+    engine_or_skip(T::NAME, Vaes::new())
 }
 
 /// Puts each tier to a check.

@@ -2,6 +2,7 @@
 
 use super::support::*;
 use crate::drops::DropReason;
+use crate::message::{SaUpdate, Update};
 use crate::packet::checksum;
 use crate::packet::ip::{self, protocol};
 use crate::sa::{Mode, Protocol};
@@ -150,4 +151,22 @@ fn lengths_and_next_headers_that_do_not_fit() {
     pair.right.receive(WAN, &[frame.clone(), frame]);
     assert_eq!(pair.right.drops(), [(DropReason::AhMalformed, 5), (DropReason::ReplayDuplicate, 1)]);
     assert_eq!(pair.right.sent(LAN).len(), 1);
+}
+
+#[test]
+fn a_next_header_that_does_not_fit_the_mode() {
+    let mut transport = tunnel("198.51.100.1", "198.51.100.2", Mode::Transport, "sha256");
+    (transport.local, transport.remote) = ("198.51.100.1/32", "198.51.100.2/32");
+    let mut pair = Pair::new(&transport);
+    // The peer wraps UDP, and this side awaits whole packets.
+    let whole = Tunnel { mode: Mode::Tunnel, ..transport.mirrored() }.inbound(&pair.right, 1);
+    pair.right.update(Update::Sa(SaUpdate::AddInbound(whole)));
+    pair.right.events();
+    let packet = pair.left.pool.alloc_from(&udp4("198.51.100.1", "198.51.100.2", 40)).unwrap();
+    pair.left.worker.originate_for_test(packet, pair.left.now);
+    pair.left.poll();
+    let wire = pair.left.sent(WAN);
+    assert_eq!(wire[0][14 + 20], protocol::UDP);
+    pair.right.receive(WAN, &wire);
+    pair.right.assert_dropped_on(0x1001, &[(DropReason::NextHeaderBad, 1)]);
 }

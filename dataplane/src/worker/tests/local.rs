@@ -48,6 +48,43 @@ fn answers_pings_in_the_clear_and_through_the_tunnel() {
 }
 
 #[test]
+fn answers_pings_to_the_link_local_address_of_a_port_on_its_link_alone() {
+    let mut pair = Pair::new(&tunnel());
+    let (wan, lan) = ("fe80::ff:fe00:200", "fe80::ff:fe00:201");
+    let right = &mut pair.right;
+    let pings = [ping6("fe80::7", wan), ping6("2001:db8::7", wan)];
+    right.receive_ip(WAN, &pings);
+    // Both stations are asked for first, on the link that they pinged on.
+    let asked = right.sent_ip(WAN);
+    assert!(
+        asked.len() == 2 && asked.iter().all(|packet| packet[40] == icmpv6::kind::NEIGHBOUR_SOLICITATION)
+    );
+    for address in ["fe80::7", "2001:db8::7"] {
+        let address = address.parse().unwrap();
+        right.update(Update::Neighbour(crate::message::Neighbour {
+            port: WAN as u16,
+            address,
+            mac: HOST_MAC,
+        }));
+    }
+    let replies = right.sent_ip(WAN);
+    let ends: Vec<_> = replies
+        .iter()
+        .map(|reply| {
+            let info = ip::parse(reply).unwrap();
+            (reply[40], info.source.to_ip().to_string(), info.destination.to_ip().to_string())
+        })
+        .collect();
+    let reply = |to: &str| (icmpv6::kind::ECHO_REPLY, wan.to_owned(), to.to_owned());
+    assert_eq!(ends, [reply("fe80::7"), reply("2001:db8::7")]);
+    assert_eq!(right.drops(), []);
+    // Not from afar, and not the address of the other link.
+    right.receive_ip(WAN, &[ping6("2001:db9::7", wan), ping6("fe80::7", lan)]);
+    assert_eq!(right.sent_ip(WAN), [] as [Vec<u8>; 0]);
+    assert_eq!(right.drops(), [(DropReason::NoRoute, 1), (DropReason::NoService, 1)]);
+}
+
+#[test]
 fn answers_are_limited() {
     let mut pair = Pair::new(&tunnel());
     pair.right.neighbour(WAN, "198.51.100.7", HOST_MAC);
@@ -324,6 +361,42 @@ fn a_drained_worker_takes_nothing_more() {
     pair.left.receive_ip(LAN, &[udp4("10.1.0.5", "10.2.0.5", 20)]);
     assert!(pair.left.worker.is_drained());
     assert_eq!((pair.left.sent(WAN).len(), pair.left.ports[LAN].arriving()), (0, 1));
+}
+
+#[test]
+fn what_waits_at_the_end_is_dropped_by_name() {
+    let mut pair = Pair::new(&tunnel());
+    pair.left.policy(9, "10.1.0.0/16", "198.51.100.0/24", Action::Bypass);
+    // Nobody has this address, and half a packet to us lacks the rest.
+    pair.left.receive_ip(LAN, &[udp4("10.1.0.5", "198.51.100.99", 20)]);
+    let mut half = ping4("10.1.0.5", "10.1.0.1", 64);
+    half[6] |= 0x20;
+    mend4(&mut half);
+    pair.left.receive_ip(LAN, &[half]);
+    assert_eq!(pair.left.drops(), []);
+    pair.left.update(Update::Drain);
+    let expected = [(DropReason::NeighbourUnresolved, 1), (DropReason::FragmentTimeout, 1)];
+    let told = pair.left.events().into_iter().find_map(|event| match event {
+        Event::Drained { drops } => Some(drops.nonzero().collect::<Vec<_>>()),
+        _ => None,
+    });
+    assert_eq!(told.unwrap(), expected);
+    assert!(pair.left.worker.is_drained());
+}
+
+#[test]
+fn a_worker_that_is_held_leaves_packets_where_they_are() {
+    let mut pair = Pair::new(&tunnel());
+    pair.left.worker.hold();
+    pair.left.receive_ip(LAN, &[udp4("10.1.0.5", "10.2.0.5", 20)]);
+    assert_eq!((pair.left.sent(WAN).len(), pair.left.ports[LAN].arriving()), (0, 1));
+    pair.left.update(Update::Receive);
+    assert_eq!((pair.left.sent(WAN).len(), pair.left.ports[LAN].arriving()), (1, 0));
+    // Once it is at its end it does not begin again.
+    pair.left.update(Update::Drain);
+    pair.left.update(Update::Receive);
+    pair.left.receive_ip(LAN, &[udp4("10.1.0.5", "10.2.0.5", 20)]);
+    assert_eq!(pair.left.ports[LAN].arriving(), 1);
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod links;
 mod local;
 mod mtu;
 mod nat;
+mod outbound;
 mod properties;
 mod rekey;
 mod support;

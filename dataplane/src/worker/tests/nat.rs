@@ -137,30 +137,40 @@ fn moves_are_told_at_a_limited_rate_and_none_is_forgotten() {
 
 #[test]
 fn keepalives_are_sent_in_silence_only_and_consumed() {
-    let mut tunnel = tunnel(NAT);
-    tunnel.options.keepalive = Some(Duration::from_secs(20));
-    let mut pair = Pair::new(&tunnel);
-    let mut wire = Vec::new();
-    for second in 0..100 {
-        pair.left.pass(Duration::from_secs(1));
-        if second < 50 {
-            pair.left_to_right(&inner());
+    for (local, remote, header) in [("198.51.100.1", "198.51.100.2", 20), ("2001:db8::1", "2001:db8::2", 40)]
+    {
+        let mut tunnel = Tunnel::new(local, remote);
+        tunnel.endpoints.udp = NAT;
+        tunnel.options.keepalive = Some(Duration::from_secs(20));
+        let mut pair = Pair::new(&tunnel);
+        let mut wire = Vec::new();
+        for second in 0..100 {
+            pair.left.pass(Duration::from_secs(1));
+            if second < 50 {
+                pair.left_to_right(&inner());
+            }
+            wire.extend(pair.left.sent(WAN));
         }
-        wire.extend(pair.left.sent(WAN));
+        assert_eq!(wire.len(), 2, "50 s of silence");
+        for frame in &wire {
+            assert_eq!((frame.len(), *frame.last().unwrap()), (14 + header + 8 + 1, 0xff), "RFC 3948 s2.3");
+            let info = ip::parse(&frame[14..]).unwrap();
+            assert_eq!((info.ports, info.source.to_ip().to_string()), (Some((4500, 4500)), local.to_owned()));
+            if header == 40 {
+                // RFC 8200 s8.1: it must not be zero, and a receiver checks it.
+                assert_ne!(frame[14 + header + 6..][..2], [0, 0]);
+                udp::verify(info.source, info.destination, &frame[14 + header..]).unwrap();
+            }
+        }
+        pair.right.receive(WAN, &wire);
+        assert_eq!(pair.right.drops(), [(DropReason::NatKeepalive, 2)]);
+        assert!(pair.right.sent(LAN).is_empty());
+        // None without UDP encapsulation.
+        tunnel.endpoints.udp = None;
+        let mut pair = Pair::new(&tunnel);
+        (0..100).for_each(|_| pair.left.pass(Duration::from_secs(1)));
+        assert!(pair.left.sent(WAN).is_empty());
     }
-    assert_eq!(wire.len(), 2, "50 s of silence");
-    for frame in &wire {
-        assert_eq!((frame.len(), frame[42]), (14 + 20 + 8 + 1, 0xff));
-        assert_eq!(ip::parse(&frame[14..]).unwrap().ports, Some((4500, 4500)));
-    }
-    pair.right.receive(WAN, &wire);
-    assert_eq!(pair.right.drops(), [(DropReason::NatKeepalive, 2)]);
-    assert!(pair.right.sent(LAN).is_empty());
-    // None without UDP encapsulation.
-    tunnel.endpoints.udp = None;
-    let mut pair = Pair::new(&tunnel);
-    (0..100).for_each(|_| pair.left.pass(Duration::from_secs(1)));
-    assert!(pair.left.sent(WAN).is_empty());
 }
 
 #[test]

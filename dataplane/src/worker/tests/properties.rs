@@ -6,9 +6,9 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
 use super::support::*;
-use crate::message::{SaUpdate, Update};
-use crate::packet::ip;
-use crate::sa::{DfPolicy, DscpPolicy, Fragmentation, InboundSa, OutboundOptions, Protocol, UdpPorts};
+use crate::message::{Event, SaUpdate, Update};
+use crate::packet::{ip, udp};
+use crate::sa::{DfPolicy, DscpPolicy, Fragmentation, InboundSa, Mode, OutboundOptions, Protocol, UdpPorts};
 
 const ESP_SUITES: [&str; 9] = [
     "aes128gcm16",
@@ -66,6 +66,32 @@ fn inner(tunnel: &Tunnel, tos: u8, payload: &[u8]) -> Vec<u8> {
     packet
 }
 
+/// The tunnel in transport mode, which has the outer addresses inside.
+fn between_the_ends(tunnel: Tunnel) -> Tunnel {
+    let (local, remote) = if tunnel.endpoints.local.is_ipv6() {
+        ("2001:db8::1/128", "2001:db8::2/128")
+    } else {
+        ("198.51.100.1/32", "198.51.100.2/32")
+    };
+    Tunnel { mode: Mode::Transport, local, remote, ..tunnel }
+}
+
+/// A datagram of the left gateway's own that the right one hands to its control side as it is.
+fn ike(tunnel: &Tunnel, payload: &[u8]) -> Vec<u8> {
+    let (local, remote) = (tunnel.endpoints.local, tunnel.endpoints.remote);
+    let (source, destination) = (local.to_string(), remote.to_string());
+    let mut packet = match local.is_ipv6() {
+        true => udp6(&source, &destination, payload.len()),
+        false => udp4(&source, &destination, payload.len()),
+    };
+    let at = packet.len() - payload.len();
+    packet[at..].copy_from_slice(payload);
+    packet[at - 6..at - 4].copy_from_slice(&500u16.to_be_bytes());
+    let sum = udp::checksum(local, remote, &packet[at - 8..]);
+    packet[at - 2..at].copy_from_slice(&sum.to_be_bytes());
+    packet
+}
+
 fn decremented(mut packet: Vec<u8>) -> Vec<u8> {
     ip::decrement_ttl(&mut packet).unwrap();
     ip::decrement_ttl(&mut packet).unwrap();
@@ -107,6 +133,29 @@ proptest! {
         let (_, out) = pair.left_to_right(&packets);
         prop_assert_eq!((pair.left.drops(), pair.right.drops()), (vec![], vec![]));
         prop_assert_eq!(out, packets.into_iter().map(decremented).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_goes_in_comes_out_in_transport_mode(
+        tunnel in tunnels(),
+        payloads in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..1200), 1..40),
+    ) {
+        let tunnel = between_the_ends(tunnel);
+        let mut pair = Pair::new(&tunnel);
+        for payload in &payloads {
+            let packet = pair.left.pool.alloc_from(&ike(&tunnel, payload)).unwrap();
+            pair.left.worker.originate_for_test(packet, pair.left.now);
+        }
+        pair.left.poll();
+        let wire = pair.left.sent(WAN);
+        prop_assert_eq!(wire.len(), payloads.len());
+        pair.right.receive(WAN, &wire);
+        prop_assert_eq!((pair.left.drops(), pair.right.drops()), (vec![], vec![]));
+        let punted = pair.right.events().into_iter().filter_map(|event| match event {
+            Event::Punt(datagram) => Some(datagram.payload),
+            _ => None,
+        });
+        prop_assert_eq!(punted.collect::<Vec<_>>(), payloads);
     }
 
     #[test]
