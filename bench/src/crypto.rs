@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use anyhow::bail;
 use clap::Args;
+use dataplane::buffer::BURST;
 use dataplane::crypto::{Crypto, EngineChoice, Suite};
 
 use crate::engine_case::{self, Operation, Work};
@@ -12,7 +13,7 @@ use crate::esp::Peer;
 use crate::ipsec_mb;
 use crate::measure::interleave;
 use crate::report::{Finding, Goal, Report, Row};
-use crate::traffic::Order;
+use crate::traffic::{Order, Size};
 
 /// What to measure.
 ///
@@ -26,9 +27,9 @@ pub struct Options {
         default_value = "aes128gcm16,aes256gcm16,chacha20poly1305,aes128-sha256"
     )]
     suites: Vec<Suite>,
-    /// Bytes of plaintext with its padding and trailer.
-    #[arg(long, value_delimiter = ',', default_value = "64,128,256,512,1024,1424")]
-    sizes: Vec<usize>,
+    /// Bytes of plaintext with its trailer, which are padded to what the suite needs; or imix: 7:4:1 of 64, 594 and 1420.
+    #[arg(long, value_delimiter = ',', default_value = "64,128,256,512,1024,1420,imix")]
+    sizes: Vec<Size>,
     /// Different keys, used at random.
     #[arg(long, value_delimiter = ',', default_value = "1")]
     keys: Vec<usize>,
@@ -59,12 +60,11 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
             bail!("--suites: {suite} is one of AH");
         }
         for &size in &options.sizes {
-            if size == 0 || !size.is_multiple_of(suite.pad_align()) {
-                bail!("--sizes: {suite} needs multiples of {} bytes, not {size}", suite.pad_align());
-            }
+            let pad = |length: usize| length.next_multiple_of(suite.pad_align());
+            let bodies: Vec<_> = size.cycle().into_iter().map(pad).collect();
             for &keys in &options.keys {
-                let work = Work { suite, bodies: vec![size], keys: keys.max(1), bursts: options.bursts };
-                bench(&engines::of_suite(&engines, suite), &work, options, &mut report)?;
+                let work = Work { suite, bodies: bodies.clone(), keys: keys.max(1), bursts: options.bursts };
+                bench(&engines::of_suite(&engines, suite), &work, size, options, &mut report)?;
             }
         }
     }
@@ -74,11 +74,14 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
 fn bench(
     engines: &[(&'static str, Arc<Crypto>)],
     work: &Work,
+    size: Size,
     options: &Options,
     report: &mut Report,
 ) -> anyhow::Result<()> {
     let Work { suite, keys, .. } = *work;
-    let size = work.bodies.first().copied().unwrap_or_default();
+    // A burst takes them in turn from the first, and so does every burst: what it holds is their share.
+    let burst = work.bodies.iter().cycle().take(BURST);
+    let bytes = burst.sum::<usize>() as f64 / BURST as f64;
     let (mut cases, mut names) = (Vec::new(), Vec::new());
     for operation in [Operation::Seal, Operation::Open] {
         for (name, crypto) in engines {
@@ -105,7 +108,7 @@ fn bench(
             ("operation", operation.name().to_owned()),
             ("engine", name.to_owned()),
         ];
-        report.rows.push(Row::throughput(labels, size as f64, samples));
+        report.rows.push(Row::throughput(labels, bytes, samples));
     }
     let named = |operation, name| {
         names.iter().position(|&known| known == (operation, name)).and_then(|at| samples.get(at))
@@ -125,7 +128,8 @@ fn bench(
             };
             let goal = goal(suite, name, judge, size);
             let what = format!(
-                "{suite}, {size} B, {keys} keys, {}: {name} against {}",
+                "{suite}, {size}{}, {keys} keys, {}: {name} against {}",
+                if size == Size::Imix { "" } else { " B" },
                 operation.name(),
                 if judge == "bare call" { "the bare call of aws-lc-rs" } else { judge }
             );
@@ -136,8 +140,9 @@ fn bench(
 }
 
 /// How many times as fast as aws-lc-rs an engine is to be.
-fn goal(suite: Suite, engine: &str, judge: &str, size: usize) -> Option<Goal> {
-    match (engine, judge, size) {
+fn goal(suite: Suite, engine: &str, judge: &str, size: Size) -> Option<Goal> {
+    let Size::Fixed(length) = size else { return None };
+    match (engine, judge, length) {
         ("vaes-avx512" | "vaes-avx2", "bare call", 64) => Some(Goal::AtLeast(5.0)),
         ("vaes-avx512" | "vaes-avx2", "bare call", 1420..=1424) => Some(Goal::AtLeast(2.0)),
         (_, "aws-lc", 1420..=1424) if !suite.is_aead() => Some(Goal::AtLeast(3.0)),

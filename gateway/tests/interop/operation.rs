@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::gateway::{Files, Gateway, count};
 use crate::netns::{Namespace, Wire, privileged};
-use crate::site::{Family, Plan, Sites, TUNNEL, host_address};
+use crate::site::{Driver, Family, Plan, Sites, TUNNEL, host_address};
 use crate::traffic::{Direction, Fragments, Pinger, iperf3};
 use crate::waiting::SetOnDrop;
 use crate::{PATIENCE, serial, wait_for};
@@ -200,10 +200,26 @@ fn a_host_that_moves_to_a_new_mac_is_found_again() {
 }
 
 #[test]
-fn an_idle_worker_costs_less_than_two_percent_of_its_core() {
-    privileged(&[], || {
+fn an_idle_worker_of_af_packet_costs_less_than_two_percent_of_its_core() {
+    idle(&[], &Plan { cores: ["[0, 1]", "[0]"], ..Plan::default() });
+}
+
+#[test]
+fn an_idle_worker_of_af_xdp_costs_less_than_two_percent_of_its_core() {
+    let plan = Plan { wan: Driver::AfXdp, lan: Driver::AfXdp, ..Plan::default() };
+    idle(&["ethtool"], &Plan { cores: ["[0, 1]", "[0, 1]"], ..plan });
+}
+
+#[test]
+fn an_idle_worker_of_tap_costs_less_than_two_percent_of_its_core() {
+    idle(&[], &Plan { lan: Driver::Tap, cores: ["[0, 1]", "[0]"], ..Plan::default() });
+}
+
+/// The left gateway's workers, two of them, when nothing comes.
+fn idle(tools: &[&str], plan: &Plan) {
+    privileged(tools, || {
         let _alone = serial();
-        let sites = Sites::new(&Plan { cores: ["[0, 1]", "[0]"], ..Plan::default() });
+        let sites = Sites::new(plan);
         let gateway = &sites.left.gateway;
         Pinger::new(sites.left.host(), host_address(Family::V4, 2), Fragments::Allowed)
             .ping_until_answered(0, PATIENCE);
@@ -219,6 +235,127 @@ fn an_idle_worker_costs_less_than_two_percent_of_its_core() {
         }
         assert!(rows(&gateway.show("workers")).all(|worker| count(&worker["sleeps"]) > 0));
     });
+}
+
+#[test]
+fn a_worker_stays_on_its_core() {
+    privileged(&[], || {
+        let _alone = serial();
+        let sites = Sites::new(&Plan { cores: ["[0, 1]", "[1]"], ..Plan::default() });
+        for (site, expected) in
+            [(&sites.left, &[("worker-0", "0"), ("worker-1", "1")][..]), (&sites.right, &[("worker-0", "1")])]
+        {
+            let pid = count(&site.gateway.show("status")["pid"]);
+            let expected = expected.iter().map(|&(name, cores)| (name.to_owned(), cores.to_owned()));
+            assert_eq!(worker_cores(pid), expected.collect::<BTreeMap<_, _>>());
+        }
+    });
+}
+
+/// The cores that each worker of a process may run on.
+fn worker_cores(pid: u64) -> BTreeMap<String, String> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap().map(|thread| thread.unwrap().path());
+    let statuses = threads.map(|thread| fs::read_to_string(thread.join("status")).unwrap());
+    let cores = statuses.map(|status| {
+        let field = |name: &str| {
+            let value = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            value.unwrap().trim().to_owned()
+        };
+        (field("Name"), field("Cpus_allowed_list"))
+    });
+    cores.filter(|(name, _)| name.starts_with("worker-")).collect()
+}
+
+/// Both gateways on one core, so that the other stays free.
+#[test]
+fn a_worker_that_spins_never_sleeps_and_answers() {
+    privileged(&[], || {
+        let _alone = serial();
+        let sites = Sites::new(&Plan { idle: "spin", cores: ["[1]", "[1]"], ..Plan::default() });
+        for family in [Family::V4, Family::V6] {
+            let mut pinger = Pinger::new(sites.left.host(), host_address(family, 2), Fragments::Allowed);
+            pinger.ping_until_answered(0, PATIENCE);
+            assert_eq!(pinger.ping_all([0, 56, 1000].into_iter()), 0);
+        }
+        for site in [&sites.left, &sites.right] {
+            let worker = site.gateway.row("workers", |row| row["index"] == 0);
+            assert_eq!(count(&worker["sleeps"]), 0, "{worker}");
+            assert!(count(&worker["empty_polls"]) > 10_000, "{worker}");
+        }
+    });
+}
+
+#[test]
+fn sigterm_drops_by_name_what_still_waits() {
+    privileged(&[], || {
+        let _alone = serial();
+        let sites = Sites::new(&Plan::default());
+        let to = host_address(Family::V4, 2);
+        Pinger::new(sites.left.host(), to, Fragments::Allowed).ping_until_answered(0, PATIENCE);
+        let right = sites.right.gateway;
+        let before = count(&right.sa(TUNNEL, "inbound")["packets"]);
+        // Through the tunnel, to a host that is not there: the gateway asks for it for three seconds.
+        let socket = sites.left.host().run(|| UdpSocket::bind("0.0.0.0:0")).unwrap();
+        socket.send_to(&[7; 100], ("10.2.0.77", 9)).unwrap();
+        wait_for("the packet", || (count(&right.sa(TUNNEL, "inbound")["packets"]) > before).then_some(()));
+        assert_eq!(right.drops("neighbour_unresolved"), 0, "it waits");
+        let (status, _, files) = right.terminate();
+        assert_eq!(status.code(), Some(0), "{status}");
+        let log = fs::read_to_string(files.path("log")).unwrap();
+        let last = log.lines().find(|line| line.contains("the gateway has stopped")).unwrap();
+        assert!(last.contains("neighbour_unresolved 1"), "{last}");
+    });
+}
+
+#[test]
+fn the_drops_of_workers_by_name_add_up_to_all() {
+    privileged(&[], || {
+        let _alone = serial();
+        let sites = Sites::new(&Plan { cores: ["[0, 1]", "[0]"], ..Plan::default() });
+        let wire = Wire::open(&sites.right.inside, "wan0");
+        // ESP with an unknown SPI, from many addresses so that both workers get some, and frames for somebody else.
+        let mac = sites.left.gateway.row("ports", |row| row["name"] == "wan")["mac"].clone();
+        let mac: Vec<u8> =
+            mac.as_str().unwrap().split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
+        for number in 0..64u8 {
+            let mut frame = [&mac[..], &[2, 0, 0, 0, 0, 9, 8, 0]].concat();
+            frame.extend(esp(number));
+            wire.send(&frame);
+            frame[5] ^= 1;
+            wire.send(&frame);
+        }
+        let gateway = &sites.left.gateway;
+        wait_for("the drops", || (gateway.drops("spi_unknown") == 64).then_some(()));
+        // Both are read at the same moment, or at the next.
+        wait_for("sums that agree", || {
+            let mut sums = BTreeMap::<String, u64>::new();
+            for worker in rows(&gateway.show("workers")) {
+                for (reason, packets) in worker["drops"].as_object().unwrap() {
+                    *sums.entry(reason.clone()).or_default() += count(packets);
+                }
+            }
+            let drops = gateway.show("drops");
+            let drops = rows(&drops).map(|row| (row["reason"].as_str().unwrap(), count(&row["packets"])));
+            let all: BTreeMap<_, _> = drops
+                .filter(|(reason, packets)| *packets > 0 && !reason.starts_with("ike_"))
+                .map(|(reason, packets)| (reason.to_owned(), packets))
+                .collect();
+            (sums == all).then_some(())
+        });
+    });
+}
+
+/// An ESP packet from 198.51.100.`number` to the left gateway with an SPI that nobody has.
+fn esp(number: u8) -> Vec<u8> {
+    let mut packet =
+        vec![0x45, 0, 0, 68, 0, 0, 0, 0, 64, 50, 0, 0, 198, 51, 100, 100 + number, 198, 51, 100, 1];
+    let sum: u32 = packet.chunks(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]]))).sum();
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let checksum = !((sum & 0xffff) + (sum >> 16)) as u16;
+    packet[10..12].copy_from_slice(&checksum.to_be_bytes());
+    packet.extend([0x77, 0x77, 0x77, number]);
+    packet.resize(68, 0);
+    packet
 }
 
 /// CPU time that each worker of a process has used, in clock ticks: `utime` and `stime` in the `stat` of its thread.

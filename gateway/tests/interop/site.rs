@@ -15,7 +15,7 @@ use crate::gateway::{Files, Gateway, key};
 use crate::netns::Namespace;
 
 /// What a site is to be like.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Plan {
     /// Family of the outer addresses.
     pub outer: Family,
@@ -33,6 +33,8 @@ pub struct Plan {
     pub vlan: Option<u16>,
     /// Cores of each gateway's workers: left, right.
     pub cores: [&'static str; 2],
+    /// What the workers do when there is nothing to do.
+    pub idle: &'static str,
     /// Suite of the SAs.
     pub suite: &'static str,
     /// More keys of the manual SAs, as `, key: value`.
@@ -69,6 +71,7 @@ impl Default for Plan {
             router: None,
             vlan: None,
             cores: ["[0]", "[1]"],
+            idle: "adaptive",
             suite: "aes128gcm16",
             sa: "",
             metrics: None,
@@ -221,10 +224,11 @@ fn configuration(plan: &Plan, side: u8, files: &mut Files) -> String {
     let cores = plan.cores[usize::from(side) - 1];
     let _ = write!(
         yaml,
-        "workers: {{ cores: {cores}, control_core: 0, idle: adaptive }}\n\
+        "workers: {{ cores: {cores}, control_core: 0, idle: {} }}\n\
          ports:\n\
          \x20 wan: {{ {}, mtu: {}, addresses: ['{}', '{}']{vlan} }}\n\
          \x20 lan: {{ {}, mtu: {}, addresses: [10.{side}.0.1/16, 'fd00:{side}::1/64'] }}\n",
+        plan.idle,
         plan.wan.yaml("wan0", 0),
         if side == 1 { plan.mtu } else { plan.router.unwrap_or(plan.mtu) },
         wans[0],

@@ -202,6 +202,22 @@ pub fn iperf3(
     direction: Direction,
     streams: usize,
 ) -> u64 {
+    run_iperf3(client, server, to, direction, &format!("-t 1 -P {streams}"))
+}
+
+/// Runs iperf3 over TCP until so many bytes are sent; returns the bytes that arrived.
+#[allow(dead_code, reason = "not all tests that share this need it")]
+pub fn iperf3_bytes(
+    client: &Namespace,
+    server: &Namespace,
+    to: IpAddr,
+    direction: Direction,
+    bytes: u64,
+) -> u64 {
+    run_iperf3(client, server, to, direction, &format!("-n {bytes}"))
+}
+
+fn run_iperf3(client: &Namespace, server: &Namespace, to: IpAddr, direction: Direction, amount: &str) -> u64 {
     let mut serving = server.run(|| {
         let mut command = Command::new("iperf3");
         command.args(["-s", "-1"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -210,7 +226,7 @@ pub fn iperf3(
     wait_for("iperf3 to listen", || server.run(|| is_listening(5201)).then_some(()));
     let reverse = if matches!(direction, Direction::FromServer) { "-R" } else { "" };
     // Without an end of its own it would wait for a tunnel that is gone as long as TCP does.
-    let arguments = format!("30 iperf3 -c {to} -t 1 -J -P {streams} --connect-timeout 5000 {reverse}");
+    let arguments = format!("30 iperf3 -c {to} {amount} -J --connect-timeout 5000 {reverse}");
     let report = client.command("timeout", &arguments);
     let _gone = serving.kill();
     let _status = serving.wait();

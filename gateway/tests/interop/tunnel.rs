@@ -1,75 +1,67 @@
 //! Traffic between two sites: every driver, family, and MTU.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::gateway::count;
 use crate::netns::privileged;
 use crate::serial;
 use crate::site::{Driver, Family, Plan, Sites, TUNNEL, host_address};
-use crate::traffic::{Direction, Fragments, Pinger, iperf3};
+use crate::traffic::{Direction, Fragments, Pinger, iperf3, iperf3_bytes};
 
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
 #[test]
-fn a_thousand_pings_of_0_to_9000_bytes_cross_a_tunnel_of_mtu_1500() {
-    pings(&Plan::default());
+fn pings_of_every_size_from_0_to_9000_bytes_cross_af_packet() {
+    pings(&Plan::default(), 0..=9000);
+}
+
+#[test]
+fn pings_of_every_size_from_0_to_9000_bytes_cross_af_xdp() {
+    pings(&Plan { wan: Driver::AfXdp, lan: Driver::AfXdp, ..Plan::default() }, 0..=9000);
+}
+
+#[test]
+fn pings_of_every_size_from_0_to_9000_bytes_cross_tap() {
+    pings(&Plan { lan: Driver::Tap, ..Plan::default() }, 0..=9000);
 }
 
 #[test]
 fn a_thousand_pings_of_0_to_9000_bytes_cross_a_tunnel_of_mtu_1280_over_ipv6() {
-    pings(&Plan { mtu: 1280, outer: Family::V6, ..Plan::default() });
+    pings(&Plan { mtu: 1280, outer: Family::V6, ..Plan::default() }, a_thousand());
 }
 
 #[test]
 fn a_thousand_pings_of_0_to_9000_bytes_cross_a_tunnel_of_mtu_9000() {
-    pings(&Plan { mtu: 9000, ..Plan::default() });
+    pings(&Plan { mtu: 9000, ..Plan::default() }, a_thousand());
 }
 
 #[test]
 fn a_thousand_pings_of_0_to_9000_bytes_cross_outer_fragments() {
-    pings(&Plan { sa: ", fragmentation: after, df: clear", suite: "aes256-sha256", ..Plan::default() });
+    let sa = ", fragmentation: after, df: clear";
+    pings(&Plan { sa, suite: "aes256-sha256", ..Plan::default() }, a_thousand());
 }
 
 #[test]
 fn a_thousand_pings_of_0_to_9000_bytes_cross_outer_fragments_over_ipv6() {
     let sa = ", fragmentation: after, df: clear";
-    pings(&Plan { sa, outer: Family::V6, suite: "chacha20poly1305", ..Plan::default() });
+    pings(&Plan { sa, outer: Family::V6, suite: "chacha20poly1305", ..Plan::default() }, a_thousand());
 }
 
 #[test]
-fn a_thousand_pings_of_0_to_9000_bytes_cross_af_xdp() {
-    pings(&Plan { wan: Driver::AfXdp, lan: Driver::AfXdp, ..Plan::default() });
+fn tcp_flows_both_ways_through_af_packet_in_all_families_and_mtus() {
+    tcp_matrix(&["iperf3"], &Plan::default());
 }
 
 #[test]
-fn a_thousand_pings_of_0_to_9000_bytes_cross_tap() {
-    pings(&Plan { lan: Driver::Tap, ..Plan::default() });
+fn tcp_flows_both_ways_through_af_xdp_in_all_families_and_mtus() {
+    let plan = Plan { wan: Driver::AfXdp, lan: Driver::AfXdp, ..Plan::default() };
+    tcp_matrix(&["iperf3", "ethtool"], &plan);
 }
 
 #[test]
-fn tcp_flows_both_ways_through_af_packet() {
-    tcp(&["iperf3"], &Plan::default());
-}
-
-#[test]
-fn tcp_flows_both_ways_through_af_packet_over_ipv6_with_mtu_1280() {
-    tcp(&["iperf3"], &Plan { outer: Family::V6, mtu: 1280, ..Plan::default() });
-}
-
-#[test]
-fn tcp_flows_both_ways_through_af_packet_over_ipv6_with_mtu_9000() {
-    tcp(&["iperf3"], &Plan { outer: Family::V6, mtu: 9000, ..Plan::default() });
-}
-
-#[test]
-fn tcp_flows_both_ways_through_af_xdp() {
-    let plan = Plan { outer: Family::V6, wan: Driver::AfXdp, lan: Driver::AfXdp, ..Plan::default() };
-    tcp(&["iperf3", "ethtool"], &plan);
-}
-
-#[test]
-fn tcp_flows_both_ways_through_tap() {
-    tcp(&["iperf3"], &Plan { lan: Driver::Tap, ..Plan::default() });
+fn tcp_flows_both_ways_through_tap_in_all_families_and_mtus() {
+    tcp_matrix(&["iperf3"], &Plan { lan: Driver::Tap, ..Plan::default() });
 }
 
 #[test]
@@ -78,14 +70,20 @@ fn tcp_flows_both_ways_through_udp_encapsulation_in_a_vlan() {
     tcp(&["iperf3"], &Plan { sa, vlan: Some(7), ..Plan::default() });
 }
 
-/// Pings of 1,000 sizes from 0 to 9,000 bytes of data, in both inner families.
-fn pings(plan: &Plan) {
+/// 1,000 sizes from 0 to 9,000.
+fn a_thousand() -> impl Iterator<Item = usize> + Clone {
+    (0..1000).map(|n| n * 9000 / 999)
+}
+
+/// Pings with so many bytes of data, in both inner families.
+fn pings(plan: &Plan, sizes: impl Iterator<Item = usize> + Clone) {
+    let pinged = 2 * sizes.clone().count() as u64;
     privileged(&["ethtool"], || {
         let _alone = serial();
         let sites = Sites::new(plan);
         for family in FAMILIES {
             let mut pinger = Pinger::new(sites.left.host(), host_address(family, 2), Fragments::Allowed);
-            let lost = pinger.ping_all((0..1000).map(|n| n * 9000 / 999));
+            let lost = pinger.ping_all(sizes.clone());
             // An IPv6 host learns the tunnel's MTU by an error about a packet that is then lost: once each side.
             let learning = if family == Family::V6 { 2 } else { 0 };
             assert!(lost <= learning, "{family:?}: {lost} lost; {}", sites.drops());
@@ -93,8 +91,29 @@ fn pings(plan: &Plan) {
         for site in [&sites.left, &sites.right] {
             for direction in ["inbound", "outbound"] {
                 let sa = site.gateway.sa(TUNNEL, direction);
-                assert!(count(&sa["packets"]) >= 2000, "{sa}");
+                assert!(count(&sa["packets"]) >= pinged, "{sa}");
             }
+        }
+    });
+}
+
+/// TCP in each direction and each inner family, for each outer family and MTU.
+fn tcp_matrix(tools: &[&str], plan: &Plan) {
+    // Thousands of packets of the largest MTU.
+    const BYTES: u64 = 16 << 20;
+    privileged(tools, || {
+        for (outer, mtu) in FAMILIES.into_iter().flat_map(|outer| [1280, 1500, 9000].map(|mtu| (outer, mtu)))
+        {
+            let plan = Plan { outer, mtu, ..plan.clone() };
+            transfers(&plan, |sites, to, direction| {
+                let bytes = iperf3_bytes(sites.left.host(), sites.right.host(), to, direction, BYTES);
+                // The receiver does not count what comes after the sender has said that it is done.
+                assert!(
+                    bytes >= BYTES / 2,
+                    "{outer:?} {mtu} {to} {direction:?}: {bytes} bytes; {}",
+                    sites.drops()
+                );
+            });
         }
     });
 }
@@ -102,25 +121,32 @@ fn pings(plan: &Plan) {
 /// A second of TCP in each direction and each inner family.
 fn tcp(tools: &[&str], plan: &Plan) {
     privileged(tools, || {
-        let _alone = serial();
-        let sites = Sites::new(plan);
-        for family in FAMILIES {
-            let to = host_address(family, 2);
-            Pinger::new(sites.left.host(), to, Fragments::Allowed)
-                .ping_until_answered(0, Duration::from_secs(10));
-            for direction in [Direction::FromClient, Direction::FromServer] {
-                let bytes = iperf3(sites.left.host(), sites.right.host(), to, direction, 1);
-                let rate = bytes / 125_000;
-                assert!(rate >= 10, "{family:?} {direction:?}: {rate} Mbit/s; {}", sites.drops());
-            }
-        }
-        for site in [&sites.left, &sites.right] {
-            for direction in ["inbound", "outbound"] {
-                let drops = &site.gateway.sa(TUNNEL, direction)["drops"];
-                // Packets that did not fit teach the hosts the tunnel's MTU.
-                let others = drops.as_object().unwrap().keys().filter(|reason| *reason != "too_big").count();
-                assert_eq!(others, 0, "{direction}: {drops}");
-            }
-        }
+        transfers(plan, |sites, to, direction| {
+            let bytes = iperf3(sites.left.host(), sites.right.host(), to, direction, 1);
+            let rate = bytes / 125_000;
+            assert!(rate >= 10, "{to} {direction:?}: {rate} Mbit/s; {}", sites.drops());
+        });
     });
+}
+
+/// Has `transfer` send to an address of either inner family in each direction, and checks what was dropped.
+fn transfers(plan: &Plan, transfer: impl Fn(&Sites, IpAddr, Direction)) {
+    let _alone = serial();
+    let sites = Sites::new(plan);
+    for family in FAMILIES {
+        let to = host_address(family, 2);
+        Pinger::new(sites.left.host(), to, Fragments::Allowed)
+            .ping_until_answered(0, Duration::from_secs(10));
+        for direction in [Direction::FromClient, Direction::FromServer] {
+            transfer(&sites, to, direction);
+        }
+    }
+    for site in [&sites.left, &sites.right] {
+        for direction in ["inbound", "outbound"] {
+            let drops = &site.gateway.sa(TUNNEL, direction)["drops"];
+            // Packets that did not fit teach the hosts the tunnel's MTU.
+            let others = drops.as_object().unwrap().keys().filter(|reason| *reason != "too_big").count();
+            assert_eq!(others, 0, "{plan:?} {direction}: {drops}");
+        }
+    }
 }
