@@ -155,7 +155,9 @@ fn start(own_core: bool, open_beside: fn(Sender<Seen>) -> Box<dyn Port>, seen: S
         devices,
         crypto: Arc::new(Crypto::new(EngineChoice::Auto).unwrap()),
     };
-    Fleet::start_on(config, opened.crew).unwrap()
+    let fleet = Fleet::start_on(config, opened.crew).unwrap();
+    fleet.receive();
+    fleet
 }
 
 /// Whether there is a core for a worker of its own.
