@@ -424,4 +424,8 @@ fn behind_a_nat_ports_float_and_a_new_mapping_is_followed() {
     world.assert_agreement(&["lan"]);
     let endpoints = world.sides[B].plane.outbound.values().next().unwrap().endpoints;
     assert_eq!(endpoints.udp.map(|udp| udp.remote), Some(51_000));
+    // Whoever is behind it keeps the mapping alive (RFC 7296 s2.23), every 20 s of silence.
+    let before = world.keepalives;
+    world.run(Duration::from_secs(110));
+    assert_eq!([A, B].map(|side| world.keepalives[side] - before[side]), [5, 0]);
 }

@@ -205,6 +205,8 @@ pub(super) struct World {
     pub held: Option<[VecDeque<Datagram>; 2]>,
     /// Lets a datagram of a side pass.
     pub filter: Option<Filter>,
+    /// NAT keepalives of each side (RFC 3948 s2.3).
+    pub keepalives: [usize; 2],
     /// Of all that the sides sent.
     pub digest: DefaultHasher,
 }
@@ -238,6 +240,7 @@ impl World {
             rewrite: [None, None],
             held: None,
             filter: None,
+            keepalives: [0; 2],
             digest: DefaultHasher::new(),
         }
     }
@@ -317,6 +320,7 @@ impl World {
         while let Some(mut datagram) = self.sides[side].endpoint.poll_transmit() {
             self.digest.write(&datagram.payload);
             if datagram.payload == [0xff] {
+                self.keepalives[side] += 1;
                 continue;
             }
             if let Some(rewrite) = &mut self.rewrite[side] {
