@@ -135,7 +135,11 @@ fn dpdk() {
     }
     // net_null takes all; the generator is faster than what it sends to.
     assert!(path.iter().all(|row| figure(row, "tx_full") == Some(0.0)), "{path:?}");
-    assert!(memif.iter().all(|row| figure(row, "unsent") > Some(0.0)), "{memif:?}");
+    // A generator may crash in its driver when the other end goes. That is said, and it does not say what it kept.
+    let crashed =
+        report["notes"].as_array().unwrap().iter().filter(|note| note.to_string().contains("crashed"));
+    let told = memif.iter().filter(|row| figure(row, "unsent") > Some(0.0)).count();
+    assert_eq!(told + crashed.count(), memif.len(), "{memif:?}");
     assert!(report["findings"].as_array().unwrap().len() == 2);
 }
 

@@ -1,6 +1,7 @@
 //! dpdk-testpmd: a generator, and what it forwards itself.
 
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -47,11 +48,23 @@ impl Generator {
     }
 
     /// Ends it. The packets that it could not hand over, of its whole time: it sends what the other end does not take.
+    /// `None` when it could not say: net_memif of DPDK 22.11 may crash while it sends and the other end goes.
     ///
     /// # Errors
-    /// When it does not say.
-    pub fn finish(mut self) -> anyhow::Result<u64> {
-        Ok(self.testpmd.finish()?.tx)
+    /// When it does not say though it lived.
+    pub fn finish(mut self) -> anyhow::Result<Option<u64>> {
+        // It waits for the end of its input, and goes through all that it does until then: a signal could come before it has
+        // begun, and then it says nothing.
+        drop(self.testpmd.process.stdin.take());
+        match self.testpmd.last_words() {
+            Ok(Dropped { tx, .. }) => Ok(Some(tx)),
+            Err(error) => match self.testpmd.process.wait()?.signal() {
+                Some(signal) if signal == Signal::SIGSEGV as i32 || signal == Signal::SIGBUS as i32 => {
+                    Ok(None)
+                }
+                _ => Err(error),
+            },
+        }
     }
 }
 
@@ -93,7 +106,9 @@ impl IoForward {
         let mut rates = rates.split_off(2.min(rates.len()));
         rates.sort_by(f64::total_cmp);
         let rate = rates.get(rates.len() / 2).copied().context("dpdk-testpmd forwarded nothing")?;
-        let Dropped { rx, tx } = testpmd.finish()?;
+        // Between its figures it hears a signal alone.
+        let _gone = kill(Pid::from_raw(testpmd.process.id() as i32), Signal::SIGINT);
+        let Dropped { rx, tx } = testpmd.last_words()?;
         let mut drops = Drops::default();
         drops.add("rx_missed", rx);
         drops.add("tx_full", tx);
@@ -149,9 +164,8 @@ impl Testpmd {
         Ok(Self { process, output: BufReader::new(output) })
     }
 
-    /// Ends it; what it lost.
-    fn finish(&mut self) -> anyhow::Result<Dropped> {
-        let _gone = kill(Pid::from_raw(self.process.id() as i32), Signal::SIGINT);
+    /// What it lost, as it says when it ends.
+    fn last_words(&mut self) -> anyhow::Result<Dropped> {
         let mut text = String::new();
         self.output.read_to_string(&mut text)?;
         Dropped::parse(&text).with_context(|| format!("dpdk-testpmd does not say what it lost: {text}"))
