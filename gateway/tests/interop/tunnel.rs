@@ -7,7 +7,7 @@ use crate::gateway::count;
 use crate::netns::privileged;
 use crate::serial;
 use crate::site::{Driver, Family, Plan, Sites, TUNNEL, host_address};
-use crate::traffic::{Direction, Fragments, Pinger, iperf3, iperf3_bytes};
+use crate::traffic::{Direction, Fragments, Pinger, iperf3_bytes};
 
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
@@ -97,10 +97,11 @@ fn pings(plan: &Plan, sizes: impl Iterator<Item = usize> + Clone) {
     });
 }
 
+/// Of a transfer: thousands of packets of the largest MTU.
+const BYTES: u64 = 16 << 20;
+
 /// TCP in each direction and each inner family, for each outer family and MTU.
 fn tcp_matrix(tools: &[&str], plan: &Plan) {
-    // Thousands of packets of the largest MTU.
-    const BYTES: u64 = 16 << 20;
     privileged(tools, || {
         for (outer, mtu) in FAMILIES.into_iter().flat_map(|outer| [1280, 1500, 9000].map(|mtu| (outer, mtu)))
         {
@@ -118,13 +119,12 @@ fn tcp_matrix(tools: &[&str], plan: &Plan) {
     });
 }
 
-/// A second of TCP in each direction and each inner family.
+/// TCP in each direction and each inner family.
 fn tcp(tools: &[&str], plan: &Plan) {
     privileged(tools, || {
         transfers(plan, |sites, to, direction| {
-            let bytes = iperf3(sites.left.host(), sites.right.host(), to, direction, 1);
-            let rate = bytes / 125_000;
-            assert!(rate >= 10, "{to} {direction:?}: {rate} Mbit/s; {}", sites.drops());
+            let bytes = iperf3_bytes(sites.left.host(), sites.right.host(), to, direction, BYTES);
+            assert!(bytes >= BYTES / 2, "{to} {direction:?}: {bytes} bytes; {}", sites.drops());
         });
     });
 }
