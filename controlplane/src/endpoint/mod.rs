@@ -40,8 +40,8 @@ use crate::config::{Config, Connection};
 use crate::crypto::Random;
 use crate::keylog::IkeKeyLog;
 use crate::lease::Pools;
-use crate::log_limit::LogLimit;
 use crate::peer::Directory;
+use crate::per_second::PerSecond;
 use crate::pool::{ByConnection, SpiPool, TunnelPool};
 use crate::rejection::{Counters, Rejection};
 use crate::sa::{Answered, Context, Core, IkeSa, Output, Path, Refusal, State, Wanted, find_notify};
@@ -132,7 +132,7 @@ impl Endpoint {
             replies: Replies::new(limits.answers_per_second),
             retiring: BTreeMap::new(),
             restarts: Vec::new(),
-            out: Output { log_limit: LogLimit::new(limits.log_lines_per_second), ..Output::default() },
+            out: Output { log_limit: PerSecond::new(limits.log_lines_per_second), ..Output::default() },
             closing: false,
         }
     }

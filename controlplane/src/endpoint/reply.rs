@@ -1,10 +1,11 @@
 //! Answers that leave no state: to garbage, to what we know nothing of, and to floods.
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use dataplane::message::Datagram;
 
+use crate::per_second::PerSecond;
 use crate::rejection::Rejection;
 use crate::sa::Output;
 use crate::wire::{
@@ -14,29 +15,20 @@ use crate::wire::{
 
 /// Counts stateless answers.
 #[derive(Debug)]
-pub(super) struct Replies {
-    per_second: u32,
-    window: Option<(Instant, u32)>,
-}
+pub(super) struct Replies(PerSecond);
 
 impl Replies {
     pub fn new(per_second: u32) -> Self {
-        Self { per_second, window: None }
+        Self(PerSecond::new(per_second))
     }
 
     /// One more may be sent.
     pub fn allowed(&mut self, now: Instant, out: &mut Output) -> bool {
-        let sent = match &mut self.window {
-            Some((since, count)) if now < *since + Duration::from_secs(1) => {
-                *count = count.saturating_add(1);
-                *count
-            }
-            window => window.insert((now, 1)).1,
-        };
-        if sent > self.per_second {
+        let allowed = self.0.allows(now);
+        if !allowed {
             out.counters.count(Rejection::AnswerLimit);
         }
-        sent <= self.per_second
+        allowed
     }
 
     /// Answers a request for an IKE SA that does not exist (RFC 7296 s2.21.4): the SPIs of the request, the bits of

@@ -452,10 +452,10 @@ impl Established {
         if matches!(wanted.traffic, super::Traffic::Same(_)) {
             return true;
         }
-        let in_use = of_it.iter().filter(|child| child.stage == Stage::Up).count();
         if of_it.is_empty() {
             return true;
         }
+        let in_use = of_it.iter().filter(|child| child.stage == Stage::Up).count();
         if self.left_out.forbids(ctx, wanted) {
             ctx.reject(Rejection::LeftOutAgain);
             return false;

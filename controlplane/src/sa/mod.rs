@@ -44,8 +44,8 @@ use crate::config::{Config, Connection};
 use crate::crypto::Random;
 use crate::keylog::IkeKeyLog;
 use crate::lease::Pools;
-use crate::log_limit::LogLimit;
 use crate::peer::Directory;
+use crate::per_second::PerSecond;
 use crate::pool::{SpiPool, TunnelPool};
 use crate::rejection::{Counters, Rejection};
 use crate::update::{ChildUpdate, DownReason, Event};
@@ -125,7 +125,7 @@ pub(crate) struct Output {
     pub keys: VecDeque<IkeKeyLog>,
     pub counters: Counters,
     /// On what the log gets of strangers.
-    pub log_limit: LogLimit,
+    pub log_limit: PerSecond,
     /// What concerns more than one IKE SA.
     pub commands: Vec<Command>,
     /// Inbound SAs that are removed later, when packets under way have arrived.
