@@ -35,6 +35,20 @@ use waiting::Waiting;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct NeighbourIndex(u32);
 
+impl NeighbourIndex {
+    /// As a number, to be kept among others.
+    #[inline]
+    pub fn to_bits(self) -> u32 {
+        self.0
+    }
+
+    /// From what [`NeighbourIndex::to_bits`] gave.
+    #[inline]
+    pub fn from_bits(bits: u32) -> Self {
+        Self(bits)
+    }
+}
+
 /// Sizes and times, the latter in nanoseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NeighbourConfig {

@@ -150,7 +150,7 @@ impl Worker {
     #[cold]
     fn look_again(&mut self, now: u64) {
         self.waiting.look = false;
-        let mut sealing = SealQueue::new();
+        let mut sealing = SealQueue::default();
         for _ in 0..self.waiting.packets.len() {
             let Some(waiter) = self.waiting.packets.pop_front() else { break };
             let info = match ip::parse(waiter.packet.data()) {

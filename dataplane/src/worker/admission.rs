@@ -1,18 +1,24 @@
 //! Which packets an outbound SA takes, before their sequence numbers: whether there is an SA and a route, its lifetime, and
 //! what the path carries (RFC 4301 s8, RFC 8200 s5): as they are, in pieces, or not.
 
+use std::collections::VecDeque;
+use std::mem;
+
+use arrayvec::ArrayVec;
+
 use crate::ah;
-use crate::buffer::Packet;
+use crate::buffer::{BURST, Packet};
 use crate::drops::DropReason;
 use crate::esp::outbound as esp;
 use crate::host::icmp::Error;
+use crate::message::Event;
 use crate::packet::ip::{self, Version};
 use crate::packet::ipv6::MIN_MTU;
 use crate::packet::tcp;
-use crate::sa::{DfPolicy, Fragmentation, Mode, MssClamp, Protocol};
+use crate::sa::{DfPolicy, Fragmentation, Mode, MssClamp, Protocol, TunnelId};
 use crate::worker::Worker;
-use crate::worker::next_hops::LastWay;
-use crate::worker::outbound::{Inner, SealQueue, Sealing};
+use crate::worker::next_hops::{Hop, LastWay};
+use crate::worker::outbound::{Inner, Run, SealQueue, Sealing};
 use crate::worker::slots::OutboundSlot;
 use crate::worker::transit::Origin;
 
@@ -24,39 +30,102 @@ const fn tcp_headers(version: Version) -> usize {
     }
 }
 
+/// Neighbours of one tunnel in a queue that were looked at alike. Those that were let pass are charged to the SA and
+/// counted on it.
+#[derive(Clone, Copy)]
+pub(super) struct Admitted {
+    pub(super) tunnel: TunnelId,
+    pub(super) len: u8,
+    /// What the path carries, outer headers included.
+    pub(super) mtu: u32,
+    pub(super) kind: Kind,
+    /// `None` when none of them passed.
+    pub(super) hop: Option<Hop>,
+}
+
+/// What is known of packets that were looked at.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// All are there, fit, and go the short way ([`OutboundSlot::usual`]).
+    Usual,
+    /// All are there and fit.
+    Fits,
+    /// Some may be gone, others longer than the path carries.
+    Any,
+}
+
+/// Pieces of packets that were fragmented.
+#[derive(Default)]
+pub(super) struct Pieces {
+    pub(super) works: ArrayVec<Sealing, BURST>,
+    pub(super) runs: ArrayVec<Admitted, BURST>,
+}
+
 impl Worker {
-    /// Checks what does not depend on the sequence number: SA, route, lifetime, size.
+    /// Checks what does not depend on the sequence number: SA, route, lifetime, size. What it returns is of all packets of
+    /// the queue, in order.
     #[inline]
-    pub(super) fn admit_run(
+    pub(super) fn admit_all(
         &mut self,
-        run: &mut [Sealing],
+        queue: &mut SealQueue,
         now: u64,
         last: &mut LastWay,
-        pieces: &mut SealQueue,
+        pieces: &mut Pieces,
+    ) -> ArrayVec<Admitted, BURST> {
+        let mut admitted = ArrayVec::new();
+        let mut rest = &mut queue.works[..];
+        for &Run { tunnel, len } in &queue.runs {
+            let Some((works, behind)) = mem::take(&mut rest).split_at_mut_checked(len.into()) else { break };
+            rest = behind;
+            self.admit_run(tunnel, works, now, last, &mut admitted, pieces);
+        }
+        admitted
+    }
+
+    #[inline]
+    fn admit_run(
+        &mut self,
+        tunnel: TunnelId,
+        works: &mut [Sealing],
+        now: u64,
+        last: &mut LastWay,
+        admitted: &mut ArrayVec<Admitted, BURST>,
+        pieces: &mut Pieces,
     ) {
-        let Some(tunnel) = run.first().map(|work| work.tunnel) else { return };
-        let Some(adjacency_mtu) = self.tunnel_mtu(tunnel, last) else {
-            return run.iter_mut().for_each(|work| self.refuse(work, now));
+        let Some(exit) = self.tunnel_exit(tunnel, last) else {
+            works.iter_mut().for_each(|work| self.refuse(work, now));
+            return admitted.push(Admitted {
+                tunnel,
+                len: works.len() as u8,
+                mtu: 0,
+                kind: Kind::Any,
+                hop: None,
+            });
         };
-        let mut done = 0;
-        while let Some(rest @ [_, ..]) = run.get_mut(done..) {
+        let mut rest = works;
+        while !rest.is_empty() {
             let Some(slot) = self.tables.outbound.get_mut(tunnel.0) else { return };
-            let mtu = slot.sa.path_mtu.get(adjacency_mtu, now);
-            let usual = slot.admit_usual(rest, mtu, now);
-            if let Some(work) = rest.get_mut(usual) {
-                work.mtu = mtu;
-                self.admit(work, now, pieces);
+            let mtu = slot.sa.path_mtu.get(exit.mtu, now);
+            let kind = if slot.usual.is_some() { Kind::Usual } else { Kind::Fits };
+            let hop = Some(exit.hop);
+            let alike = slot.admit_alike(rest, mtu, now);
+            if alike > 0 {
+                admitted.push(Admitted { tunnel, len: alike as u8, mtu, kind, hop });
             }
-            done += usual + 1;
+            let Some((work, behind)) = rest.get_mut(alike..).and_then(<[_]>::split_first_mut) else { return };
+            rest = behind;
+            let any = Admitted { tunnel, len: 1, mtu, kind: Kind::Any, hop };
+            self.admit(work, any, now, pieces);
+            admitted.push(any);
         }
     }
 
     /// As [`Worker::admit_run`] for a packet that needs a closer look.
     #[inline(never)]
-    fn admit(&mut self, work: &mut Sealing, now: u64, pieces: &mut SealQueue) {
+    fn admit(&mut self, work: &mut Sealing, alone: Admitted, now: u64, pieces: &mut Pieces) {
         let Some(slot) = self.tables.outbound.get_mut(work.tunnel.0) else { return };
         let Some(packet) = &mut work.packet else { return };
-        let capacity = slot.capacity(work.mtu as usize, &work.inner);
+        let capacity = slot.capacity(alone.mtu as usize, &work.inner);
         if let Some(clamp) = slot.sa.options.mss_clamp {
             clamp_mss(clamp, capacity, packet, &work.inner);
         }
@@ -64,11 +133,12 @@ impl Worker {
         match slot.fit(packet, &work.inner, work.origin, capacity, restricts_ports) {
             // Only what is sent is charged.
             Fit::Whole => {
-                if !slot.charge(packet.len(), now, &mut self.unsent) {
+                work.inner_len = packet.len() as u16;
+                if !slot.admit(packet.len(), now, &mut self.unsent) {
                     self.drop_on_sa(work, DropReason::SaExpired);
                 }
             }
-            Fit::Pieces => self.admit_pieces(work, capacity, now, pieces),
+            Fit::Pieces => self.admit_pieces(work, alone, capacity, now, pieces),
             Fit::TooBig => self.too_big(work, capacity, now),
             Fit::Never(reason) => self.drop_on_sa(work, reason),
         }
@@ -76,23 +146,32 @@ impl Worker {
 
     /// Fragments the inner packet, so that each piece fits (RFC 4301 s8.1 leaves the choice to us).
     #[cold]
-    fn admit_pieces(&mut self, work: &mut Sealing, capacity: usize, now: u64, pieces: &mut SealQueue) {
+    fn admit_pieces(
+        &mut self,
+        work: &mut Sealing,
+        alone: Admitted,
+        capacity: usize,
+        now: u64,
+        pieces: &mut Pieces,
+    ) {
         let Some(packet) = work.packet.take() else { return };
-        let (tunnel, origin, mtu) = (work.tunnel, work.origin, work.mtu);
+        let (tunnel, origin) = (work.tunnel, work.origin);
         let own = work.inner.marks.version == Version::V6;
         let made = self.fragment(packet, capacity, own, |worker, packet| match ip::parse(packet.data()) {
             Ok(info) => {
                 let Some(slot) = worker.tables.tunnel_mut(tunnel) else { return };
-                if !slot.charge(packet.len(), now, &mut worker.unsent) {
+                let len = packet.len();
+                if !slot.admit(len, now, &mut worker.unsent) {
                     return worker.count_on_sa(tunnel, DropReason::SaExpired);
                 }
-                if pieces.is_full() {
-                    worker.send_admitted(pieces, now, &mut LastWay::default());
+                if pieces.works.is_full() {
+                    worker.send_pieces(pieces, now, &mut LastWay::default());
                 }
                 let inner = Inner::of(&packet, 0, &info);
                 let mut piece = Sealing::new(packet, tunnel, origin, inner);
-                piece.mtu = mtu;
-                pieces.push(piece);
+                piece.inner_len = len as u16;
+                pieces.works.push(piece);
+                pieces.runs.push(alone);
             }
             Err(reason) => worker.count_on_sa(tunnel, reason),
         });
@@ -136,10 +215,10 @@ enum Fit {
 }
 
 impl OutboundSlot {
-    /// Admits packets from the front for as long as they are of the usual kind: tunnel mode, no longer than what fits,
-    /// within the lease of lifetime. Returns how many.
+    /// Admits packets from the front for as long as they need no closer look: tunnel mode, no longer than what fits, within
+    /// the lease of lifetime. Returns how many.
     #[inline]
-    fn admit_usual(&mut self, run: &mut [Sealing], mtu: u32, now: u64) -> usize {
+    fn admit_alike(&mut self, works: &mut [Sealing], mtu: u32, now: u64) -> usize {
         let capacity = match &self.usual {
             Some(usual) => usual.capacity(mtu as usize),
             None if self.sa.params.mode == Mode::Tunnel && self.sa.options.mss_clamp.is_none() => {
@@ -147,15 +226,29 @@ impl OutboundSlot {
             }
             None => return 0,
         };
-        let mut lease = self.lease;
-        let unusual = run.iter_mut().position(|work| {
+        let (mut lease, mut bytes) = (self.lease, 0);
+        let other = works.iter_mut().position(|work| {
             let len = work.packet.as_ref().map_or(usize::MAX, Packet::len);
-            work.mtu = mtu;
-            work.usual = len <= capacity && lease.charge(len as u64, now);
-            !work.usual
+            if len > capacity || !lease.charge(len as u64, now) {
+                return true;
+            }
+            work.inner_len = len as u16;
+            bytes += len as u64;
+            false
         });
+        let alike = other.unwrap_or(works.len());
         self.lease = lease;
-        unusual.unwrap_or(run.len())
+        self.counters.carried(alike as u64, bytes);
+        alike
+    }
+
+    /// Charges a packet to the SA and counts it; false when the SA is at its end.
+    fn admit(&mut self, bytes: usize, now: u64, events: &mut VecDeque<Event>) -> bool {
+        let admits = self.charge(bytes, now, events);
+        if admits {
+            self.counters.carried(1, bytes as u64);
+        }
+        admits
     }
 
     /// The longest IP packet that fits into `mtu` bytes once it is wrapped in tunnel mode.

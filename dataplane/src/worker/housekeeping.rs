@@ -48,7 +48,7 @@ impl Worker {
             }
         }
         // What is to be said about all this is not left until the next packet comes.
-        self.originate(&mut SealQueue::new(), now);
+        self.originate(&mut SealQueue::default(), now);
     }
 
     /// Drops what still waits, under the names that it would have had later.

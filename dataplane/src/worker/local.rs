@@ -518,6 +518,6 @@ impl Worker {
     /// Sends a packet as if the gateway had made it.
     pub(super) fn originate_for_test(&mut self, packet: Packet, now: u64) {
         self.local.originated.push(packet);
-        self.originate(&mut SealQueue::new(), now);
+        self.originate(&mut SealQueue::default(), now);
     }
 }

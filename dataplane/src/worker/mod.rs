@@ -29,6 +29,7 @@ use crate::snapshot;
 mod acquire;
 mod admission;
 mod classify;
+mod dummy;
 mod housekeeping;
 mod inbound;
 mod local;
@@ -237,7 +238,7 @@ impl Worker {
         if now >= self.next_housekeeping {
             self.housekeeping(now);
             // Complaints that it made go now: the next packet may be long in coming.
-            self.originate(&mut SealQueue::new(), now);
+            self.originate(&mut SealQueue::default(), now);
         }
         if self.reception == Reception::Draining {
             self.give_up_waiting();
@@ -293,7 +294,7 @@ impl Worker {
         self.foresee(&burst);
         self.passed(Stage::Foresee);
         let mut opening = OpenQueue::new();
-        let mut sealing = SealQueue::new();
+        let mut sealing = SealQueue::default();
         let link = self.usual_link(port);
         for packet in burst.drain(..) {
             self.classify(packet, link.as_ref(), now, &mut opening, &mut sealing);

@@ -39,19 +39,43 @@ impl NextHops {
     }
 }
 
-/// By which port packets of a version leave, and to which Ethernet address.
+/// By which port packets of a version leave, and to which neighbour: one word, since it is compared for each packet.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct Hop {
-    pub(super) port: PortId,
-    pub(super) version: Version,
+pub(super) struct Hop(u64);
+
+impl Hop {
+    /// Above the neighbour's number and the port's.
+    const HAS_NEIGHBOUR: u64 = 1 << 48;
+    const V6: u64 = 1 << 49;
+
+    #[inline(always)]
+    fn new(port: PortId, version: Version, neighbour: Option<NeighbourIndex>) -> Self {
+        let neighbour = neighbour.map_or(0, |index| u64::from(index.to_bits()) | Self::HAS_NEIGHBOUR);
+        let version = if version == Version::V6 { Self::V6 } else { 0 };
+        Self(neighbour | u64::from(port) << 32 | version)
+    }
+
+    #[inline]
+    pub(super) fn port(self) -> PortId {
+        (self.0 >> 32) as PortId
+    }
+
+    #[inline]
+    pub(super) fn version(self) -> Version {
+        if self.0 & Self::V6 != 0 { Version::V6 } else { Version::V4 }
+    }
+
     /// As [`Adjacency::neighbour`].
-    pub(super) neighbour: Option<NeighbourIndex>,
+    #[inline]
+    pub(super) fn neighbour(self) -> Option<NeighbourIndex> {
+        (self.0 & Self::HAS_NEIGHBOUR != 0).then(|| NeighbourIndex::from_bits(self.0 as u32))
+    }
 }
 
 impl Adjacency {
     #[inline(always)]
     pub(super) fn hop(&self, version: Version) -> Hop {
-        Hop { port: self.port, version, neighbour: self.neighbour }
+        Hop::new(self.port, version, self.neighbour)
     }
 }
 
@@ -110,29 +134,30 @@ impl Worker {
         adjacency.map(|adjacency| adjacency.port)
     }
 
-    /// What the link of a tunnel's packets carries. `None` when the tunnel has no SA, or its peer no route. Where they leave
-    /// is then in the tunnel's slot, and how in `last`, if their next hop is known.
+    /// Where a tunnel's packets leave. `None` when it has no SA, or its peer no route. How they do is then in `last`, if their
+    /// next hop is known.
     #[inline]
-    pub(super) fn tunnel_mtu(&mut self, tunnel: TunnelId, last: &mut LastWay) -> Option<u32> {
+    pub(super) fn tunnel_exit(&mut self, tunnel: TunnelId, last: &mut LastWay) -> Option<Exit> {
         let slot = self.tables.tunnel(tunnel)?;
         if let Some(exit) = slot.exit
             && exit.generation == self.tables.routes.generation()
             && self.way(exit.hop, last).is_some()
         {
-            return Some(exit.mtu);
+            return Some(exit);
         }
         self.find_exit(tunnel, last)
     }
 
     #[cold]
-    fn find_exit(&mut self, tunnel: TunnelId, last: &mut LastWay) -> Option<u32> {
+    fn find_exit(&mut self, tunnel: TunnelId, last: &mut LastWay) -> Option<Exit> {
         let adjacency = self.tunnel_adjacency(tunnel)?;
         let Adjacency { generation, mtu, .. } = adjacency;
         let slot = self.tables.tunnel_mut(tunnel)?;
         let hop = adjacency.hop(slot.outer.version());
-        slot.exit = Some(Exit { generation, hop, mtu });
+        let exit = Exit { generation, hop, mtu };
+        slot.exit = Some(exit);
         self.way(hop, last);
-        Some(mtu)
+        Some(exit)
     }
 
     /// Where a tunnel's packets leave. `None` when it has no SA, or its peer no route.
@@ -186,5 +211,22 @@ impl Worker {
             mtu: state.config.mtu,
             port: next_hop.port,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_hop_holds_what_it_was_made_of(port: PortId, v6: bool, neighbour: Option<u32>) {
+            let version = if v6 { Version::V6 } else { Version::V4 };
+            let neighbour = neighbour.map(NeighbourIndex::from_bits);
+            let hop = Hop::new(port, version, neighbour);
+            prop_assert_eq!((hop.port(), hop.version(), hop.neighbour()), (port, version, neighbour));
+        }
     }
 }

@@ -4,6 +4,7 @@
 //! Packets stay where they were queued until they are sent: every step works on the burst in place.
 
 use std::collections::VecDeque;
+use std::mem;
 
 use arrayvec::ArrayVec;
 
@@ -19,14 +20,27 @@ use crate::packet::ip::{self, IpInfo, Version};
 use crate::packet::{ipv4, udp};
 use crate::sa::{Mode, Protocol, TunnelId};
 use crate::worker::Worker;
+use crate::worker::admission::{Admitted, Kind, Pieces};
 use crate::worker::next_hops::LastWay;
-use crate::worker::slots::{Exit, OutboundSlot};
+use crate::worker::slots::OutboundSlot;
 use crate::worker::stages::{self, Stage};
 use crate::worker::transit::{Origin, strip};
 use crate::worker::usual::{self, Usual};
 
-/// Packets that wait to be sealed.
-pub(super) type SealQueue = ArrayVec<Sealing, BURST>;
+/// Packets that wait to be sealed, in the order in which they came.
+#[derive(Default)]
+pub(super) struct SealQueue {
+    pub(super) works: ArrayVec<Sealing, BURST>,
+    /// Neighbours of one tunnel; together they are all of `works`.
+    pub(super) runs: ArrayVec<Run, BURST>,
+}
+
+/// How many packets of a tunnel follow each other in a queue.
+#[derive(Clone, Copy)]
+pub(super) struct Run {
+    pub(super) tunnel: TunnelId,
+    pub(super) len: u8,
+}
 
 /// A packet that policy sends through a tunnel. It starts at its IP header.
 pub(super) struct Sealing {
@@ -36,13 +50,9 @@ pub(super) struct Sealing {
     pub(super) origin: Origin,
     pub(super) inner: Inner,
     /// Bytes before it was wrapped.
-    inner_len: u16,
+    pub(super) inner_len: u16,
     /// Offset of the ESP or AH header once it is wrapped.
     at: u16,
-    /// What the path carries, outer headers included.
-    pub(super) mtu: u32,
-    /// It fits [`OutboundSlot::usual`], if the tunnel has one.
-    pub(super) usual: bool,
 }
 
 /// What the outer headers and the SA's look at a packet depend on.
@@ -76,7 +86,29 @@ impl Inner {
 impl Sealing {
     #[inline]
     pub(super) fn new(packet: Packet, tunnel: TunnelId, origin: Origin, inner: Inner) -> Self {
-        Self { packet: Some(packet), tunnel, origin, inner, inner_len: 0, at: 0, mtu: 0, usual: false }
+        Self { packet: Some(packet), tunnel, origin, inner, inner_len: 0, at: 0 }
+    }
+}
+
+impl SealQueue {
+    /// Makes the packet that is put at the end next one of a tunnel. Whether the packet in front is of the same.
+    #[inline(always)]
+    fn announce(&mut self, tunnel: TunnelId) -> bool {
+        match self.runs.last_mut() {
+            Some(run) if run.tunnel == tunnel => {
+                run.len += 1;
+                true
+            }
+            _ => {
+                self.runs.push(Run { tunnel, len: 1 });
+                false
+            }
+        }
+    }
+
+    fn clear(&mut self) {
+        self.works.clear();
+        self.runs.clear();
     }
 }
 
@@ -96,10 +128,10 @@ impl Worker {
     ) {
         self.make_room(tunnel, now, queue);
         let inner = Inner::of(&packet, link_len, info);
-        queue.push(Sealing::new(packet, tunnel, origin, inner));
+        queue.works.push(Sealing::new(packet, tunnel, origin, inner));
         // Moved first and cut then: see `Packet`.
         if link_len > 0
-            && let Some(Sealing { packet: Some(packet), .. }) = queue.last_mut()
+            && let Some(Sealing { packet: Some(packet), .. }) = queue.works.last_mut()
         {
             strip(packet, link_len, info);
         }
@@ -124,79 +156,98 @@ impl Worker {
             is_fragment: false,
         };
         let origin = Origin::Port(packet.rx_port);
-        queue.push(Sealing::new(packet, tunnel, origin, inner));
+        queue.works.push(Sealing::new(packet, tunnel, origin, inner));
         // Moved first and cut then: see `Packet`.
-        if let Some(Sealing { packet: Some(packet), .. }) = queue.last_mut() {
+        if let Some(Sealing { packet: Some(packet), .. }) = queue.works.last_mut() {
             usual::strip(packet, usual, true);
         }
     }
 
-    /// Makes room for a packet of a tunnel, and asks for the tunnel's slot unless the packet in front did.
+    /// Makes room for a packet of a tunnel, which is put there next, and asks for the tunnel's slot unless the packet in front
+    /// did.
     #[inline(always)]
     fn make_room(&mut self, tunnel: TunnelId, now: u64, queue: &mut SealQueue) {
-        if queue.is_full() {
+        if queue.works.is_full() {
             self.seal(queue, now);
         }
-        if queue.last().is_none_or(|last| last.tunnel != tunnel) {
+        if !queue.announce(tunnel) {
             self.tables.prefetch_tunnel(tunnel);
         }
     }
 
-    /// Seals and sends what is queued.
+    /// Seals and sends what is queued; leaves the queue empty.
     pub(super) fn seal(&mut self, queue: &mut SealQueue, now: u64) {
-        if queue.is_empty() {
+        if queue.works.is_empty() {
             return;
         }
         self.summon(queue);
-        let mut pieces = SealQueue::new();
         let mut last = LastWay::default();
-        for run in queue.chunk_by_mut(|a, b| a.tunnel == b.tunnel) {
-            self.admit_run(run, now, &mut last, &mut pieces);
-        }
+        let mut pieces = Pieces::default();
+        let admitted = self.admit_all(queue, now, &mut last, &mut pieces);
         self.passed(Stage::Admit);
-        self.send_admitted(queue, now, &mut last);
-        if !pieces.is_empty() {
-            self.send_admitted(&mut pieces, now, &mut last);
-        }
+        self.send_admitted(&mut queue.works, &admitted, now, &mut last);
+        queue.clear();
+        self.send_pieces(&mut pieces, now, &mut last);
     }
 
     /// Asks for the SAs of a burst and their keys. The slots were asked for before. By the time that the last is asked for
     /// the first is there. That all are of the first one's suite is a guess.
     #[inline]
     fn summon(&self, queue: &SealQueue) {
-        if let [first, .., last] = &queue[..]
-            && first.tunnel == last.tunnel
-        {
+        if queue.runs.len() == 1 {
             // One SA, as good as always.
             return;
         }
         let mut suite = None;
-        for run in queue.chunk_by(|a, b| a.tunnel == b.tunnel) {
-            let Some(work) = run.first() else { continue };
-            let Some(slot) = self.tables.tunnel(work.tunnel) else { continue };
+        let mut place = 0;
+        for run in &queue.runs {
+            let packet = queue.works.get(place).and_then(|work| work.packet.as_ref());
+            let len = packet.map_or(0, Packet::len);
+            place += usize::from(run.len);
+            let Some(slot) = self.tables.tunnel(run.tunnel) else { continue };
             let suite = *suite.get_or_insert_with(|| slot.sa.params.suite);
             slot.sa.prefetch();
             if slot.usual.is_none() {
                 slot.sa.prefetch_rest();
             }
-            self.crypto.prefetch(&slot.sa.key, suite, work.packet.as_ref().map_or(0, Packet::len));
+            self.crypto.prefetch(&slot.sa.key, suite, len);
         }
     }
 
-    /// Takes sequence numbers, wraps, seals and sends; leaves the queue empty.
-    pub(super) fn send_admitted(&mut self, queue: &mut SealQueue, now: u64, last: &mut LastWay) {
-        self.wrap_and_seal(queue);
-        for run in queue.chunk_by_mut(|a, b| a.tunnel == b.tunnel) {
-            self.send_run(run, now, last);
+    /// Sends pieces of packets that were fragmented; leaves none.
+    pub(super) fn send_pieces(&mut self, pieces: &mut Pieces, now: u64, last: &mut LastWay) {
+        if !pieces.works.is_empty() {
+            self.send_admitted(&mut pieces.works, &pieces.runs, now, last);
+            *pieces = Pieces::default();
         }
-        queue.clear();
+    }
+
+    /// Takes sequence numbers, wraps, seals and sends.
+    fn send_admitted(&mut self, works: &mut [Sealing], runs: &[Admitted], now: u64, last: &mut LastWay) {
+        self.wrap_and_seal(works, runs);
+        let (mut works, mut runs) = (works, runs);
+        while let Some((run, behind)) = runs.split_first() {
+            runs = behind;
+            let mut len = usize::from(run.len);
+            // Packets that leave by one way leave together, whatever their tunnels.
+            while let Some((next, behind)) = runs.split_first()
+                && (run.kind, next.kind) == (Kind::Usual, Kind::Usual)
+                && next.hop == run.hop
+            {
+                len += usize::from(next.len);
+                runs = behind;
+            }
+            let Some((these, rest)) = mem::take(&mut works).split_at_mut_checked(len) else { break };
+            works = rest;
+            self.send_alike(these, run, now, last);
+        }
         self.passed(Stage::Send);
     }
 
     /// One block of sequence numbers for each run of packets of the same SA, their headers, and the engine for all of the
     /// burst. Drops what it cannot wrap or seal.
     #[inline]
-    fn wrap_and_seal(&mut self, queue: &mut SealQueue) {
+    fn wrap_and_seal(&mut self, works: &mut [Sealing], runs: &[Admitted]) {
         const { assert!(BURST <= u64::BITS as usize) };
         let Self { tables, unsent, crypto, stages, next_id, .. } = self;
         let mut refused = ArrayVec::<(u8, DropReason), BURST>::new();
@@ -204,12 +255,22 @@ impl Worker {
         // Places in the queue that a job is for.
         let mut asked = 0u64;
         let mut place = 0u8;
-        for run in queue.chunk_by_mut(|a, b| a.tunnel == b.tunnel) {
+        let mut rest = &mut *works;
+        for run in runs {
             let first = place;
-            place += run.len() as u8;
-            let live = run.iter().filter(|work| work.packet.is_some()).count() as u64;
-            let Some(work) = run.first().filter(|_| live > 0) else { continue };
-            let taken = match tables.tunnel(work.tunnel) {
+            place += run.len;
+            let Some((works, behind)) = mem::take(&mut rest).split_at_mut_checked(run.len.into()) else {
+                break;
+            };
+            rest = behind;
+            let live = match run.kind {
+                Kind::Usual | Kind::Fits => u64::from(run.len),
+                Kind::Any => works.iter().filter(|work| work.packet.is_some()).count() as u64,
+            };
+            if live == 0 {
+                continue;
+            }
+            let taken = match tables.tunnel(run.tunnel) {
                 Some(slot) => slot.reserve(live, unsent).map(|seq| (slot, seq)),
                 None => Err(DropReason::NoSa),
             };
@@ -220,15 +281,15 @@ impl Worker {
                     continue;
                 }
             };
-            for (work, place) in run.iter_mut().zip(first..) {
+            let usual = slot.usual.as_ref().filter(|_| run.kind == Kind::Usual);
+            for (work, place) in works.iter_mut().zip(first..) {
                 let Some(packet) = &mut work.packet else { continue };
-                work.inner_len = packet.len() as u16;
                 *next_id = next_id.wrapping_add(1);
-                let wrapped = match &slot.usual {
-                    Some(run) if work.usual => {
-                        run.wrap(packet, work.inner.marks, seq, *next_id).ok_or(DropReason::NoRoom)
+                let wrapped = match usual {
+                    Some(usual) => {
+                        usual.wrap(packet, work.inner.marks, seq, *next_id).ok_or(DropReason::NoRoom)
                     }
-                    _ => slot.wrap(packet, &work.inner, work.mtu, seq, *next_id),
+                    None => slot.wrap(packet, &work.inner, run.mtu, seq, *next_id),
                 };
                 let at = match wrapped {
                     Ok(at) => at,
@@ -240,7 +301,7 @@ impl Worker {
                 work.at = at as u16;
                 let key = &slot.sa.key;
                 // What goes the short way is ESP, without a look at a line of the SA that nobody asked for.
-                let is_ah = slot.usual.is_none() && slot.sa.params.protocol == Protocol::Ah;
+                let is_ah = usual.is_none() && slot.sa.params.protocol == Protocol::Ah;
                 let sealed = if is_ah {
                     ah::seal(crypto, key, packet, at, seq)
                 } else {
@@ -270,96 +331,63 @@ impl Worker {
         drop(jobs);
         self.passed(Stage::Seal);
         for (place, reason) in refused {
-            if let Some(work) = queue.get_mut(usize::from(place)) {
-                self.drop_on_sa(work, reason);
+            if let Some(work) = works.get_mut(usize::from(place))
+                && work.packet.take().is_some()
+            {
+                self.take_back(work.tunnel, work.inner_len.into(), reason);
             }
         }
     }
 
-    /// Sends a run of sealed packets of the same SA.
+    /// Sends sealed packets: those of a run, or of several usual ones with the same way.
     #[inline]
-    fn send_run(&mut self, run: &mut [Sealing], now: u64, last: &mut LastWay) {
-        let Some(tunnel) = run.first().map(|work| work.tunnel) else { return };
-        let Some(slot) = self.tables.tunnel_mut(tunnel) else { return };
-        // Admission put it there, in the same poll.
-        let Some(Exit { hop, .. }) = slot.exit else { return };
-        let (mut packets, mut bytes, mut whole) = (0, 0, true);
-        for work in run.iter() {
-            let Some(packet) = &work.packet else { continue };
-            packets += 1;
-            bytes += u64::from(work.inner_len);
-            whole &= packet.len() <= work.mtu as usize;
+    fn send_alike(&mut self, works: &mut [Sealing], run: &Admitted, now: u64, last: &mut LastWay) {
+        let fits =
+            |work: &Sealing| work.packet.as_ref().is_none_or(|packet| packet.len() <= run.mtu as usize);
+        if run.kind != Kind::Usual {
+            self.finish_checksums(works, run.tunnel);
         }
-        slot.counters.carried(packets, bytes);
-        if slot.usual.is_none() && slot.outer.needs_checksum() {
-            for work in run.iter_mut() {
-                let Some(packet) = &mut work.packet else { continue };
-                let at = usize::from(work.at).saturating_sub(udp::HEADER_LEN);
-                slot.outer.finish_udp6(packet.data_mut(), at);
-            }
+        if let Some(hop) = run.hop
+            && (run.kind != Kind::Any || works.iter().all(fits))
+            && let Some(egress) = self.way(hop, last)
+        {
+            return self.emit_all(works.iter_mut().filter_map(|work| work.packet.take()), egress);
         }
-        if whole && let Some(egress) = self.way(hop, last) {
-            return self.emit_all(run.iter_mut().filter_map(|work| work.packet.take()), egress);
-        }
-        for work in run {
+        for work in works {
             let Some(packet) = work.packet.take() else { continue };
-            let sent = match self.tunnel_adjacency(tunnel) {
+            let sent = match self.tunnel_adjacency(work.tunnel) {
                 None => Err(DropReason::NoRoute),
-                Some(adjacency) if packet.len() <= work.mtu as usize => {
+                Some(adjacency) if packet.len() <= run.mtu as usize => {
                     self.transmit(packet, &adjacency, now);
                     Ok(())
                 }
-                Some(adjacency) => self.transmit_pieces(packet, work.mtu, true, &adjacency, now),
+                Some(adjacency) => self.transmit_pieces(packet, run.mtu, true, &adjacency, now),
             };
             if let Err(reason) = sent {
-                self.take_back(tunnel, work.inner_len.into(), reason);
+                self.take_back(work.tunnel, work.inner_len.into(), reason);
             }
         }
     }
 
-    /// A packet that was counted as carried was dropped after all.
+    /// UDP over IPv6 has a checksum (RFC 8200 s8.1), which covers what was sealed.
+    fn finish_checksums(&self, works: &mut [Sealing], tunnel: TunnelId) {
+        let Some(slot) = self.tables.tunnel(tunnel).filter(|slot| slot.outer.needs_checksum()) else {
+            return;
+        };
+        for work in works {
+            let Some(packet) = &mut work.packet else { continue };
+            let at = usize::from(work.at).saturating_sub(udp::HEADER_LEN);
+            slot.outer.finish_udp6(packet.data_mut(), at);
+        }
+    }
+
+    /// A packet that was admitted was dropped after all.
     #[cold]
     fn take_back(&mut self, tunnel: TunnelId, bytes: u64, reason: DropReason) {
         if let Some(slot) = self.tables.tunnel_mut(tunnel) {
             slot.counters.not_carried(bytes);
         }
         self.count_on_sa(tunnel, reason);
-    }
-
-    /// Sends a dummy packet (RFC 4303 s2.6), which the peer drops: as long as the padded packets of the SA, or one
-    /// block of its cipher.
-    pub(super) fn send_dummy(&mut self, tunnel: TunnelId, now: u64) {
-        if let Err(reason) = self.try_send_dummy(tunnel, now) {
-            self.count_on_sa(tunnel, reason);
-        }
-    }
-
-    fn try_send_dummy(&mut self, tunnel: TunnelId, now: u64) -> Result<(), DropReason> {
-        let adjacency = self.tunnel_adjacency(tunnel).ok_or(DropReason::NoRoute)?;
-        self.next_id = self.next_id.wrapping_add(1);
-        let slot = self.tables.tunnel_mut(tunnel).ok_or(DropReason::NoSa)?;
-        let mut packet = self.pool.alloc().ok_or(DropReason::NoBuffer)?;
-        let mtu = slot.sa.path_mtu.get(adjacency.mtu, now);
-        let capacity = esp::tunnel_capacity(slot.sa.params.suite, &slot.outer, mtu as usize);
-        let len = slot.sa.options.tfc_pad.map_or(0, |pad| usize::from(pad).min(capacity));
-        if !slot.charge(len, now, &mut self.unsent) {
-            return Err(DropReason::SaExpired);
-        }
-        let seq = slot.reserve(1, &mut self.unsent)?;
-        let sa = &*slot.sa;
-        // There is nothing inside to copy from.
-        let stamp = Marks::new(&sa.options, sa.params.ecn).stamp(0, false, self.next_id);
-        let at =
-            esp::dummy(&mut packet, sa.params.suite, &slot.outer, stamp, Header { spi: sa.spi, seq }, len)?;
-        let sealed_part = packet.data_mut().get_mut(at..).ok_or(DropReason::NoRoom)?;
-        let mut jobs = [Job { key: &sa.key, packet: sealed_part, seq, ok: false }];
-        self.crypto.seal(&mut jobs);
-        if jobs.iter().any(|job| !job.ok) {
-            return Err(DropReason::SealFailed);
-        }
-        slot.outer.finish_udp6(packet.data_mut(), at.saturating_sub(udp::HEADER_LEN));
-        self.transmit(packet, &adjacency, now);
-        Ok(())
     }
 
     /// Drops a packet if it is still there, and counts it on its SA and on the worker.

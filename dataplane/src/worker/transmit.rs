@@ -63,13 +63,13 @@ impl Worker {
     /// How packets leave to a next hop; `None` while its Ethernet address is not known.
     #[inline]
     pub(super) fn egress(&mut self, hop: Hop) -> Option<Egress> {
-        let Hop { port, version, neighbour } = hop;
+        let port = hop.port();
         let config = &self.ports.get(usize::from(port))?.config;
         let Some(own) = config.mac else {
             return Some(Egress { port, len: 0, header: [0; Egress::LONGEST] });
         };
-        let mac = self.local.neighbours.mac(neighbour?)?;
-        Some(Egress::ethernet(port, mac, own, config.vlan, version))
+        let mac = self.local.neighbours.mac(hop.neighbour()?)?;
+        Some(Egress::ethernet(port, mac, own, config.vlan, hop.version()))
     }
 
     /// Queues a packet, and puts the link header on it.
