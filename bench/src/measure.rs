@@ -77,6 +77,12 @@ impl Samples {
         self.paired(other, |mine, theirs| mine - theirs)
     }
 
+    /// This and the other together, round by round.
+    #[cfg(feature = "dpdk")]
+    pub fn plus(&self, other: &Self) -> Self {
+        self.paired(other, |mine, theirs| mine + theirs)
+    }
+
     /// Another figure of each round.
     pub fn map(&self, figure: impl Fn(f64) -> f64) -> Self {
         self.0.iter().map(|&sample| figure(sample)).collect()

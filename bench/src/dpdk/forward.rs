@@ -7,8 +7,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use clap::Args;
+use core_affinity::CoreId;
 use dataplane::crypto::{Crypto, EngineChoice, Suite};
 use dataplane::drops::DropReason;
 use dataplane::fleet::{Fleet, FleetConfig, frame_size_for};
@@ -22,8 +23,11 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::frames::NEIGHBOUR;
-use crate::gateway::{Gateway, MTU};
+use crate::gateway::{Gateway, MTU, Pools};
+use crate::latency::capacity;
+use crate::traffic::{Order, Size, Stream};
 use crate::tunnels::{Direction, GATEWAY, GATEWAY_LAN, ROUTER, Tunnels};
+use crate::world::World;
 
 /// Ports of the gateway, by id.
 const WAN: usize = 0;
@@ -53,6 +57,12 @@ pub struct Options {
     core: usize,
     #[arg(long)]
     control_core: usize,
+    /// Its memory is in huge pages.
+    #[arg(long)]
+    huge_pages: bool,
+    /// Measure packets of this size on memory ports too, on the same core right before and after.
+    #[arg(long)]
+    beside_memory: Option<Size>,
 }
 
 /// What was seen.
@@ -64,6 +74,8 @@ pub struct Outcome {
     core_seconds: f64,
     /// Packets that were dropped meanwhile.
     pub drops: Drops,
+    /// Nanoseconds a packet on memory ports, the mean of before and after, if that was wanted.
+    pub beside: Option<f64>,
 }
 
 /// Packets that were lost, by where: the names of the worker's reasons, and of the counters of ports.
@@ -120,11 +132,27 @@ impl Outcome {
 /// # Errors
 /// When DPDK does not start, or nothing is forwarded.
 pub fn run(options: &Options) -> anyhow::Result<()> {
+    let memory = || options.beside_memory.map(|size| on_memory_ports(options, size)).transpose();
+    let before = memory()?;
     let fleet = start(options)?;
     let outcome = measure(&fleet, Duration::from_secs_f64(options.seconds));
     fleet.stop();
-    println!("{}", serde_json::to_string(&outcome?)?);
+    let beside = before.zip(memory()?).map(|(before, after)| f64::midpoint(before, after));
+    println!("{}", serde_json::to_string(&Outcome { beside, ..outcome? })?);
     Ok(())
+}
+
+/// Nanoseconds a packet of the same worker on memory ports, on the core that is measured.
+fn on_memory_ports(options: &Options, size: Size) -> anyhow::Result<f64> {
+    std::thread::scope(|scope| {
+        let measured = scope.spawn(|| {
+            ensure!(core_affinity::set_for_current(CoreId { id: options.core }), "no core {}", options.core);
+            let crypto = Arc::new(Crypto::new(EngineChoice::Auto)?);
+            let mut world = World::new(&crypto, options.suite, 1, Pools::new()?)?;
+            capacity(&mut world, Direction::Outbound, Stream::new(size, 1, Order::Random))
+        });
+        measured.join().map_err(|_| anyhow!("memory ports: the thread panicked"))?
+    })
 }
 
 fn start(options: &Options) -> anyhow::Result<Fleet> {
@@ -134,7 +162,7 @@ fn start(options: &Options) -> anyhow::Result<Fleet> {
         ports: vec![port(&options.wan), port(&options.lan)],
         cores: vec![options.core],
         control_core: options.control_core,
-        huge_pages: false,
+        huge_pages: options.huge_pages,
         memory: 256 << 20,
         buffers: 8192,
         eal: Vec::new(),
@@ -192,7 +220,13 @@ fn measure(fleet: &Fleet, span: Duration) -> anyhow::Result<Outcome> {
     let (core, time) = (core_time()? - core_before, since.elapsed());
     let (packets, drops) = (sent(fleet)? - sent_before, drops(fleet)?.since(&drops_before));
     ensure!(packets > 0, "nothing is forwarded any more: {drops}");
-    Ok(Outcome { packets, seconds: time.as_secs_f64(), core_seconds: core.as_secs_f64(), drops })
+    Ok(Outcome {
+        packets,
+        seconds: time.as_secs_f64(),
+        core_seconds: core.as_secs_f64(),
+        drops,
+        beside: None,
+    })
 }
 
 /// Waits, and keeps the neighbour known: nobody is there to answer for it.

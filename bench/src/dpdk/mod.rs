@@ -18,22 +18,22 @@ pub use self::forward::Options as ForwardOptions;
 pub use self::forward::run as forward;
 use self::forward::{Drops, Outcome};
 use self::testpmd::{Generator, IoForward};
-use crate::engines;
 use crate::frames::{self, Frames};
-use crate::gateway::{Gateway, Pools};
-use crate::latency::capacity;
+use crate::gateway::Gateway;
 use crate::measure::Samples;
 use crate::report::{FIGURES, Finding, Goal, Report, Row};
 use crate::traffic::{Order, Size, Stream};
 use crate::tunnels::Direction;
-use crate::world::World;
 
-/// Frames in the capture that is received over and over.
-const CAPTURED: usize = 512;
 /// What carries the traffic from a generator.
 const GOAL_OF_TESTPMD: f64 = 0.6;
 /// What DPDK ports may cost beside memory ports.
 const GOAL_OF_MEMORY: f64 = 0.85;
+
+/// Where packets go.
+const WAN: &str = "net_null0,no-rx=1";
+/// What is done with them when it is not a gateway.
+const TESTPMD: &str = "testpmd io-forward";
 
 /// Packets of the generator that nobody took.
 const UNSENT: &str = "unsent";
@@ -45,7 +45,9 @@ const OTHERS: &str = "other_drops";
 /// What to measure.
 ///
 /// `path`: a capture in memory (net_pcap, infinite_rx) through one SA to net_null, beside the same worker on memory
-/// ports. Nanoseconds a packet are the worker thread's time on its core, over everything that it does.
+/// ports, measured in the same process on the same core right before and after, and beside testpmd forwarding the capture. Nanoseconds
+/// a packet are the worker thread's time on its core, over everything that it does. net_pcap takes each packet off a ring, copies it,
+/// and puts it back; a NIC does none of it.
 ///
 /// `memif`: dpdk-testpmd sends 64-byte frames by net_memif as fast as it can; another testpmd forwards them to net_null,
 /// and then a gateway protects them and sends them to net_null. Each has one core.
@@ -75,6 +77,12 @@ pub struct Options {
     /// Leave out what needs dpdk-testpmd.
     #[arg(long)]
     path_only: bool,
+    /// Frames in the capture that `path` receives over and over: as few as stay in the cache.
+    #[arg(long, default_value_t = 64)]
+    captured: usize,
+    /// Take huge pages, as a gateway does: 256 MB must be free.
+    #[arg(long)]
+    huge_pages: bool,
 }
 
 /// Runs the bench.
@@ -94,29 +102,31 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
     Ok(report)
 }
 
-/// DPDK ports beside memory ports.
+/// DPDK ports beside memory ports, and beside what the devices cost without a gateway.
 fn path(options: &Options, size: Size, directory: &Path, report: &mut Report) -> anyhow::Result<()> {
     let capture = directory.join("in.pcap");
-    write_capture(&capture, size)?;
+    write_capture(&capture, size, options.captured)?;
     let lan = format!("net_pcap0,rx_pcap={},infinite_rx=1", capture.display());
-    // The engine that a gateway would take.
-    let crypto = engines::start(&[])?.pop().context("no engine runs here")?;
-    let mut world = World::new(&crypto, options.suite, 1, Pools::new()?)?;
-    let (mut memory, mut dpdk, mut drops) = (Vec::new(), Vec::new(), Drops::default());
+    let (mut memory, mut dpdk, mut devices) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut drops, mut device_drops) = (Drops::default(), Drops::default());
     for _ in 0..options.rounds {
-        memory.push(capacity(&mut world, Direction::Outbound, Stream::new(size, 1, Order::Random))?);
-        let outcome = round(options, &lan)?;
+        let outcome = round(options, &lan, Some(size))?;
+        memory.push(outcome.beside.context("no figure of memory ports")?);
         dpdk.push(outcome.nanoseconds());
         drops.merge(&outcome.drops);
+        if !options.path_only {
+            let forwarded = io_forward(options, &lan)?;
+            devices.push(1e9 / forwarded.rate);
+            device_drops.merge(&forwarded.drops);
+        }
     }
-    let (memory, dpdk): (Samples, Samples) = (memory.into_iter().collect(), dpdk.into_iter().collect());
-    for (ports, samples, drops) in [("memory", &memory, None), ("net_pcap to net_null", &dpdk, Some(&drops))]
-    {
+    let [memory, dpdk, devices] = [memory, dpdk, devices].map(|each| each.into_iter().collect::<Samples>());
+    let mut row = |ports: &str, what: &str, samples, drops: Option<&Drops>| {
         let labels = vec![
             ("suite", options.suite.to_string()),
             ("bytes", size.to_string()),
             ("ports", ports.to_owned()),
-            ("what", "outbound".to_owned()),
+            ("what", what.to_owned()),
         ];
         let row = Row::throughput(labels, size.mean(), samples);
         let row = match drops {
@@ -124,14 +134,19 @@ fn path(options: &Options, size: Size, directory: &Path, report: &mut Report) ->
             None => row,
         };
         report.rows.push(row);
-    }
+    };
+    row("memory", "outbound", &memory, None);
+    row("net_pcap to net_null", "outbound", &dpdk, Some(&drops));
     let what = format!("{size} B: rate over DPDK ports, of that over memory ports");
-    report.findings.push(Finding::new(
-        what,
-        &memory.over(&dpdk),
-        "times",
-        Some(Goal::AtLeast(GOAL_OF_MEMORY)),
-    ));
+    let goal = Some(Goal::AtLeast(GOAL_OF_MEMORY));
+    let mut findings = vec![Finding::new(what, &memory.over(&dpdk), "times", goal)];
+    if !options.path_only {
+        row("net_pcap to net_null", TESTPMD, &devices, Some(&device_drops));
+        let what =
+            format!("{size} B: the same, with what testpmd pays for the devices added to memory ports");
+        findings.push(Finding::new(what, &memory.plus(&devices).over(&dpdk), "times", None));
+    }
+    report.findings.extend(findings);
     Ok(())
 }
 
@@ -139,26 +154,26 @@ fn path(options: &Options, size: Size, directory: &Path, report: &mut Report) ->
 fn memif(options: &Options, directory: &Path, report: &mut Report) -> anyhow::Result<()> {
     let (mut io, mut gateway) = (Vec::new(), Vec::new());
     let (mut io_drops, mut gateway_drops) = (Drops::default(), Drops::default());
+    let client =
+        |socket: &Path| format!("net_memif0,role=client,socket-abstract=no,socket={}", socket.display());
     for round_number in 0..options.rounds {
         let socket = directory.join(format!("io{round_number}"));
         let generator = Generator::start(&socket, options.generator_core, Gateway::mac(Direction::Outbound))?;
-        let forwarded = IoForward::measure(&socket, options.core, options.generator_core, duration(options))?;
+        let forwarded = io_forward(options, &client(&socket))?;
         io.push(forwarded.rate);
         io_drops.merge(&forwarded.drops);
         finish(generator, &mut io_drops, report)?;
 
         let socket = directory.join(format!("esp{round_number}"));
         let generator = Generator::start(&socket, options.generator_core, Gateway::mac(Direction::Outbound))?;
-        let lan = format!("net_memif0,role=client,socket-abstract=no,socket={}", socket.display());
-        let outcome = round(options, &lan)?;
+        let outcome = round(options, &client(&socket), None)?;
         gateway.push(outcome.packets_per_second());
         gateway_drops.merge(&outcome.drops);
         finish(generator, &mut gateway_drops, report)?;
     }
     let nanoseconds = |rates: &[f64]| rates.iter().map(|rate| 1e9 / rate).collect::<Samples>();
     let (io, gateway) = (nanoseconds(&io), nanoseconds(&gateway));
-    for (what, samples, drops) in
-        [("testpmd io-forward", &io, &io_drops), ("gateway, outbound", &gateway, &gateway_drops)]
+    for (what, samples, drops) in [(TESTPMD, &io, &io_drops), ("gateway, outbound", &gateway, &gateway_drops)]
     {
         let labels = vec![
             ("suite", options.suite.to_string()),
@@ -177,6 +192,11 @@ fn memif(options: &Options, directory: &Path, report: &mut Report) -> anyhow::Re
         Some(Goal::AtLeast(GOAL_OF_TESTPMD)),
     ));
     Ok(())
+}
+
+fn io_forward(options: &Options, lan: &str) -> anyhow::Result<IoForward> {
+    let span = Duration::from_secs_f64(options.seconds);
+    IoForward::measure(lan, options.core, options.generator_core, span)
 }
 
 /// Ends a generator, and enters what it says that it could not hand over.
@@ -215,11 +235,13 @@ fn with_drops(mut row: Row, drops: &Drops, report: &mut Report) -> Row {
 }
 
 /// One round of a gateway over DPDK, in a process of its own.
-fn round(options: &Options, lan: &str) -> anyhow::Result<Outcome> {
+fn round(options: &Options, lan: &str, beside_memory: Option<Size>) -> anyhow::Result<Outcome> {
     let output = Command::new(std::env::current_exe()?)
-        .args(["dpdk-forward", "--wan", "net_null0,no-rx=1", "--lan", lan])
+        .args(["dpdk-forward", "--wan", WAN, "--lan", lan])
         .args(["--suite", &options.suite.to_string(), "--seconds", &options.seconds.to_string()])
         .args(["--core", &options.core.to_string(), "--control-core", &options.generator_core.to_string()])
+        .args(options.huge_pages.then_some("--huge-pages"))
+        .args(beside_memory.map(|size| format!("--beside-memory={size}")))
         .output()?;
     if !output.status.success() {
         bail!("a gateway over {lan}: {}", String::from_utf8_lossy(&output.stderr));
@@ -227,14 +249,10 @@ fn round(options: &Options, lan: &str) -> anyhow::Result<Outcome> {
     serde_json::from_slice(&output.stdout).context("a gateway's figures")
 }
 
-fn duration(options: &Options) -> Duration {
-    Duration::from_secs_f64(options.seconds)
-}
-
 /// A capture of the host's packets of one tunnel.
-fn write_capture(path: &Path, size: Size) -> anyhow::Result<()> {
+fn write_capture(path: &Path, size: Size, frames: usize) -> anyhow::Result<()> {
     let mut all = Frames::default();
-    let picks = Stream::new(size, 1, Order::Random).take(CAPTURED);
+    let picks = Stream::new(size, 1, Order::Random).take(frames);
     frames::from_host(picks, Gateway::mac(Direction::Outbound), 0, &mut all);
     let mut file: Vec<u8> = Vec::new();
     // The head of a capture of Ethernet frames with microseconds: magic, version 2.4, zone, accuracy, length, link.

@@ -11,6 +11,7 @@ use dataplane::port::Mac;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use super::WAN;
 use super::forward::Drops;
 
 /// Frames that are sent, in bytes.
@@ -68,7 +69,7 @@ impl Generator {
     }
 }
 
-/// What testpmd forwarded from a memif socket to net_null.
+/// What testpmd forwarded from a device to net_null.
 pub struct IoForward {
     /// The packets a second that it sent, in the middle of the time.
     pub rate: f64,
@@ -77,15 +78,12 @@ pub struct IoForward {
 }
 
 impl IoForward {
-    /// Has it forward for a while.
+    /// Has it forward from `lan` for a while.
     ///
     /// # Errors
     /// When it does not start, or forwards nothing.
-    pub fn measure(socket: &Path, core: usize, main_core: usize, span: Duration) -> anyhow::Result<Self> {
-        let devices = [
-            format!("net_memif0,role=client,socket-abstract=no,socket={}", socket.display()),
-            "net_null0,no-rx=1".to_owned(),
-        ];
+    pub fn measure(lan: &str, core: usize, main_core: usize, span: Duration) -> anyhow::Result<Self> {
+        let devices = [lan.to_owned(), WAN.to_owned()];
         let forward = ["--forward-mode=io".to_owned(), "--stats-period=1".to_owned()];
         let mut testpmd = Testpmd::start(&devices, &forward, core, main_core)?;
         // Its first figures are of its start; one for each second of ours follows.
