@@ -60,6 +60,12 @@ impl Lease {
         }
         covers
     }
+
+    /// Packets and bytes that were charged since it was like `before`.
+    #[inline]
+    pub fn charged_since(&self, before: &Self) -> (u64, u64) {
+        (before.packets - self.packets, before.bytes - self.bytes)
+    }
 }
 
 impl Usage {

@@ -226,20 +226,19 @@ impl OutboundSlot {
             }
             None => return 0,
         };
-        let (mut lease, mut bytes) = (self.lease, 0);
+        let mut lease = self.lease;
         let other = works.iter_mut().position(|work| {
             let len = work.packet.as_ref().map_or(usize::MAX, Packet::len);
             if len > capacity || !lease.charge(len as u64, now) {
                 return true;
             }
             work.inner_len = len as u16;
-            bytes += len as u64;
             false
         });
-        let alike = other.unwrap_or(works.len());
+        let (packets, bytes) = lease.charged_since(&self.lease);
+        self.counters.carried(packets, bytes);
         self.lease = lease;
-        self.counters.carried(alike as u64, bytes);
-        alike
+        other.unwrap_or(works.len())
     }
 
     /// Charges a packet to the SA and counts it; false when the SA is at its end.

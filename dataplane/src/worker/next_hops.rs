@@ -83,12 +83,19 @@ impl Adjacency {
 #[derive(Default)]
 pub(super) struct LastWay {
     known: Option<(Hop, Egress)>,
+    /// A destination behind it, and what its link carries: packets to one host come in trains.
+    destination: Option<(u32, u32)>,
 }
 
 impl LastWay {
     #[inline(always)]
     fn is_of(&self, hop: Hop) -> bool {
         self.known.as_ref().is_some_and(|(known, _)| *known == hop)
+    }
+
+    #[inline(always)]
+    fn egress(&self) -> Option<&Egress> {
+        self.known.as_ref().map(|(_, egress)| egress)
     }
 }
 
@@ -97,9 +104,9 @@ impl Worker {
     #[inline(always)]
     pub(super) fn way<'l>(&mut self, hop: Hop, last: &'l mut LastWay) -> Option<&'l Egress> {
         if !last.is_of(hop) {
-            last.known = Some((hop, self.egress(hop)?));
+            *last = LastWay { known: Some((hop, self.egress(hop)?)), destination: None };
         }
-        last.known.as_ref().map(|(_, egress)| egress)
+        last.egress()
     }
 
     /// How an IPv4 packet of `len` bytes to `destination` leaves, if that is remembered and it fits.
@@ -110,13 +117,17 @@ impl Worker {
         len: usize,
         last: &'l mut LastWay,
     ) -> Option<&'l Egress> {
-        let destination = Address::v4(destination.to_be_bytes());
-        let adjacency = self.next_hops.places.find(destination, self.tables.routes.generation())?;
-        if len > adjacency.mtu as usize {
-            return None;
-        }
-        let hop = adjacency.hop(Version::V4);
-        self.way(hop, last)
+        let mtu = match last.destination {
+            Some((known, mtu)) if known == destination => mtu,
+            _ => {
+                let address = Address::v4(destination.to_be_bytes());
+                let adjacency = *self.next_hops.places.find(address, self.tables.routes.generation())?;
+                self.way(adjacency.hop(Version::V4), last)?;
+                last.destination = Some((destination, adjacency.mtu));
+                adjacency.mtu
+            }
+        };
+        if len <= mtu as usize { last.egress() } else { None }
     }
 
     /// Where packets to `destination` leave.

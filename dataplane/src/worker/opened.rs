@@ -44,7 +44,6 @@ impl Worker {
             return;
         };
         let mut lease = slot.lease;
-        let (mut packets, mut bytes) = (0, 0);
         for (work, verdict) in run.iter_mut().zip(verdicts) {
             if verdict.is_err() {
                 continue;
@@ -58,8 +57,6 @@ impl Worker {
                 && self.decisions.goes_clear(&inner, epoch)
                 && lease.charge(inner.total_len.into(), now)
             {
-                packets += 1;
-                bytes += u64::from(inner.total_len);
                 work.packet.truncate(inner.total_len.into());
                 if let Some(header) = work.packet.data_mut().first_chunk_mut() {
                     // Its TTL was looked at.
@@ -68,8 +65,9 @@ impl Worker {
                 work.clear_to = Some(inner.destination);
             }
         }
-        slot.lease = lease;
+        let (packets, bytes) = lease.charged_since(&slot.lease);
         slot.counters.carried(packets, bytes);
+        slot.lease = lease;
     }
 
     /// Sends on what was opened, and counts what was not.

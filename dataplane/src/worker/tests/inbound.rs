@@ -36,6 +36,42 @@ fn an_honest_plaintext_passes() {
     assert_eq!(pair.right.sent(LAN).len(), 1);
 }
 
+/// Trains of packets to one host are looked up once, and no other host's go with them.
+#[test]
+fn each_packet_of_a_burst_goes_to_its_own_host() {
+    let hosts = [
+        ("10.2.0.5", HOST_MAC),
+        ("10.2.0.6", [0x02, 0, 0, 0, 0, 0x98]),
+        ("10.3.0.7", [0x02, 0, 0, 0, 0, 0x97]),
+    ];
+    let mut wide = tunnel();
+    wide.remote = "10.2.0.0/15";
+    let mut pair = Pair::new(&wide);
+    pair.left.route("10.3.0.0/16", WAN, "198.51.100.2");
+    pair.right.neighbour(LAN, "10.2.0.6", hosts[1].1);
+    // Behind a router on the WAN's link.
+    pair.right.neighbour(WAN, "198.51.100.77", hosts[2].1);
+    pair.right.route("10.3.0.0/16", WAN, "198.51.100.77");
+    let order = [0, 0, 1, 0, 2, 2, 0, 1, 2, 1];
+    let packets: Vec<_> = order.iter().map(|&to| udp4("10.1.0.5", hosts[to].0, 100)).collect();
+    // The first burst finds the ways, the second knows them.
+    for _ in 0..2 {
+        pair.left.receive_ip(LAN, &packets);
+        let wire = pair.left.sent(WAN);
+        pair.right.receive(WAN, &wire);
+        for (port, own) in [(LAN, &[0, 1][..]), (WAN, &[2])] {
+            let sent = pair.right.sent(port);
+            let sent = sent.iter().map(|frame| (frame[..6].to_vec(), frame[30..34].to_vec()));
+            let wanted = order.iter().filter(|to| own.contains(to)).map(|&to| {
+                let address: std::net::Ipv4Addr = hosts[to].0.parse().unwrap();
+                (hosts[to].1.to_vec(), address.octets().to_vec())
+            });
+            assert_eq!(sent.collect::<Vec<_>>(), wanted.collect::<Vec<_>>(), "port {port}");
+        }
+    }
+    assert_eq!(pair.right.drops(), []);
+}
+
 #[test]
 fn bad_padding_and_next_headers() {
     let spoilt = |back: usize, value: u8| {
