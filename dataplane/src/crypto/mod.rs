@@ -294,9 +294,13 @@ impl Crypto {
         if let Some(vaes) = &vaes {
             vaes.prove(&aws_lc)?;
         }
-        let cbc_hmac = if choice == EngineChoice::AwsLc { None } else { CbcHmac::new().ok() };
+        let cbc_hmac = match choice {
+            EngineChoice::AwsLc => None,
+            EngineChoice::AesNi | EngineChoice::VaesAvx2 => CbcHmac::sha_ni().ok(),
+            EngineChoice::Auto | EngineChoice::Vaes | EngineChoice::VaesAvx512 => CbcHmac::new().ok(),
+        };
         if let Some(cbc_hmac) = &cbc_hmac {
-            self_test::esp(cbc_hmac)?;
+            cbc_hmac.prove(&aws_lc)?;
         }
         Ok(Self { aws_lc, vaes, cbc_hmac })
     }

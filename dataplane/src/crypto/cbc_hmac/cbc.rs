@@ -22,7 +22,7 @@ pub struct Chain<'p> {
 }
 
 /// Encrypts all chains, from an IV of zero.
-#[target_feature(enable = "avx,aes,sha")]
+#[target_feature(enable = "avx,aes")]
 pub fn encrypt(chains: &mut [Chain<'_>]) {
     for rounds in [Rounds::Ten, Rounds::Twelve, Rounds::Fourteen] {
         encrypt_with(rounds, chains);
@@ -31,7 +31,7 @@ pub fn encrypt(chains: &mut [Chain<'_>]) {
 
 /// Encrypts those chains whose key has so many rounds. When one is done the next takes its lane.
 #[inline]
-#[target_feature(enable = "avx,aes,sha")]
+#[target_feature(enable = "avx,aes")]
 fn encrypt_with(rounds: Rounds, chains: &mut [Chain<'_>]) {
     let mut waiting = chains.iter_mut().filter(|chain| chain.key.rounds() == Some(rounds));
     let Some(first) = waiting.next() else { return };
@@ -94,14 +94,14 @@ struct Lane<'p> {
 
 impl<'p> Lane<'p> {
     #[inline]
-    #[target_feature(enable = "avx,aes,sha")]
+    #[target_feature(enable = "avx,aes")]
     fn new(chain: &'p mut Chain<'_>) -> Self {
         Self { keys: chain.key.round_keys(), blocks: chain.blocks, busy: true, state: _mm_setzero_si128() }
     }
 }
 
 /// Decrypts the blocks behind the IV, which is the first, in place.
-#[target_feature(enable = "avx,aes,sha")]
+#[target_feature(enable = "avx,aes")]
 pub fn decrypt(key: &CbcHmacKey, blocks: &mut [[u8; BLOCK]]) {
     let (Some(rounds), Some((iv, blocks))) = (key.rounds(), blocks.split_first_mut()) else { return };
     let keys = inverse_keys(rounds, key.round_keys());
@@ -117,7 +117,7 @@ pub fn decrypt(key: &CbcHmacKey, blocks: &mut [[u8; BLOCK]]) {
 
 /// Decrypts N blocks; returns the last one's ciphertext.
 #[inline]
-#[target_feature(enable = "avx,aes,sha")]
+#[target_feature(enable = "avx,aes")]
 fn decrypt_batch<const N: usize>(
     rounds: Rounds,
     keys: &[__m128i; ROUND_KEYS],
@@ -143,7 +143,7 @@ fn decrypt_batch<const N: usize>(
 
 /// The round keys of the inverse cipher (FIPS 197 s5.3.5). To make them takes less time than to fetch them would.
 #[inline]
-#[target_feature(enable = "avx,aes,sha")]
+#[target_feature(enable = "avx,aes")]
 fn inverse_keys(rounds: Rounds, keys: &[[u8; BLOCK]; ROUND_KEYS]) -> [__m128i; ROUND_KEYS] {
     let last = rounds.count();
     let mut inverse = [_mm_setzero_si128(); ROUND_KEYS];
@@ -155,14 +155,14 @@ fn inverse_keys(rounds: Rounds, keys: &[[u8; BLOCK]; ROUND_KEYS]) -> [__m128i; R
 }
 
 #[inline]
-#[target_feature(enable = "avx,aes,sha")]
+#[target_feature(enable = "avx,aes")]
 fn load(block: &[u8; BLOCK]) -> __m128i {
     // SAFETY: `block` is 16 readable bytes.
     unsafe { _mm_loadu_si128(block.as_ptr().cast()) }
 }
 
 #[inline]
-#[target_feature(enable = "avx,aes,sha")]
+#[target_feature(enable = "avx,aes")]
 fn store(block: &mut [u8; BLOCK], value: __m128i) {
     // SAFETY: `block` is 16 writable bytes.
     unsafe { _mm_storeu_si128(block.as_mut_ptr().cast(), value) }

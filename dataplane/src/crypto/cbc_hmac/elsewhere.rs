@@ -1,7 +1,7 @@
 //! The engine where there is no x86-64: it is never there.
 
 use crate::crypto::engine::Engine;
-use crate::crypto::{EngineKey, Job, KeyError, KeyMaterial, Suite};
+use crate::crypto::{EngineError, EngineKey, Job, KeyError, KeyMaterial, Suite};
 
 /// The engine. Cannot exist.
 #[derive(Clone, Copy, Debug)]
@@ -17,6 +17,22 @@ impl CbcHmac {
     /// Always.
     pub fn new() -> Result<Self, String> {
         Err("the CPU is not an x86-64".to_owned())
+    }
+
+    /// Why not.
+    ///
+    /// # Errors
+    /// Always.
+    pub fn sha_ni() -> Result<Self, String> {
+        Self::new()
+    }
+
+    /// Never called.
+    ///
+    /// # Errors
+    /// None.
+    pub fn prove<J: Engine>(&self, _: &J) -> Result<(), EngineError> {
+        match *self {}
     }
 
     /// Never called.

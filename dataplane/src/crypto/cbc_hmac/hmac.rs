@@ -5,7 +5,7 @@
 //! the lanes filled.
 
 use super::key::CbcHmacKey;
-use super::sha256::{BLOCK, DIGEST, LANES, State, compress};
+use super::sha256::{BLOCK, DIGEST, Runs, Sha256, Words};
 
 /// What is authenticated, and where the tag goes.
 pub struct Message<'p> {
@@ -19,29 +19,39 @@ pub struct Message<'p> {
     pub tag: &'p mut [u8; DIGEST],
 }
 
+impl Message<'_> {
+    /// Steps that it takes, the outer hash included, or one less.
+    #[inline]
+    pub fn blocks(&self) -> usize {
+        self.data.len() / BLOCK + 2
+    }
+}
+
 /// Works out the tags of all messages.
-#[target_feature(enable = "avx,aes,sha")]
-pub fn tags(messages: &mut [Message<'_>]) {
+#[inline]
+pub fn tags<S: Sha256<LANES>, const LANES: usize>(sha256: S, messages: &mut [Message<'_>]) {
     let mut waiting = messages.iter_mut();
+    let mut states = sha256.states();
     let mut lanes: [Lane<'_, '_>; LANES] = std::array::from_fn(|_| Lane::idle());
     let mut ends = [[[0; BLOCK]; 2]; LANES];
     loop {
-        for (lane, end) in lanes.iter_mut().zip(&mut ends) {
-            while lane.left == 0 && lane.next(end, &mut waiting) {}
-        }
-        // As many blocks as every lane that has some can take. The others hash a block of zeros, which costs no time.
-        let Some(steps) = lanes.iter().map(|lane| lane.left).filter(|&left| left != 0).min() else { return };
-        let mut states = [0, 1, 2, 3].map(|lane: usize| State::load(&lanes[lane].state));
-        for step in 0..steps {
-            let blocks = [0, 1, 2, 3].map(|lane: usize| lanes[lane].block(&ends[lane], step));
-            compress(&mut states, blocks);
-        }
-        for (lane, state) in lanes.iter_mut().zip(states) {
-            if lane.left != 0 {
-                lane.state = state.words();
-                lane.left -= steps;
-                lane.at += steps;
+        for (n, (lane, end)) in lanes.iter_mut().zip(&mut ends).enumerate() {
+            if lane.left == 0 && (lane.message.is_some() || waiting.len() != 0) {
+                let mut words = S::words(&states, n);
+                while lane.left == 0 && lane.next(&mut words, end, &mut waiting) {}
+                S::set_words(&mut states, n, words);
             }
+        }
+        // As many blocks as every lane that has some can take.
+        let Some(steps) = lanes.iter().map(|lane| lane.left).filter(|&left| left != 0).min() else { return };
+        let mut runs: Runs<'_, LANES> = [&[]; LANES];
+        for (run, (lane, end)) in runs.iter_mut().zip(lanes.iter().zip(&ends)) {
+            *run = lane.blocks(end);
+        }
+        sha256.compress(&mut states, runs, steps);
+        for lane in lanes.iter_mut().filter(|lane| lane.left != 0) {
+            lane.left -= steps;
+            lane.at += steps;
         }
     }
 }
@@ -53,7 +63,6 @@ struct Lane<'m, 'p> {
     /// Blocks of the run that are done, and that are left.
     at: usize,
     left: usize,
-    state: [u32; 8],
 }
 
 /// Which blocks a lane goes through.
@@ -69,22 +78,23 @@ enum Run {
 
 impl<'m, 'p> Lane<'m, 'p> {
     fn idle() -> Self {
-        Self { message: None, run: Run::Outer, at: 0, left: 0, state: [0; 8] }
+        Self { message: None, run: Run::Outer, at: 0, left: 0 }
     }
 
-    /// The block of a step.
+    /// The blocks that are left of the run.
     #[inline]
-    fn block<'b>(&'b self, end: &'b [[u8; BLOCK]; 2], step: usize) -> &'b [u8; BLOCK] {
+    fn blocks<'b>(&'b self, end: &'b [[u8; BLOCK]; 2]) -> &'b [[u8; BLOCK]] {
         let run = match (&self.message, self.run) {
             (Some(message), Run::Packet) => message.data.as_chunks().0,
             _ => end.as_slice(),
         };
-        run.get(self.at + step).unwrap_or(&[0; BLOCK])
+        run.get(self.at..self.at + self.left).unwrap_or_default()
     }
 
     /// Goes on to the next run, or the next message. False when there is none.
     fn next(
         &mut self,
+        words: &mut Words,
         end: &mut [[u8; BLOCK]; 2],
         waiting: &mut std::slice::IterMut<'m, Message<'p>>,
     ) -> bool {
@@ -98,22 +108,22 @@ impl<'m, 'p> Lane<'m, 'p> {
                 // The inner hash, one block, after the block of the key (RFC 2104 s2).
                 let mut block = [0; BLOCK];
                 let (digest, padding) = block.split_at_mut(DIGEST);
-                digest.copy_from_slice(&bytes(self.state));
+                digest.copy_from_slice(&bytes(*words));
                 finish(padding, (BLOCK + DIGEST) as u64 * 8);
                 end[0] = block;
-                self.state = *message.key.outer();
+                *words = *message.key.outer();
                 self.run = Run::Outer;
                 self.left = 1;
             }
             (message, _) => {
                 if let Some(message) = message.take() {
-                    *message.tag = bytes(self.state);
+                    *message.tag = bytes(*words);
                 }
                 *message = waiting.next();
                 let Some(message) = message else { return false };
                 self.run = Run::Packet;
                 self.left = message.data.len() / BLOCK;
-                self.state = *message.key.inner();
+                *words = *message.key.inner();
             }
         }
         true
@@ -146,7 +156,7 @@ fn finish(padding: &mut [u8], bits: u64) {
     }
 }
 
-fn bytes(words: [u32; 8]) -> [u8; DIGEST] {
+fn bytes(words: Words) -> [u8; DIGEST] {
     let mut bytes = [0; DIGEST];
     for (to, word) in bytes.as_chunks_mut().0.iter_mut().zip(words) {
         *to = word.to_be_bytes();

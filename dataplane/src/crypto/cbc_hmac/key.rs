@@ -5,9 +5,9 @@ use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 use aws_lc_rs::rand;
 use zeroize::{Zeroize, Zeroizing};
 
-use super::ShaNi;
+use super::CbcHmac;
 use super::cbc::BLOCK;
-use super::sha256::{self, INITIAL, State, Words, compress};
+use super::sha256::{self, Words};
 use crate::crypto::suite::{Encryption, Integrity, Suite};
 use crate::crypto::vaes::schedule::{ROUND_KEYS, Rounds};
 use crate::crypto::{EngineKey, engine::upper_half};
@@ -36,7 +36,7 @@ const _: () = assert!(size_of::<CbcHmacKey>() == 384);
 impl CbcHmacKey {
     /// `material` is encryption key, then integrity key. `None` when the suite is another's, a length is wrong, or there is no
     /// randomness.
-    pub(super) fn new(proof: ShaNi, suite: Suite, esn: bool, material: &[u8]) -> Option<Self> {
+    pub(super) fn new(engine: CbcHmac, suite: Suite, esn: bool, material: &[u8]) -> Option<Self> {
         let (cipher_key, mac_key) = material.split_at_checked(suite.encryption_key_len())?;
         if suite.integrity() != Some(Integrity::HmacSha256) || mac_key.len() > sha256::BLOCK {
             return None;
@@ -48,8 +48,8 @@ impl CbcHmacKey {
         };
         let icv_len = u8::try_from(suite.icv_len()).ok()?;
         let mut key = Self {
-            inner: INITIAL,
-            outer: INITIAL,
+            inner: [0; 8],
+            outer: [0; 8],
             mask: [0; BLOCK],
             rounds,
             icv_len,
@@ -59,15 +59,14 @@ impl CbcHmacKey {
         };
         if let Some(rounds) = rounds {
             rand::fill(&mut key.mask).ok()?;
-            proof.aes_ni().expand_key(cipher_key, rounds, &mut key.round_keys);
+            engine.aes_ni.expand_key(cipher_key, rounds, &mut key.round_keys);
         }
         // RFC 2104 s2: the key, padded with zeros to a block, under 0x36 and under 0x5c.
-        for (state, pad) in [(&mut key.inner, 0x36), (&mut key.outer, 0x5c)] {
-            let mut block = Zeroizing::new([pad; sha256::BLOCK]);
+        let mut padded = Zeroizing::new([[0x36; sha256::BLOCK], [0x5c; sha256::BLOCK]]);
+        for block in padded.iter_mut() {
             block.iter_mut().zip(mac_key).for_each(|(byte, key)| *byte ^= key);
-            // SAFETY: a `ShaNi` exists only when the CPU has all the features.
-            unsafe { hash_block(state, &block) };
         }
+        [key.inner, key.outer] = engine.hashes.of_blocks(padded.each_ref());
         Some(key)
     }
 
@@ -120,14 +119,6 @@ impl CbcHmacKey {
     pub(super) fn round_keys(&self) -> &[[u8; BLOCK]; ROUND_KEYS] {
         &self.round_keys
     }
-}
-
-#[target_feature(enable = "avx,aes,sha")]
-fn hash_block(words: &mut Words, block: &[u8; sha256::BLOCK]) {
-    let mut states = [State::load(words)];
-    compress(&mut states, [block]);
-    let [state] = states;
-    *words = state.words();
 }
 
 /// Asks for the cache lines of a key, without looking at it.

