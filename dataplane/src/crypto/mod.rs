@@ -296,7 +296,8 @@ impl Crypto {
         }
         let cbc_hmac = match choice {
             EngineChoice::AwsLc => None,
-            EngineChoice::AesNi | EngineChoice::VaesAvx2 => CbcHmac::sha_ni().ok(),
+            EngineChoice::AesNi => CbcHmac::sha_ni().ok(),
+            EngineChoice::VaesAvx2 => CbcHmac::avx2().ok(),
             EngineChoice::Auto | EngineChoice::Vaes | EngineChoice::VaesAvx512 => CbcHmac::new().ok(),
         };
         if let Some(cbc_hmac) = &cbc_hmac {

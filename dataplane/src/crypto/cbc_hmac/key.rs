@@ -59,7 +59,7 @@ impl CbcHmacKey {
         };
         if let Some(rounds) = rounds {
             rand::fill(&mut key.mask).ok()?;
-            engine.aes_ni.expand_key(cipher_key, rounds, &mut key.round_keys);
+            engine.ciphers.least().expand_key(cipher_key, rounds, &mut key.round_keys);
         }
         // RFC 2104 s2: the key, padded with zeros to a block, under 0x36 and under 0x5c.
         let mut padded = Zeroizing::new([[0x36; sha256::BLOCK], [0x5c; sha256::BLOCK]]);

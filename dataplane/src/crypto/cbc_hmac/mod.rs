@@ -20,10 +20,10 @@ use aws_lc_rs::constant_time::verify_slices_are_equal;
 
 use super::engine::{ESP_HEADER_LEN, Engine};
 use super::suite::{Encryption, Integrity, Suite};
-use super::vaes::{AesNi, Tier};
 use super::{EngineKey, Job, KeyError, KeyMaterial};
 
 mod cbc;
+mod ciphers;
 mod hashes;
 mod hmac;
 mod key;
@@ -33,6 +33,7 @@ mod sha256;
 mod tests;
 
 use cbc::{BLOCK, Chain};
+use ciphers::Ciphers;
 use hashes::Hashes;
 use hmac::Message;
 pub use key::CbcHmacKey;
@@ -41,7 +42,7 @@ use sha256::{Avx512, DIGEST, ShaNi};
 /// The engine. Exists only when the CPU has what it needs.
 #[derive(Clone, Copy, Debug)]
 pub struct CbcHmac {
-    aes_ni: AesNi,
+    ciphers: Ciphers,
     hashes: Hashes,
 }
 
@@ -51,23 +52,31 @@ impl CbcHmac {
     /// # Errors
     /// What the CPU misses, or the operating system did not turn on.
     pub fn new() -> Result<Self, String> {
-        Ok(Self { aes_ni: AesNi::detect()?, hashes: Hashes::detect()? })
+        Ok(Self { ciphers: Ciphers::detect()?, hashes: Hashes::detect()? })
     }
 
     /// The engine without AVX-512.
     ///
     /// # Errors
     /// What the CPU misses, or the operating system did not turn on.
-    pub fn sha_ni() -> Result<Self, String> {
-        Ok(Self { aes_ni: AesNi::detect()?, hashes: Hashes::ShaNi(ShaNi::detect()?) })
+    pub fn avx2() -> Result<Self, String> {
+        Ok(Self { ciphers: Ciphers::detect()?, hashes: Hashes::ShaNi(ShaNi::detect()?) })
     }
 
-    /// The engine without SHA extensions.
+    /// The engine without AVX-512 and VAES.
+    ///
+    /// # Errors
+    /// What the CPU misses, or the operating system did not turn on.
+    pub fn sha_ni() -> Result<Self, String> {
+        Ok(Self { ciphers: Ciphers::aes_ni()?, hashes: Hashes::ShaNi(ShaNi::detect()?) })
+    }
+
+    /// The engine without VAES and SHA extensions.
     ///
     /// # Errors
     /// What the CPU misses, or the operating system did not turn on.
     pub fn avx512() -> Result<Self, String> {
-        Ok(Self { aes_ni: AesNi::detect()?, hashes: Hashes::Avx512(Avx512::detect()?) })
+        Ok(Self { ciphers: Ciphers::aes_ni()?, hashes: Hashes::Avx512(Avx512::detect()?) })
     }
 
     /// Asks for what a packet needs of a key of this engine.
@@ -149,8 +158,7 @@ impl CbcHmac {
                 if !job.ok {
                     body.fill(0);
                 } else if key.rounds().is_some() {
-                    // SAFETY: an `AesNi` exists only when the CPU has all the features.
-                    unsafe { cbc::decrypt(key, body.as_chunks_mut().0) }
+                    self.ciphers.decrypt(key, body.as_chunks_mut().0);
                 }
             }
         }
@@ -173,8 +181,7 @@ impl CbcHmac {
                 chains.push(Chain { key, blocks: body.as_chunks_mut().0 });
             }
         }
-        // SAFETY: an `AesNi` exists only when the CPU has all the features.
-        unsafe { cbc::encrypt(&mut chains) }
+        self.ciphers.encrypt(&mut chains);
     }
 
     /// The tags of those jobs that are ok.

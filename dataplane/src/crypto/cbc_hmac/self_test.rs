@@ -17,8 +17,10 @@ impl CbcHmac {
     /// # Errors
     /// [`EngineError::SelfTest`] names what it did wrong.
     pub fn prove<J: Engine>(&self, judge: &J) -> Result<(), EngineError> {
-        for hashes in self.hashes.each() {
-            let engine = Self { hashes, ..*self };
+        for (ciphers, hashes) in
+            self.ciphers.each().flat_map(|ciphers| self.hashes.each().map(move |hashes| (ciphers, hashes)))
+        {
+            let engine = Self { ciphers, hashes };
             self_test::esp(&engine)?;
             engine.agrees_with(judge)?;
         }
@@ -31,8 +33,9 @@ impl CbcHmac {
             for (esn, burst) in [false, true].into_iter().flat_map(|esn| BURSTS.map(|burst| (esn, burst))) {
                 if self.compare(judge, suite, esn, burst).is_none() {
                     let what = format!(
-                        "{suite}{}, {burst} packets with {:?}",
+                        "{suite}{}, {burst} packets with {:?} and {:?}",
                         if esn { " with ESN" } else { "" },
+                        self.ciphers,
                         self.hashes
                     );
                     return Err(EngineError::SelfTest { engine: Self::NAME, what });

@@ -64,8 +64,9 @@ impl State {
     #[inline]
     #[target_feature(enable = "avx,sha")]
     fn load(words: &Words) -> Self {
-        let [a, b, c, d, e, f, g, h] = words.map(|word| word as i32);
-        Self([_mm_set_epi32(a, b, e, f), _mm_set_epi32(c, d, g, h)])
+        let [abcd, efgh] = [words.as_chunks().0[0], words.as_chunks().0[1]]
+            .map(|half| _mm_shuffle_epi32::<0b10_11_00_01>(load_words(&half)));
+        Self([_mm_unpacklo_epi64(efgh, abcd), _mm_unpackhi_epi64(efgh, abcd)])
     }
 
     /// To memory.
@@ -73,11 +74,14 @@ impl State {
     #[target_feature(enable = "avx,sha")]
     fn words(self) -> Words {
         let Self([abef, cdgh]) = self;
-        let [a, b] = [_mm_extract_epi32::<3>(abef), _mm_extract_epi32::<2>(abef)];
-        let [e, f] = [_mm_extract_epi32::<1>(abef), _mm_extract_epi32::<0>(abef)];
-        let [c, d] = [_mm_extract_epi32::<3>(cdgh), _mm_extract_epi32::<2>(cdgh)];
-        let [g, h] = [_mm_extract_epi32::<1>(cdgh), _mm_extract_epi32::<0>(cdgh)];
-        [a, b, c, d, e, f, g, h].map(|word| word as u32)
+        let abcd = _mm_shuffle_epi32::<0b10_11_00_01>(_mm_unpackhi_epi64(abef, cdgh));
+        let efgh = _mm_shuffle_epi32::<0b10_11_00_01>(_mm_unpacklo_epi64(abef, cdgh));
+        let mut words = [0; 8];
+        for (half, vector) in words.as_chunks_mut::<4>().0.iter_mut().zip([abcd, efgh]) {
+            // SAFETY: `half` is 16 writable bytes.
+            unsafe { _mm_storeu_si128(half.as_mut_ptr().cast(), vector) }
+        }
+        words
     }
 }
 
