@@ -6,7 +6,15 @@
 //!
 //! SHA-256 needs the SHA extensions (Zen, Ice Lake, Goldmont and later; four lanes) or AVX-512 (sixteen), which Skylake-X and
 //! Cascade Lake have without them. A CPU with both hashes with AVX-512 what fills the lanes, and with SHA extensions the
-//! rest (`hashes`). Others would need eight hashes side by side in AVX2 registers; there aws-lc-rs stays.
+//! rest (`hashes`). A few packets through sixteen lanes take longer than one by one would; where there is nothing else they go
+//! there all the same. CPUs with neither would need eight hashes side by side in AVX2 registers; there aws-lc-rs stays.
+//!
+//! AES-CBC goes through eight lanes of AES-NI, and packets of one key through sixteen of VAES where the CPU has it (`ciphers`).
+//!
+//! What binds is the SHA unit: of the 2,030 cycles that a packet of 1,424 bytes takes on Zen 3, 1,620 are 25 blocks of SHA-256, with
+//! 64.8 where the unit can do no less than 64, and 350 are AES. The two phases follow each other. Rounds of AES between those of
+//! SHA-256 were tried when eight lanes of AES-NI took 840 cycles, and are slower: four hashes alone fill the registers, so the states
+//! of AES go through memory (sealing took 990 ns and not 770, opening 1,080 and not 680). With VAES there is less left to hide.
 //!
 //! Constant time: no table, and no branch or address depends on a key, a text or a hash. Lengths, key sizes and whether an
 //! ICV was good are public. The cipher runs only after the ICV verified (RFC 4303 s3.4.4.1), so there is nothing for a padding
@@ -216,8 +224,7 @@ impl<'p> Parts<'p> {
     }
 }
 
-/// Overwrites what was left on the stack: round keys of the inverse cipher, states of hashes. Sixteen of them lie below a
-/// longer list of messages.
+/// Overwrites what was left on the stack: round keys, states of hashes. Those of sixteen lanes lie below longer lists.
 #[inline(never)]
 fn wipe_stack<const TOGETHER: usize>() {
     if TOGETHER == TOGETHER_WIDE {

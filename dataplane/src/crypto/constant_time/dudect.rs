@@ -11,6 +11,7 @@ use std::hint::black_box;
 use crate::crypto::aws_lc::AwsLc;
 use crate::crypto::cbc_hmac::CbcHmac;
 use crate::crypto::engine::Engine;
+use crate::crypto::tests::engine_or_skip;
 use crate::crypto::vaes::{AesNi, Avx2, Avx512, Vaes};
 use crate::crypto::{EngineKey, Job, Key, KeyError, KeyMaterial, Suite};
 
@@ -57,15 +58,15 @@ every_engine! {
     vaes_avx512: "aes128gcm16" Vaes::<Avx512>::new(),
     vaes_avx2: "aes128gcm16" Vaes::<Avx2>::new(),
     aes_ni: "aes128gcm16" Vaes::<AesNi>::new(),
-    cbc_hmac: "aes128-sha256" CbcHmac::new()
+    cbc_hmac: "aes128-sha256" CbcHmac::new(),
+    cbc_hmac_sha_ni: "aes128-sha256" CbcHmac::sha_ni(),
+    cbc_hmac_avx512: "aes128-sha256" CbcHmac::avx512()
 }
 
 fn put<E: Engine>(engine: Result<E, String>, suite: &str, check: impl Fn(&Timed<'_, E>)) {
-    match engine {
-        Ok(engine) => SHAPES.into_iter().for_each(|(packets, payload)| {
-            check(&Timed { engine: &engine, suite: suite.parse().unwrap(), packets, payload });
-        }),
-        Err(reason) => println!("SKIPPED: {} cannot run: {reason}", E::NAME),
+    let Some(engine) = engine_or_skip(E::NAME, engine) else { return };
+    for (packets, payload) in SHAPES {
+        check(&Timed { engine: &engine, suite: suite.parse().unwrap(), packets, payload });
     }
 }
 

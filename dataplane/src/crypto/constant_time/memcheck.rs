@@ -9,6 +9,7 @@ use std::process::Command;
 use super::valgrind;
 use crate::crypto::engine::{ESP_HEADER_LEN, Engine};
 use crate::crypto::suite::Suite;
+use crate::crypto::tests::skip;
 use crate::crypto::vaes::{AesNi, Vaes};
 use crate::crypto::{Job, Key, KeyMaterial};
 
@@ -31,7 +32,7 @@ fn under_memcheck(name: &str, check: fn()) {
         }
         Err(error) => {
             assert!(std::env::var_os("CI").is_none(), "valgrind: {error}");
-            println!("SKIPPED: secrets under memcheck, since valgrind does not run: {error}");
+            skip(&format!("valgrind does not run: {error}"));
         }
     }
 }

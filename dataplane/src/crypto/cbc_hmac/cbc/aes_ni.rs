@@ -9,8 +9,9 @@ use crate::crypto::vaes::schedule::{ROUND_KEYS, Rounds};
 
 const LANES: usize = 8;
 
-/// Round keys of each lane beside those of the others: to reach them takes one register.
-type Keys = [[Block; LANES]; ROUND_KEYS];
+/// Round keys of each lane beside those of the others: to reach them takes one register. None lies in two cache lines.
+#[repr(align(64))]
+pub struct Keys([[Block; LANES]; ROUND_KEYS]);
 
 impl Cipher<LANES> for AesNi {
     type Keys<'k> = Keys;
@@ -21,13 +22,13 @@ impl Cipher<LANES> for AesNi {
     }
 
     #[inline]
-    fn keys<'k>(self, first: &'k RoundKeys) -> Keys {
-        first.map(|key| [key; LANES])
+    fn keys<'k>(self) -> Self::Keys<'k> {
+        Keys([[[0; BLOCK]; LANES]; ROUND_KEYS])
     }
 
     #[inline]
     fn set_key<'k>(keys: &mut Keys, lane: usize, key: &'k RoundKeys) {
-        for (keys, key) in keys.iter_mut().zip(key) {
+        for (keys, key) in keys.0.iter_mut().zip(key) {
             keys[lane] = *key;
         }
     }
@@ -38,7 +39,7 @@ impl Cipher<LANES> for AesNi {
         rounds: Rounds,
         keys: &Keys,
         last: &mut [Block; LANES],
-        runs: Runs<'_, LANES>,
+        runs: &mut Runs<'_, LANES>,
         steps: usize,
     ) {
         // SAFETY: an `AesNi` exists only when the CPU has all the features.
@@ -53,8 +54,8 @@ impl Cipher<LANES> for AesNi {
 }
 
 #[target_feature(enable = "avx,aes")]
-fn encrypt(rounds: Rounds, keys: &Keys, last: &mut [Block; LANES], mut runs: Runs<'_, LANES>, steps: usize) {
-    let [first, middle @ ..] = &keys[..=rounds.count()] else { return };
+fn encrypt(rounds: Rounds, keys: &Keys, last: &mut [Block; LANES], runs: &mut Runs<'_, LANES>, steps: usize) {
+    let [first, middle @ ..] = &keys.0[..=rounds.count()] else { return };
     let [middle @ .., end] = middle else { return };
     let keys = (first, middle, end);
     let mut states = last.each_ref().map(|block| load(block));

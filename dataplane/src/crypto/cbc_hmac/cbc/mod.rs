@@ -32,9 +32,9 @@ pub trait Cipher<const LANES: usize>: Copy {
 
     /// Whether chains with these keys can go side by side.
     fn go_together(a: &CbcHmacKey, b: &CbcHmacKey) -> bool;
-    /// Keys of all lanes, which may be changed.
-    fn keys<'k>(self, first: &'k RoundKeys) -> Self::Keys<'k>;
-    /// Changes the key of a lane to one that can go with the others.
+    /// Keys that are yet to be set.
+    fn keys<'k>(self) -> Self::Keys<'k>;
+    /// Sets the key of a lane, to one that can go with the others.
     fn set_key<'k>(keys: &mut Self::Keys<'k>, lane: usize, key: &'k RoundKeys);
     /// Encrypts `steps` blocks of each lane that has some. `last` is what each lane encrypted before.
     fn encrypt(
@@ -42,7 +42,7 @@ pub trait Cipher<const LANES: usize>: Copy {
         rounds: Rounds,
         keys: &Self::Keys<'_>,
         last: &mut [Block; LANES],
-        runs: Runs<'_, LANES>,
+        runs: &mut Runs<'_, LANES>,
         steps: usize,
     );
     /// Decrypts the blocks behind the IV, which is the first, in place.
@@ -59,13 +59,13 @@ pub fn encrypt<C: Cipher<LANES>, const LANES: usize>(cipher: C, chains: &mut [Ch
 
 /// Encrypts chains that can go side by side. When one is done the next takes its lane.
 fn encrypt_run<C: Cipher<LANES>, const LANES: usize>(cipher: C, chains: &mut [Chain<'_>]) {
-    let Some(first) = chains.first().map(|chain| chain.key) else { return };
-    let Some(rounds) = first.rounds() else { return };
-    let mut keys = cipher.keys(first.round_keys());
-    let mut of = [first; LANES];
+    let Some(rounds) = chains.first().and_then(|chain| chain.key.rounds()) else { return };
     let mut waiting = chains.iter_mut();
+    let mut keys = cipher.keys();
+    let mut of = [std::ptr::null(); LANES];
     let mut lanes: [&mut [Block]; LANES] = std::array::from_fn(|_| Default::default());
     let mut last = [[0; BLOCK]; LANES];
+    let mut runs: Runs<'_, LANES> = std::array::from_fn(|_| Run::default());
     loop {
         for (n, (lane, (of, last))) in lanes.iter_mut().zip(of.iter_mut().zip(&mut last)).enumerate() {
             while lane.is_empty() {
@@ -79,14 +79,17 @@ fn encrypt_run<C: Cipher<LANES>, const LANES: usize>(cipher: C, chains: &mut [Ch
             }
         }
         let Some(steps) = lanes.iter().map(|lane| lane.len()).filter(|&len| len != 0).min() else { return };
-        let runs = lanes.each_mut().map(|lane| Run::new(lane.split_off_mut(..steps).unwrap_or_default()));
-        cipher.encrypt(rounds, &keys, &mut last, runs, steps);
+        for (run, lane) in runs.iter_mut().zip(&mut lanes) {
+            run.set(lane.split_off_mut(..steps).unwrap_or_default());
+        }
+        cipher.encrypt(rounds, &keys, &mut last, &mut runs, steps);
     }
 }
 
 type Runs<'r, const LANES: usize> = [Run<'r>; LANES];
 
 /// Blocks of a lane. Whether they are there is looked up once for a group of them.
+#[derive(Default)]
 pub struct Run<'r> {
     groups: &'r mut [[Block; GROUP]],
     rest: &'r mut [[Block; 1]],
@@ -99,9 +102,9 @@ const GROUP: usize = 4;
 
 impl<'r> Run<'r> {
     #[inline]
-    fn new(blocks: &'r mut [Block]) -> Self {
+    fn set(&mut self, blocks: &'r mut [Block]) {
         let (groups, rest) = blocks.as_chunks_mut();
-        Self { groups, rest: rest.as_chunks_mut().0, spare: Default::default() }
+        (self.groups, self.rest) = (groups, rest.as_chunks_mut().0);
     }
 
     /// A group of blocks.

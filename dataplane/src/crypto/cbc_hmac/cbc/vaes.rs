@@ -36,12 +36,14 @@ impl Cipher<LANES> for Vaes {
     }
 
     #[inline]
-    fn keys<'k>(self, first: &'k RoundKeys) -> &'k RoundKeys {
-        first
+    fn keys<'k>(self) -> &'k RoundKeys {
+        &[[0; BLOCK]; ROUND_KEYS]
     }
 
     #[inline]
-    fn set_key<'k>(_: &mut &'k RoundKeys, _: usize, _: &'k RoundKeys) {}
+    fn set_key<'k>(keys: &mut &'k RoundKeys, _: usize, key: &'k RoundKeys) {
+        *keys = key;
+    }
 
     #[inline]
     fn encrypt(
@@ -49,7 +51,7 @@ impl Cipher<LANES> for Vaes {
         rounds: Rounds,
         keys: &&RoundKeys,
         last: &mut [Block; LANES],
-        runs: Runs<'_, LANES>,
+        runs: &mut Runs<'_, LANES>,
         steps: usize,
     ) {
         // SAFETY: a `Vaes` exists only when the CPU has all the features.
@@ -68,7 +70,7 @@ fn encrypt(
     rounds: Rounds,
     keys: &RoundKeys,
     last: &mut [Block; LANES],
-    mut runs: Runs<'_, LANES>,
+    runs: &mut Runs<'_, LANES>,
     steps: usize,
 ) {
     let [first, middle @ ..] = &keys[..=rounds.count()] else { return };

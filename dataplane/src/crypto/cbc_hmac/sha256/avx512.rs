@@ -1,7 +1,7 @@
 //! Sixteen hashes side by side in vectors of AVX-512: a word of each to a vector, so that a round is written as FIPS 180-4 has it.
 //!
-//! A rotation is one instruction, and so is any function of three words. A step, one block to each lane, is some 1,700 of
-//! them, however many of the lanes have work.
+//! A rotation is one instruction, and so is any function of three words. A step, one block to each lane, is some 1,900
+//! instructions, however many of the lanes have work.
 
 use std::arch::x86_64::*;
 
@@ -60,18 +60,18 @@ fn compress(states: &mut States, runs: Runs<'_, LANES>, steps: usize) {
     for step in 0..steps {
         let before = state;
         let mut words = transposed(runs.map(|run| run.get(step).unwrap_or(&ZEROS)));
-        /// Sixteen rounds; all but the first sixteen have words made of those before.
-        macro_rules! rounds {
-            ($first:expr; $($n:literal)*) => {$(
-                if $first != 0 {
+        macro_rules! sixteen_rounds {
+            ($constants:expr, $schedule:expr; $($n:literal)*) => {$(
+                if $schedule {
                     schedule::<$n>(&mut words);
                 }
-                round::<$n>(&mut state, words[$n], ROUND_CONSTANTS[$first + $n / 4][$n % 4]);
+                round::<$n>(&mut state, words[$n], $constants[$n / 4][$n % 4]);
             )*};
         }
-        rounds!(0; 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
-        for first in [4, 8, 12] {
-            rounds!(first; 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
+        let [first, others @ ..] = ROUND_CONSTANTS.as_chunks::<4>().0 else { return };
+        sixteen_rounds!(first, false; 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
+        for constants in others {
+            sixteen_rounds!(constants, true; 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
         }
         for n in 0..8 {
             state[n] = add(state[n], before[n]);
