@@ -84,7 +84,7 @@ bounds:
 	$(CARGO) build --release -p spillway-bench
 	bench/bounds.sh
 
-## The tests of the AVX-512 engine on an emulated CPU, for machines that have none. As root it installs what it needs;
+## The tests of the engines with AVX-512 on an emulated CPU, for machines that have none. As root it installs what it needs;
 ## takes a quarter of an hour.
 avx512:
 	dataplane/avx512/run.sh
