@@ -181,7 +181,8 @@ impl fmt::Debug for Key {
     }
 }
 
-/// Which engines may be used (`workers.crypto` of the configuration).
+/// Which engines may be used (`workers.crypto` of the configuration). [`CbcHmac`] is beside all but [`Self::AwsLc`], with no
+/// instructions beyond those that are named.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum EngineChoice {
     /// The fastest that the CPU has.

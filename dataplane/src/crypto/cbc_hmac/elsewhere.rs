@@ -35,6 +35,14 @@ impl CbcHmac {
         Self::new()
     }
 
+    /// Why not.
+    ///
+    /// # Errors
+    /// Always.
+    pub fn avx512() -> Result<Self, String> {
+        Self::new()
+    }
+
     /// Never called.
     ///
     /// # Errors

@@ -27,7 +27,7 @@ impl Cipher<LANES> for AesNi {
     }
 
     #[inline]
-    fn set_key<'k>(keys: &mut Keys, lane: usize, key: &'k RoundKeys) {
+    fn set_key(keys: &mut Keys, lane: usize, key: &RoundKeys) {
         for (keys, key) in keys.0.iter_mut().zip(key) {
             keys[lane] = *key;
         }
