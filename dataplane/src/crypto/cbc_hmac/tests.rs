@@ -27,6 +27,7 @@ macro_rules! engine_tests {
             ivs_differ_and_do_not_count
             a_dropped_key_leaves_nothing
             tags_agree_with_aws_lc_in_every_lane_at_every_length
+            agrees_with_aws_lc_as_at_start_up
         );
     };
     ($name:ident, $engine:expr, $($test:ident)*) => {
@@ -309,6 +310,10 @@ fn a_dropped_key_leaves_nothing(engine: &CbcHmac) {
     let full = |bytes: &[u8]| bytes.chunks(16).filter(|block| block.iter().any(|&byte| byte != 0)).count();
     // One block, which stays, has the parameters.
     assert_eq!((full(&before), full(&after)), (21, 1));
+}
+
+fn agrees_with_aws_lc_as_at_start_up(engine: &CbcHmac) {
+    assert_eq!(engine.prove(&AwsLc::new()), Ok(()));
 }
 
 /// A key of this engine and of the judge.
