@@ -8,7 +8,8 @@ use crate::netns::{Namespace, privileged};
 use crate::serial;
 use crate::wait_for;
 
-/// What is read on one side comes out as ESP on the other, where a capture has the router's answers.
+/// What is read on one side comes out as ESP on the other, where a capture has the router's answers. On a third there is a frame
+/// that no buffer holds.
 #[test]
 fn dpdk_reads_and_writes_captures() {
     privileged(&[], || {
@@ -17,16 +18,19 @@ fn dpdk_reads_and_writes_captures() {
         let mut files = Files::new();
         files.new_key("out.key", "aes128gcm16".parse().unwrap());
         files.new_key("in.key", "aes128gcm16".parse().unwrap());
-        let [read, answers, written] = ["in.pcap", "router.pcap", "out.pcap"].map(|name| files.path(name));
+        let [read, answers, written, long] =
+            ["in.pcap", "router.pcap", "out.pcap", "long.pcap"].map(|name| files.path(name));
         const PACKETS: usize = 20;
         fs::write(&read, capture(&vec![udp_packet(); PACKETS])).unwrap();
         fs::write(&answers, capture(&[router_answer()])).unwrap();
+        fs::write(&long, capture(&[vec![2; 9000], udp_packet()])).unwrap();
         let yaml = format!(
             "dpdk: {{ huge_pages: none, memory: 128MiB }}\n\
              workers: {{ cores: [1], control_core: 0, idle: adaptive }}\n\
              ports:\n\
              \x20 lan: {{ driver: dpdk, device: 'net_pcap0,rx_pcap={},infinite_rx=1', addresses: [10.1.0.1/16] }}\n\
              \x20 wan: {{ driver: dpdk, device: 'net_pcap1,rx_pcap={},infinite_rx=1,tx_pcap={}', addresses: [198.51.100.1/24] }}\n\
+             \x20 far: {{ driver: dpdk, device: 'net_pcap2,rx_pcap={}', addresses: [10.3.0.1/16] }}\n\
              routes: [ {{ to: 0.0.0.0/0, via: 198.51.100.2 }} ]\n\
              manual_sas:\n\
              \x20 site: {{ suite: aes128gcm16, local: 198.51.100.1, remote: 203.0.113.1,\n\
@@ -35,6 +39,7 @@ fn dpdk_reads_and_writes_captures() {
             read.display(),
             answers.display(),
             written.display(),
+            long.display(),
         );
         let gateway = Gateway::start(&namespace, files, &yaml);
         // What is read before the policies are there is discarded; the captures are read over and over.
@@ -43,6 +48,9 @@ fn dpdk_reads_and_writes_captures() {
             (sent > PACKETS as u64 && count(&gateway.sa("site", "outbound")["packets"]) >= PACKETS as u64)
                 .then_some(())
         });
+        let far = port(&gateway, "far");
+        let counted = ["rx_packets", "rx_too_long", "rx_errors"].map(|name| count(&far[name]));
+        assert_eq!(counted, [1, 1, 0], "{far}");
         let (status, _, files) = gateway.terminate();
         assert_eq!(status.code(), Some(0), "{status}");
         let frames = frames(&fs::read(files.path("out.pcap")).unwrap());

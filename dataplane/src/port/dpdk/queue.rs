@@ -26,6 +26,15 @@ pub(super) struct DpdkPort {
     counts_device: bool,
 }
 
+/// Why a buffer is no packet.
+#[derive(Clone, Copy)]
+enum Refused {
+    /// The packet took more buffers than one.
+    TooLong,
+    /// A checksum was wrong, by the NIC's account.
+    Bad,
+}
+
 impl DpdkPort {
     /// The queue pair. The calling thread alone uses it, and is registered with DPDK. `core` is where it runs.
     pub(super) fn open(
@@ -39,24 +48,28 @@ impl DpdkPort {
         Ok(Self { port, queue, mbufs, lending: lending(), counters: PortCounters::default(), counts_device })
     }
 
-    /// A buffer as a packet, or `None`, and the buffer freed, when it is not one that the worker can take.
+    /// A buffer as a packet.
+    ///
+    /// # Errors
+    /// When it is not one that the worker can take. It is freed.
     ///
     /// # Safety
     /// `mbuf` is a buffer that DPDK gave us, and nobody else's.
-    unsafe fn lend(&self, mbuf: *mut rte_mbuf) -> Option<Packet> {
+    unsafe fn lend(&self, mbuf: *mut rte_mbuf) -> Result<Packet, Refused> {
         // SAFETY: the caller's promise.
         let fields = unsafe { &*mbuf };
-        let is_bad = fields.nb_segs != 1 || fields.ol_flags & CHECKSUM_MASK == CHECKSUM_BAD;
+        let is_bad = fields.ol_flags & CHECKSUM_MASK == CHECKSUM_BAD;
         let (capacity, start, len) = (fields.buf_len.into(), fields.data_off.into(), fields.data_len.into());
-        let buffer =
-            NonNull::new(fields.buf_addr.cast::<u8>()).filter(|_| !is_bad && start + len <= capacity);
+        let whole = fields.nb_segs == 1;
+        let buffer = NonNull::new(fields.buf_addr.cast::<u8>())
+            .filter(|_| whole && !is_bad && start + len <= capacity);
         let Some(buffer) = buffer else {
             // SAFETY: ours, and used no more.
             unsafe { capsule_ffi::_rte_pktmbuf_free(mbuf) };
-            return None;
+            return Err(if whole { Refused::Bad } else { Refused::TooLong });
         };
         // SAFETY: a buffer of `capacity` bytes, with the data inside, that is ours until it is freed or sent.
-        Some(unsafe { self.lending.lend(buffer, mbuf as usize, capacity, start, len) })
+        Ok(unsafe { self.lending.lend(buffer, mbuf as usize, capacity, start, len) })
     }
 
     /// The buffer of a packet: its own when DPDK's, else a copy. The packet comes back when there is no buffer that
@@ -111,12 +124,13 @@ impl Port for DpdkPort {
         for &mbuf in mbufs.iter().take(received.into()) {
             // SAFETY: DPDK filled in as many buffers as it says, and they are ours now.
             match unsafe { self.lend(mbuf) } {
-                Some(packet) => {
+                Ok(packet) => {
                     self.counters.rx_packets += 1;
                     self.counters.rx_bytes += packet.len() as u64;
                     burst.push(packet);
                 }
-                None => self.counters.rx_errors += 1,
+                Err(Refused::TooLong) => self.counters.rx_too_long += 1,
+                Err(Refused::Bad) => self.counters.rx_errors += 1,
             }
         }
     }
@@ -160,7 +174,7 @@ impl Port for DpdkPort {
                 continue;
             }
             // SAFETY: not taken, so still ours.
-            if let Some(packet) = unsafe { self.lend(mbuf) } {
+            if let Ok(packet) = unsafe { self.lend(mbuf) } {
                 bytes -= packet.len() as u64;
                 burst.push(packet);
             }
