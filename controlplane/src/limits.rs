@@ -1,12 +1,15 @@
 //! Bounds on what others can make us keep and do. All of them are in the configuration, and whatever meets one of them
 //! is counted ([`crate::rejection`]).
 //!
-//! What is not here follows from the format: a side of a Child SA has no more traffic selectors than their count, one
-//! octet, can say, and no message has more payloads or proposals than `wire` takes.
+//! What is not here follows from the format or the protocol: a side of a Child SA has no more traffic selectors, and a
+//! proposal no more transforms, than their count, one octet, can say; what a payload lists (attributes, SPIs, hashes,
+//! certificates) is bounded by the message; for a request of ours a peer can have made one SA. The search for a path of
+//! certificates is bounded by `rustls-webpki`, and what meets that counts as `authentication`.
 
 use std::time::Duration;
 
 use crate::auth::eap::EapLimits;
+use crate::wire::MessageLimits;
 
 /// Bounds on what strangers can make us keep and do (RFC 7296 s2.6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +44,15 @@ pub struct FloodLimits {
     pub message: usize,
     /// No message has more fragments.
     pub fragments: u16,
+    /// No message has more payloads: without a bound one of 64 KiB could have 16,384.
+    pub payloads: usize,
+    /// No SA payload has more proposals: a peer with more is not negotiating, and each is compared with each of ours.
+    pub proposals: usize,
+    /// No identity is longer: it would fill logs and tables before the peer is authenticated.
+    pub identity: usize,
+    /// Comparisons of a peer's names with the name constraints of its CAs, in all of the paths that its certificates can
+    /// be put into: a comparison costs microseconds, and the peer is not authenticated yet. No honest peer needs a tenth.
+    pub name_comparisons: usize,
     /// No more stateless error answers than this in a second: they are a favour to honest peers (RFC 7296 s2.21.4).
     pub answers_per_second: u32,
     /// The log gets no more lines than this in a second of peers that have not proved themselves.
@@ -67,6 +79,10 @@ impl Default for FloodLimits {
             first_request: 4 << 10,
             message: 64 << 10,
             fragments: 255,
+            payloads: 256,
+            proposals: 64,
+            identity: 2048,
+            name_comparisons: 20_000,
             answers_per_second: 1000,
             log_lines_per_second: 20,
             queue: 2048,
@@ -78,6 +94,11 @@ impl FloodLimits {
     /// Those of one EAP exchange.
     pub(crate) fn of_eap(&self) -> EapLimits {
         EapLimits { packets: self.eap_packets, message: self.eap_message }
+    }
+
+    /// Those of one message.
+    pub(crate) fn of_message(&self) -> MessageLimits {
+        MessageLimits { payloads: self.payloads, proposals: self.proposals, identity: self.identity }
     }
 }
 

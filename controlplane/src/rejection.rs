@@ -1,5 +1,7 @@
 //! What is not accepted, by name, and how often.
 
+use crate::wire::{WireError, WireErrorKind};
+
 macro_rules! rejections {
     ($($(#[$doc:meta])* $variant:ident = $name:literal;)*) => {
         /// A message, or what it asked for, that was not accepted.
@@ -53,6 +55,14 @@ rejections! {
     HalfOpen = "half-open-limit";
     /// Too many half-open IKE SAs of one address.
     HalfOpenAddress = "half-open-address-limit";
+    /// A message with too many payloads.
+    PayloadLimit = "payload-limit";
+    /// An SA payload with too many proposals.
+    ProposalLimit = "proposal-limit";
+    /// An identity that is too long.
+    IdentityLimit = "identity-limit";
+    /// Certificates whose names and name constraints would take too many comparisons.
+    NameLimit = "name-limit";
     /// A first request that is longer than what is kept of strangers.
     FirstRequestLength = "first-request-length";
     /// A line about a peer that has not proved itself, which the log did not get: too many in this second.
@@ -111,6 +121,20 @@ rejections! {
     Addresses = "unacceptable-addresses";
     /// No address left, or none for this peer.
     Configuration = "configuration";
+}
+
+impl From<&WireError> for Rejection {
+    /// A message that does not parse.
+    fn from(error: &WireError) -> Self {
+        match error.kind {
+            WireErrorKind::MajorVersion(_) => Self::MajorVersion,
+            WireErrorKind::UnsupportedCritical(_) => Self::CriticalPayload,
+            WireErrorKind::Payloads(_) => Self::PayloadLimit,
+            WireErrorKind::Proposals(_) => Self::ProposalLimit,
+            WireErrorKind::Identity { .. } => Self::IdentityLimit,
+            _ => Self::Malformed,
+        }
+    }
 }
 
 /// How often each rejection happened.

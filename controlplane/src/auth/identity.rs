@@ -56,17 +56,11 @@ pub enum IdentityError {
     /// Nothing.
     #[error("the identity is empty")]
     Empty,
-    /// More than any honest identity has; it would fill logs and tables before the peer is authenticated.
-    #[error("an identity of {0} octets is too long")]
-    TooLong(usize),
 }
 
 impl Identity {
     /// From the ID type and the Identification Data of a payload.
     pub fn from_payload(id_type: u8, data: &[u8]) -> Result<Self, IdentityError> {
-        if data.len() > MAX_LEN {
-            return Err(IdentityError::TooLong(data.len()));
-        }
         let text = || String::from_utf8_lossy(data).into_owned();
         match id_type {
             1 => {
@@ -246,9 +240,6 @@ impl fmt::Display for IdPattern {
     }
 }
 
-/// The most octets of an Identification Data field that are looked at.
-const MAX_LEN: usize = 2048;
-
 /// Names are printable ASCII without spaces: no terminator (RFC 7296 s3.5), nothing that bends a log line.
 fn is_name(text: &str) -> bool {
     !text.is_empty() && text.len() <= 255 && text.bytes().all(|byte| byte.is_ascii_graphic())
@@ -351,7 +342,6 @@ mod tests {
         assert!(Identity::from_payload(2, &[0xff, 0xfe]).is_err());
         assert!(Identity::from_payload(3, b"no-at-sign").is_err());
         assert!(Identity::from_payload(9, b"CN=gw").is_err());
-        assert_eq!(Identity::from_payload(11, &[1; 2049]), Err(IdentityError::TooLong(2049)));
         assert_eq!(Identity::from_payload(11, b""), Err(IdentityError::Empty));
         assert_eq!(Identity::from_payload(13, b"ignored"), Ok(Identity::Null));
     }

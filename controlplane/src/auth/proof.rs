@@ -12,6 +12,7 @@ use crate::crypto::{
     ClassicMethod, CryptoError, Hash, Prf, PublicKey, RsaPadding, Secret, SignatureError, SignatureScheme,
     SigningKey,
 };
+use crate::rejection::Rejection;
 
 /// Auth Method 2: Shared Key Message Integrity Code. EAP ends with it too (RFC 7296 s2.16).
 pub const SHARED_KEY: u8 = 2;
@@ -169,6 +170,16 @@ pub enum AuthError {
     /// The crypto library failed.
     #[error(transparent)]
     Crypto(#[from] CryptoError),
+}
+
+impl AuthError {
+    /// What it is counted as.
+    pub(crate) fn rejection(&self) -> Rejection {
+        match self {
+            Self::Certificate(error) => error.limit().unwrap_or(Rejection::Authentication),
+            _ => Rejection::Authentication,
+        }
+    }
 }
 
 impl LocalProof {

@@ -294,15 +294,13 @@ impl Endpoint {
             );
         }
         let body = request.get(HEADER_LEN..).unwrap_or_default();
-        let payloads = match parse_chain(header.next_payload, body, HEADER_LEN) {
+        let limits = self.config.limits.of_message();
+        let payloads = match parse_chain(header.next_payload, body, HEADER_LEN, &limits) {
             Ok(payloads) => payloads,
             Err(error) => {
                 debug!(%remote, %error, "malformed IKE_SA_INIT");
-                let rejection = match error.kind {
-                    WireErrorKind::UnsupportedCritical(_) => Rejection::CriticalPayload,
-                    _ => Rejection::Malformed,
-                };
-                return self.refuse(now, header, local, remote, rejection, reply::error_notify(&error));
+                let notify = reply::error_notify(&error);
+                return self.refuse(now, header, local, remote, Rejection::from(&error), notify);
             }
         };
         if self.sas.len() >= self.config.limits.ike_sas {

@@ -11,7 +11,7 @@ use crate::Endpoint;
 use crate::config::Config;
 use crate::crypto::{Seeded, repeat_key_exchanges};
 use crate::sim::{A, B, configs, socket, wall_clock};
-use crate::wire::{Encrypted, HEADER_LEN, Header, Payload, emit_chain, parse_chain};
+use crate::wire::{Encrypted, HEADER_LEN, Header, MessageLimits, Payload, emit_chain, parse_chain};
 
 thread_local!(static CONFIG: RefCell<Option<Arc<Config>>> = const { RefCell::new(None) });
 
@@ -38,8 +38,13 @@ pub fn message(data: &[u8]) -> u64 {
     for answer in answers {
         digest.write(&answer.payload);
         let header = Header::parse(&answer.payload).expect("what we send parses");
-        parse_chain(header.next_payload, &answer.payload[HEADER_LEN..], HEADER_LEN)
-            .expect("and its payloads");
+        parse_chain(
+            header.next_payload,
+            &answer.payload[HEADER_LEN..],
+            HEADER_LEN,
+            &MessageLimits::default(),
+        )
+        .expect("and its payloads");
     }
     while let Some(deadline) = endpoint.next_deadline() {
         endpoint.handle_timeout(deadline, &mut rng);
@@ -55,7 +60,11 @@ fn parse(data: &[u8]) {
     {
         assert!((HEADER_LEN..=data.len()).contains(&body_at));
     }
-    let Ok(mut payloads) = parse_chain(header.next_payload, &data[HEADER_LEN..], HEADER_LEN) else { return };
+    let Ok(mut payloads) =
+        parse_chain(header.next_payload, &data[HEADER_LEN..], HEADER_LEN, &MessageLimits::default())
+    else {
+        return;
+    };
     for payload in &mut payloads {
         if let Payload::Sa(proposals) = payload {
             // That there was an attribute which we do not know is noted and not kept, and we never send one.
@@ -65,5 +74,5 @@ fn parse(data: &[u8]) {
     }
     let mut again = Vec::new();
     let first = emit_chain(&payloads, &mut again).expect("what came in a message fits one");
-    assert_eq!(parse_chain(first, &again, HEADER_LEN).as_ref(), Ok(&payloads));
+    assert_eq!(parse_chain(first, &again, HEADER_LEN, &MessageLimits::default()).as_ref(), Ok(&payloads));
 }

@@ -17,7 +17,7 @@ use crate::keylog::IkeKeyLog;
 use crate::rejection::Rejection;
 use crate::wire::{
     Encrypted, ExchangeType, GENERIC_LEN, HEADER_LEN, Header, Payload, PayloadType, SKF_HEADER_LEN,
-    WireError, emit_chain,
+    WireError, emit_chain, parse_chain,
 };
 
 /// The UDP port of IKE and encapsulated ESP behind NATs (RFC 7296 s2.23).
@@ -148,6 +148,13 @@ impl Protection {
 pub(crate) struct Opened {
     pub first: PayloadType,
     pub plain: Vec<u8>,
+}
+
+impl Opened {
+    /// Its payloads.
+    pub fn payloads(&self, ctx: &Context<'_>) -> Result<Vec<Payload<'_>>, WireError> {
+        parse_chain(self.first, &self.plain, 0, &ctx.config.limits.of_message())
+    }
 }
 
 /// What became of an encrypted message or fragment.

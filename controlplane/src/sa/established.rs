@@ -18,7 +18,7 @@ use crate::crypto::Group;
 use crate::lease::Lease;
 use crate::rejection::Rejection;
 use crate::update::{ChildUpdate, DownReason, Event};
-use crate::wire::{Delete, ExchangeType, NotifyType, Payload, ProtocolId, parse_chain};
+use crate::wire::{Delete, ExchangeType, NotifyType, Payload, ProtocolId};
 
 /// After TEMPORARY_FAILURE, a task is tried again after this time and up to as much again (RFC 7296 s2.25).
 pub(super) const RETRY_SOON: Duration = Duration::from_millis(500);
@@ -233,13 +233,13 @@ impl Established {
         exchange: ExchangeType,
         opened: &Opened,
     ) -> State {
-        let payloads = match parse_chain(opened.first, &opened.plain, 0) {
+        let payloads = match opened.payloads(ctx) {
             Ok(payloads) => payloads,
             Err(error) => {
                 warn!(connection = %self.connection.name, %error, "malformed request");
                 let notify = informational::error_notify(&error);
                 let fatal = notify.kind == NotifyType::INVALID_SYNTAX;
-                ctx.reject(if fatal { Rejection::Malformed } else { Rejection::CriticalPayload });
+                ctx.reject(Rejection::from(&error));
                 core.respond(ctx, exchange, &[Payload::Notify(notify)]);
                 // RFC 7296 s2.21.3: INVALID_SYNTAX in an authenticated message ends the IKE SA.
                 let next =
@@ -265,11 +265,11 @@ impl Established {
 
     /// Serves the response to our request.
     pub fn response(mut self: Box<Self>, core: &mut Core, ctx: &mut Context<'_>, opened: &Opened) -> State {
-        let payloads = match parse_chain(opened.first, &opened.plain, 0) {
+        let payloads = match opened.payloads(ctx) {
             Ok(payloads) => payloads,
             Err(error) => {
                 warn!(connection = %self.connection.name, %error, "malformed response");
-                ctx.reject(Rejection::Malformed);
+                ctx.reject(Rejection::from(&error));
                 self.withdraw(ctx);
                 self.leave(ctx, DownReason::Failed(error.to_string()));
                 return self.step(core, ctx, Next::Stay);

@@ -13,9 +13,7 @@ use super::established::{Active, Established, Next, Phase};
 use super::init::notifies;
 use crate::config::Connection;
 use crate::update::DownReason;
-use crate::wire::{
-    Delete, ExchangeType, Notify, NotifyType, Payload, ProtocolId, WireError, WireErrorKind, parse_chain,
-};
+use crate::wire::{Delete, ExchangeType, Notify, NotifyType, Payload, ProtocolId, WireError, WireErrorKind};
 
 /// The one byte of a NAT keepalive (RFC 3948 s2.3). It goes out without non-ESP marker.
 pub(crate) const KEEPALIVE: &[u8] = &[0xff];
@@ -108,9 +106,9 @@ pub(super) fn is_ike_delete(payloads: &[Payload<'_>]) -> bool {
 }
 
 /// The same, of a message that is not parsed yet.
-pub(super) fn deletes_ike(exchange: ExchangeType, opened: &Opened) -> bool {
+pub(super) fn deletes_ike(ctx: &Context<'_>, exchange: ExchangeType, opened: &Opened) -> bool {
     exchange == ExchangeType::INFORMATIONAL
-        && parse_chain(opened.first, &opened.plain, 0).is_ok_and(|payloads| is_ike_delete(&payloads))
+        && opened.payloads(ctx).is_ok_and(|payloads| is_ike_delete(&payloads))
 }
 
 /// The notify that answers a malformed request.

@@ -17,7 +17,7 @@ use crate::config::Connection;
 use crate::crypto::{CryptoError, Exchange, Group, IkeKeys, KeyExchange, Secret, kex, keys};
 use crate::rejection::Rejection;
 use crate::update::DownReason;
-use crate::wire::{self, ExchangeType, Header, KeId, Notify, NotifyType, Payload, emit_chain, parse_chain};
+use crate::wire::{self, ExchangeType, Header, KeId, Notify, NotifyType, Payload, WireError, emit_chain};
 
 /// What the initiator carries from IKE_SA_INIT to IKE_AUTH.
 pub(crate) struct Opening {
@@ -71,11 +71,11 @@ impl Sent {
         opened: &Opened,
     ) -> State {
         let method = KeId(self.key_exchange.group().iana());
-        let public = match key_exchange(opened, method) {
+        let public = match key_exchange(ctx, opened, method) {
             Ok(public) => public,
-            Err(why) => {
+            Err((rejection, why)) => {
                 warn!(connection = %self.opening.connection.name, %why, "IKE_INTERMEDIATE failed");
-                ctx.reject(Rejection::KeyExchange);
+                ctx.reject(rejection);
                 return fail(core, ctx, &self.opening, DownReason::Failed(why));
             }
         };
@@ -110,13 +110,14 @@ pub(super) fn respond(
     opened: &Opened,
 ) -> State {
     let Some(&method) = answered.additional.front() else { return State::Answered(answered) };
-    let agreed = key_exchange(opened, method).and_then(|public| {
-        let group = Group::from_iana(method.0).ok_or("no such group")?;
-        kex::respond(group, &public).map_err(|error| error.to_string())
+    let agreed = key_exchange(ctx, opened, method).and_then(|public| {
+        let failed = |why: String| (Rejection::KeyExchange, why);
+        let group = Group::from_iana(method.0).ok_or_else(|| failed("no such group".into()))?;
+        kex::respond(group, &public).map_err(|error| failed(error.to_string()))
     });
     let kex::Response { public, shared } = match agreed {
         Ok(agreed) => agreed,
-        Err(why) => return refuse(core, ctx, &why),
+        Err((rejection, why)) => return refuse(core, ctx, rejection, &why),
     };
     let payloads = [Payload::Ke(wire::KeyExchange { method, data: public.into() })];
     let response =
@@ -125,7 +126,7 @@ pub(super) fn respond(
     let covered = cover_received(core, transcript, header, opened)
         .and_then(|()| cover(core, transcript, &response, &payloads));
     if let Err(error) = covered {
-        return refuse(core, ctx, &error.to_string());
+        return refuse(core, ctx, Rejection::KeyExchange, &error.to_string());
     }
     core.respond(ctx, ExchangeType::IKE_INTERMEDIATE, &payloads);
     if let Err(error) = mix(core, transcript, &shared) {
@@ -137,11 +138,11 @@ pub(super) fn respond(
     State::Answered(answered)
 }
 
-fn refuse(core: &mut Core, ctx: &mut Context<'_>, why: &str) -> State {
+fn refuse(core: &mut Core, ctx: &mut Context<'_>, rejection: Rejection, why: &str) -> State {
     if ctx.may_log() {
         warn!(ike = core.spi, remote = %core.path.remote, why, "IKE_INTERMEDIATE refused");
     }
-    ctx.reject(Rejection::KeyExchange);
+    ctx.reject(rejection);
     let notify = Payload::Notify(Notify::bare(NotifyType::INVALID_SYNTAX));
     core.respond(ctx, ExchangeType::IKE_INTERMEDIATE, &[notify]);
     State::refused(ctx)
@@ -153,9 +154,10 @@ fn fail(core: &Core, ctx: &mut Context<'_>, opening: &Opening, reason: DownReaso
 }
 
 /// The one KE payload of a message.
-fn key_exchange(opened: &Opened, method: KeId) -> Result<Vec<u8>, String> {
-    let payloads = parse_chain(opened.first, &opened.plain, 0).map_err(|error| error.to_string())?;
-    value(&payloads, method).map(<[u8]>::to_vec)
+fn key_exchange(ctx: &Context<'_>, opened: &Opened, method: KeId) -> Result<Vec<u8>, (Rejection, String)> {
+    let malformed = |error: WireError| (Rejection::from(&error), error.to_string());
+    let payloads = opened.payloads(ctx).map_err(malformed)?;
+    value(&payloads, method).map(<[u8]>::to_vec).map_err(|why| (Rejection::KeyExchange, why))
 }
 
 /// The value of the one KE payload among these.

@@ -264,7 +264,7 @@ impl IkeSa {
         if let State::Established(established) = &mut self.state
             && let Some(from) = established.heir_of
             && !header.response
-            && !informational::deletes_ike(header.exchange, &opened)
+            && !informational::deletes_ike(ctx, header.exchange, &opened)
         {
             return Some(Deferred { from, opened });
         }

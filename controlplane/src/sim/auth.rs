@@ -174,12 +174,20 @@ fn who_insists_on_ml_kem_is_not_talked_out_of_it() {
 
 /// Takes INTERMEDIATE_EXCHANGE_SUPPORTED out of a cleartext message.
 fn strip(datagram: &mut Datagram) {
-    use crate::wire::{ExchangeType, HEADER_LEN, Header, NotifyType, Payload, emit_chain, parse_chain};
+    use crate::wire::{
+        ExchangeType, HEADER_LEN, Header, MessageLimits, NotifyType, Payload, emit_chain, parse_chain,
+    };
     let header = Header::parse(&datagram.payload).unwrap();
     if header.exchange != ExchangeType::IKE_SA_INIT {
         return;
     }
-    let mut payloads = parse_chain(header.next_payload, &datagram.payload[HEADER_LEN..], HEADER_LEN).unwrap();
+    let mut payloads = parse_chain(
+        header.next_payload,
+        &datagram.payload[HEADER_LEN..],
+        HEADER_LEN,
+        &MessageLimits::default(),
+    )
+    .unwrap();
     payloads.retain(|payload| {
         !matches!(payload, Payload::Notify(one) if one.kind == NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED)
     });
@@ -194,7 +202,9 @@ fn strip(datagram: &mut Datagram) {
 /// out. AUTH covers the messages as they were sent, so neither end authenticates.
 #[test]
 fn a_downgrade_of_the_offer_fails_in_auth() {
-    use crate::wire::{ExchangeType, HEADER_LEN, Header, Payload, TransformType, emit_chain, parse_chain};
+    use crate::wire::{
+        ExchangeType, HEADER_LEN, Header, MessageLimits, Payload, TransformType, emit_chain, parse_chain,
+    };
     log();
     let optional = "aes256gcm16-prfsha384-x25519-ke1_mlkem768-ke1_none";
     let mut world =
@@ -204,8 +214,13 @@ fn a_downgrade_of_the_offer_fails_in_auth() {
         if header.exchange != ExchangeType::IKE_SA_INIT {
             return;
         }
-        let mut payloads =
-            parse_chain(header.next_payload, &datagram.payload[HEADER_LEN..], HEADER_LEN).unwrap();
+        let mut payloads = parse_chain(
+            header.next_payload,
+            &datagram.payload[HEADER_LEN..],
+            HEADER_LEN,
+            &MessageLimits::default(),
+        )
+        .unwrap();
         for payload in &mut payloads {
             if let Payload::Sa(proposals) = payload {
                 proposals[0].transforms.retain(|one| one.kind != TransformType::ADDKE1 || one.id == 0);

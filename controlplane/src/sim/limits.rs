@@ -95,6 +95,51 @@ fn error_answers_a_second() {
     assert_eq!(count(&world, B, Rejection::UnknownSpi), 10);
 }
 
+/// A's first request in more payloads, or more proposals, than B reads.
+#[test]
+fn payloads_and_proposals_of_a_message() {
+    let two = |_: usize, connection: &mut Connection| {
+        let proposals = ["aes256gcm16-prfsha384-x25519", "aes128gcm16-prfsha256-x25519"];
+        connection.proposals = proposals.map(|one| Proposal::ike(one).unwrap()).into();
+    };
+    let first = {
+        let mut world = world(two, |_| {});
+        world.held = Some(Default::default());
+        world.initiate(A);
+        world.held.unwrap()[B].remove(0).unwrap()
+    };
+    let mut payloads = 0;
+    hostile::rebuild(&mut first.clone(), |all| payloads = all.len());
+    let limits = [
+        (payloads, 2, None),
+        (payloads - 1, 2, Some(Rejection::PayloadLimit)),
+        (payloads, 1, Some(Rejection::ProposalLimit)),
+    ];
+    for (payloads, proposals, refused) in limits {
+        let mut world = world(two, |config| {
+            (config.limits.payloads, config.limits.proposals) = (payloads, proposals);
+        });
+        world.at(B, |endpoint, now, rng| endpoint.handle_datagram(now, first.clone(), rng));
+        assert_eq!(world.sides[B].endpoint.half_open(), usize::from(refused.is_none()));
+        for one in [Rejection::PayloadLimit, Rejection::ProposalLimit, Rejection::Malformed] {
+            assert_eq!(count(&world, B, one), u64::from(refused == Some(one)), "{}", one.name());
+        }
+    }
+}
+
+#[test]
+fn length_of_an_identity() {
+    let name = "a.example.net".len();
+    for (most, up) in [(name, true), (name - 1, false)] {
+        let mut world = world(|_, _| {}, |config| config.limits.identity = most);
+        world.initiate(A);
+        world.run(SOON);
+        assert_eq!(world.has_event(B, |event| matches!(event, Event::IkeUp { .. })), up);
+        assert_eq!(count(&world, B, Rejection::IdentityLimit), u64::from(!up));
+        assert_eq!(count(&world, B, Rejection::Malformed), 0);
+    }
+}
+
 /// To choose another group is a part of the negotiation, and not an answer to a stranger.
 #[test]
 fn no_limit_on_answers_keeps_a_peer_from_another_group() {

@@ -23,7 +23,7 @@ mod ts;
 pub use cp::{CfgAttribute, Configuration};
 pub use eap::{Eap, EapCode};
 pub use header::{HEADER_LEN, Header, LENGTH_AT, NEXT_PAYLOAD_AT};
-pub use payload::{Payload, Payloads, RawPayload, emit_chain, parse_chain};
+pub use payload::{MessageLimits, Payload, Payloads, RawPayload, emit_chain, parse_chain};
 pub use reader::{Place, Reader, WireError, WireErrorKind};
 pub use registry::*;
 pub use sa::{Proposal, ProposalSpi, Transform};

@@ -9,11 +9,27 @@ use super::registry::PayloadType;
 use super::sa::{self, Proposal};
 use super::simple::{Auth, Cert, CertReq, Delete, Id, KeyExchange, Notify};
 use super::ts::{self, TrafficSelector};
+use crate::limits::FloodLimits;
 
 const CRITICAL: u8 = 0x80;
 
-/// No message of any use has more payloads; a bound keeps a hostile one cheap.
-const MAX_PAYLOADS: usize = 256;
+/// Bounds on what is read of one message, all of it before its sender has proved anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MessageLimits {
+    /// No more payloads.
+    pub payloads: usize,
+    /// No more proposals in an SA payload.
+    pub proposals: usize,
+    /// No longer identity.
+    pub identity: usize,
+}
+
+impl Default for MessageLimits {
+    /// Those of a configuration that says nothing of them.
+    fn default() -> Self {
+        FloodLimits::default().of_message()
+    }
+}
 
 /// A payload as it stands in the message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,13 +58,12 @@ impl<'a> RawPayload<'a> {
 pub struct Payloads<'a> {
     reader: Reader<'a>,
     next: PayloadType,
-    count: usize,
 }
 
 impl<'a> Payloads<'a> {
     /// Walks `bytes`, which start at `offset` of the message; `first` is the type of the first payload.
     pub fn new(first: PayloadType, bytes: &'a [u8], offset: usize) -> Self {
-        Self { reader: Reader::new(bytes, offset, Place::Payload(first)), next: first, count: 0 }
+        Self { reader: Reader::new(bytes, offset, Place::Payload(first)), next: first }
     }
 
     fn step(&mut self) -> Result<Option<RawPayload<'a>>, WireError> {
@@ -57,10 +72,6 @@ impl<'a> Payloads<'a> {
             return self.reader.finish().map(|()| None);
         }
         self.reader = Reader::new(self.reader.remaining_view(), self.reader.offset(), Place::Payload(kind));
-        self.count += 1;
-        if self.count > MAX_PAYLOADS {
-            return Err(self.reader.error(WireErrorKind::TooMany(MAX_PAYLOADS)));
-        }
         let next = PayloadType(self.reader.u8()?);
         let critical = self.reader.u8()? & CRITICAL != 0;
         let length_at = self.reader;
@@ -156,13 +167,13 @@ impl<'a> Payload<'a> {
     }
 
     /// Parses one payload. An unknown one is an error only when it is critical (RFC 7296 s2.5).
-    pub fn parse(raw: &RawPayload<'a>) -> Result<Self, WireError> {
+    pub fn parse(raw: &RawPayload<'a>, limits: &MessageLimits) -> Result<Self, WireError> {
         let mut reader = raw.reader();
         let parsed = match raw.kind {
-            PayloadType::SA => Self::Sa(sa::parse(&mut reader)?),
+            PayloadType::SA => Self::Sa(sa::parse(&mut reader, limits)?),
             PayloadType::KE => Self::Ke(KeyExchange::parse(&mut reader)?),
-            PayloadType::ID_I => Self::IdI(Id::parse(&mut reader)?),
-            PayloadType::ID_R => Self::IdR(Id::parse(&mut reader)?),
+            PayloadType::ID_I => Self::IdI(Id::parse(&mut reader, limits)?),
+            PayloadType::ID_R => Self::IdR(Id::parse(&mut reader, limits)?),
             PayloadType::CERT => Self::Cert(Cert::parse(&mut reader)?),
             PayloadType::CERTREQ => Self::CertReq(CertReq::parse(&mut reader)?),
             PayloadType::AUTH => Self::Auth(Auth::parse(&mut reader)?),
@@ -202,10 +213,19 @@ impl<'a> Payload<'a> {
 }
 
 /// Parses a whole chain.
-pub fn parse_chain(first: PayloadType, bytes: &[u8], offset: usize) -> Result<Vec<Payload<'_>>, WireError> {
+pub fn parse_chain<'a>(
+    first: PayloadType,
+    bytes: &'a [u8],
+    offset: usize,
+    limits: &MessageLimits,
+) -> Result<Vec<Payload<'a>>, WireError> {
     let mut payloads = Vec::with_capacity(8);
     for raw in Payloads::new(first, bytes, offset) {
-        payloads.push(Payload::parse(&raw?)?);
+        let raw = raw?;
+        if payloads.len() == limits.payloads {
+            return Err(raw.reader().error(WireErrorKind::Payloads(limits.payloads)));
+        }
+        payloads.push(Payload::parse(&raw, limits)?);
     }
     Ok(payloads)
 }

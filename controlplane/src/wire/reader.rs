@@ -85,9 +85,20 @@ pub enum WireErrorKind {
         /// What is allowed.
         expected: &'static str,
     },
-    /// More elements than a message of any use has.
-    #[error("more than {0} of them")]
-    TooMany(usize),
+    /// More payloads than [`MessageLimits`](super::MessageLimits) allow.
+    #[error("more than {0} payloads in a message")]
+    Payloads(usize),
+    /// More proposals than [`MessageLimits`](super::MessageLimits) allow.
+    #[error("more than {0} proposals")]
+    Proposals(usize),
+    /// A longer identity than [`MessageLimits`](super::MessageLimits) allow.
+    #[error("an identity of {found} octets, {most} at most are looked at")]
+    Identity {
+        /// Its length.
+        found: usize,
+        /// The longest that is taken.
+        most: usize,
+    },
 }
 
 /// Reads big-endian fields from a slice; every failure says where.

@@ -2,14 +2,12 @@
 
 use std::fmt;
 
+use super::payload::MessageLimits;
 use super::reader::{Reader, WireError, WireErrorKind};
 use super::registry::{AttributeType, EncrId, EsnId, IntegId, KeId, PrfId, ProtocolId, TransformType};
 
 /// The format bit of an attribute: type and value, no length (RFC 7296 s3.3.5).
 const FORMAT_TV: u16 = 0x8000;
-
-/// A peer with more proposals than this is not negotiating.
-const MAX_PROPOSALS: usize = 64;
 
 /// One proposal: a protocol and the transforms offered for it (RFC 7296 s3.3.1).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,11 +92,11 @@ impl fmt::Display for Proposal {
     }
 }
 
-pub(super) fn parse(reader: &mut Reader<'_>) -> Result<Vec<Proposal>, WireError> {
+pub(super) fn parse(reader: &mut Reader<'_>, limits: &MessageLimits) -> Result<Vec<Proposal>, WireError> {
     let mut proposals: Vec<Proposal> = Vec::new();
     loop {
-        if proposals.len() == MAX_PROPOSALS {
-            return Err(reader.error(WireErrorKind::TooMany(MAX_PROPOSALS)));
+        if proposals.len() == limits.proposals {
+            return Err(reader.error(WireErrorKind::Proposals(limits.proposals)));
         }
         let start = *reader;
         let (more, mut body) = substructure(reader, 2)?;

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::payload::MessageLimits;
 use super::reader::{Reader, WireError, WireErrorKind};
 use super::registry::{AuthMethod, CertEncoding, IdType, KeId, NotifyType, ProtocolId};
 
@@ -42,9 +43,13 @@ pub struct Id<'a> {
 }
 
 impl<'a> Id<'a> {
-    pub(super) fn parse(reader: &mut Reader<'a>) -> Result<Self, WireError> {
+    pub(super) fn parse(reader: &mut Reader<'a>, limits: &MessageLimits) -> Result<Self, WireError> {
         let kind = IdType(reader.u8()?);
         let reserved = reader.array()?;
+        let (found, most) = (reader.len(), limits.identity);
+        if found > most {
+            return Err(reader.error(WireErrorKind::Identity { found, most }));
+        }
         let expected = match kind {
             IdType::IPV4_ADDR => Some((4, "4 bytes of an IPv4 address")),
             IdType::IPV6_ADDR => Some((16, "16 bytes of an IPv6 address")),

@@ -6,8 +6,6 @@ use std::net::IpAddr;
 use std::ops::Range;
 use std::time::Duration;
 
-use arrayvec::ArrayVec;
-
 use crate::buffer::Packet;
 use crate::clock::SECOND;
 use crate::drops::DropReason;
@@ -35,6 +33,9 @@ pub struct WaitingLimits {
     pub all: usize,
     /// Packets of one tunnel that wait.
     pub each: usize,
+    /// Flows of one tunnel that the control side is asked for within a second. More than one, since the peer may leave out
+    /// one and not another. Packets of others wait with them, and are dropped as they are when nothing comes of it.
+    pub flows: usize,
     /// How long they wait.
     pub patience: Duration,
 }
@@ -42,16 +43,12 @@ pub struct WaitingLimits {
 impl Default for WaitingLimits {
     /// The time is an exchange on a long path, with one loss.
     fn default() -> Self {
-        Self { all: 256, each: 16, patience: Duration::from_secs(3) }
+        Self { all: 256, each: 16, flows: 8, patience: Duration::from_secs(3) }
     }
 }
 
 /// The control side is asked again for the same after this.
 const AGAIN: u64 = SECOND;
-
-/// Flows of one tunnel that the control side is asked for within that time. More than one, since the peer may leave out
-/// one and not another.
-const FLOWS: usize = 8;
 
 /// Source, destination and protocol.
 type Flow = (IpAddr, IpAddr, u8);
@@ -63,23 +60,25 @@ pub(super) struct Waiting {
     look: bool,
     /// What the control side was lately asked for; each tunnel at its id's place.
     asked: [Asked; 64],
+    /// Of these each has so many at most; there is room for them from the start.
+    flows: usize,
 }
 
 /// The flows of a tunnel that the control side was lately asked for, and when.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug)]
 struct Asked {
     tunnel: Option<TunnelId>,
-    flows: ArrayVec<(Flow, u64), FLOWS>,
+    flows: Vec<(Flow, u64)>,
 }
 
 impl Asked {
     /// Whether it may be asked now.
-    fn may(&mut self, tunnel: TunnelId, flow: &Flow, now: u64) -> bool {
-        if self.tunnel != Some(tunnel) {
-            *self = Self { tunnel: Some(tunnel), flows: ArrayVec::new() };
+    fn may(&mut self, tunnel: TunnelId, flow: &Flow, most: usize, now: u64) -> bool {
+        if self.tunnel.replace(tunnel) != Some(tunnel) {
+            self.flows.clear();
         }
         self.flows.retain(|(_, at)| now.saturating_sub(*at) < AGAIN);
-        !self.flows.is_full() && self.flows.iter().all(|(asked, _)| asked != flow)
+        self.flows.len() < most && self.flows.iter().all(|(asked, _)| asked != flow)
     }
 }
 
@@ -91,11 +90,13 @@ struct Waiter {
 }
 
 impl Waiting {
-    pub(super) fn new(most: usize) -> Self {
+    pub(super) fn new(limits: &WaitingLimits) -> Self {
+        let asked = |_| Asked { tunnel: None, flows: Vec::with_capacity(limits.flows) };
         Self {
-            packets: VecDeque::with_capacity(most),
+            packets: VecDeque::with_capacity(limits.all),
             look: false,
-            asked: std::array::from_fn(|_| Asked::default()),
+            asked: std::array::from_fn(asked),
+            flows: limits.flows,
         }
     }
 
@@ -130,7 +131,8 @@ impl Worker {
         let (protocol, ports) = (info.protocol, info.ports);
         let flow = (source, destination, protocol);
         let place = tunnel.0 as usize % self.waiting.asked.len();
-        let may = self.waiting.asked.get_mut(place).is_some_and(|asked| asked.may(tunnel, &flow, now));
+        let most = self.waiting.flows;
+        let may = self.waiting.asked.get_mut(place).is_some_and(|asked| asked.may(tunnel, &flow, most, now));
         if may
             && self.hint_limited(Event::Acquire { tunnel, source, destination, protocol, ports }, now)
             && let Some(asked) = self.waiting.asked.get_mut(place)

@@ -205,7 +205,7 @@ impl Worker {
             sources: Sources::new(),
             decisions: Decisions::new(config.max_policies),
             local,
-            waiting: Waiting::new(config.on_demand.limits.all),
+            waiting: Waiting::new(&config.on_demand.limits),
             on_demand: config.on_demand,
             crypto,
             channels,

@@ -34,6 +34,9 @@ const MESSAGE: (RangeInclusive<u64>, &str) = (16 << 10..=1 << 20, "a size from 1
 /// RFC 7296 s2: implementations should take 3,000 octets.
 const FIRST_REQUEST: (RangeInclusive<u64>, &str) = (3_000..=65_535, "a size from 3000 to 65535 bytes");
 
+/// A name of DNS has up to 255 octets; a payload no more than its length field says.
+const IDENTITY: (RangeInclusive<u64>, &str) = (255..=65_535, "a size from 255 to 65535 bytes");
+
 pub(super) fn limits(node: Node<'_>) -> Option<Limits> {
     let mut fields = node.fields()?;
     let (flood, peers, waiting) = (flood(&mut fields), peers(&mut fields), waiting(&mut fields));
@@ -87,6 +90,16 @@ fn flood(fields: &mut Fields<'_>) -> FloodLimits {
         fragments: fields
             .number("fragments", 16..=65_535, "a number of fragments")
             .unwrap_or(default.fragments),
+        payloads: number(fields, "payloads", 32..=16_384, "a number of payloads", default.payloads),
+        proposals: number(fields, "proposals", 1..=255, "a number of proposals", default.proposals),
+        identity: bytes(fields, "identity", IDENTITY, default.identity),
+        name_comparisons: number(
+            fields,
+            "name_comparisons",
+            0..=10_000_000,
+            "a number of comparisons",
+            default.name_comparisons,
+        ),
         answers_per_second: fields
             .number("answers_per_second", 0..=1_000_000, "a number of answers")
             .unwrap_or(default.answers_per_second),
@@ -139,6 +152,7 @@ fn waiting(fields: &mut Fields<'_>) -> WaitingLimits {
     WaitingLimits {
         all: number(fields, "acquire_queue", packets(), "a number of packets", default.all),
         each: number(fields, "acquire_queue_per_tunnel", packets(), "a number of packets", default.each),
+        flows: number(fields, "acquire_flows", 1..=64, "a number of flows", default.flows),
         patience: fields.duration("acquire_timeout", 100 * MILLISECOND, MINUTE).unwrap_or(default.patience),
     }
 }

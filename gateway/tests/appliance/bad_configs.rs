@@ -331,6 +331,14 @@ const CONNECTIONS: &[Case] = &[
             "gateway.yaml:49:55: error: ike.limits.children: found 0, expected a number of Child SAs from 1 to 65536",
             "gateway.yaml:49:86: error: ike.limits.half_open: found 300000, expected 250000 at most: the value of `ike_sas`",
         ]),
+    ("policies:\n", "ike: { limits: { payloads: 31, proposals: 0, identity: 254, name_comparisons: -1, acquire_flows: 65 } }\npolicies:\n",
+        &[
+            "gateway.yaml:49:18: error: ike.limits.payloads: found 31, expected a number of payloads from 32 to 16384",
+            "gateway.yaml:49:32: error: ike.limits.proposals: found 0, expected a number of proposals from 1 to 255",
+            "gateway.yaml:49:46: error: ike.limits.identity: found 254, expected a size from 255 to 65535 bytes",
+            "gateway.yaml:49:61: error: ike.limits.name_comparisons: found -1, expected a number of comparisons from 0 to 10000000",
+            "gateway.yaml:49:83: error: ike.limits.acquire_flows: found 65, expected a number of flows from 1 to 64",
+        ]),
     ("policies:\n", "ike: { limits: { first_request: 2KB, half_open_timeout: 1s, child_sas: 262144 } }\npolicies:\n",
         &[
             "gateway.yaml:49:18: error: ike.limits.first_request: found \"2KB\", expected a size from 3000 to 65535 bytes",

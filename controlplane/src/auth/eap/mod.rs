@@ -154,6 +154,7 @@ impl EapError {
     pub(crate) fn rejection(&self) -> Rejection {
         match self {
             Self::TooLong(_) | Self::TooLarge(_) => Rejection::EapLength,
+            Self::Certificate(error) => error.limit().unwrap_or(Rejection::Eap),
             _ => Rejection::Eap,
         }
     }

@@ -23,10 +23,6 @@ use x509_cert::name::Name;
 
 use crate::auth::DistinguishedName;
 
-/// Comparisons for one peer, in all of the paths that its certificates can be put into: it is not authenticated yet, and a
-/// comparison costs microseconds. No honest peer needs a tenth of them.
-pub(super) const COMPARISONS: usize = 20_000;
-
 /// PKCS #9 emailAddress, in subjects (RFC 5280 s4.1.2.6).
 const EMAIL_ADDRESS: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.9.1");
 
@@ -43,6 +39,15 @@ enum Base {
     Name(GeneralName),
     /// With bounds that this profile does not have: nothing is known to be within it.
     Bounded(GeneralName),
+}
+
+/// Why the names of a path are not accepted.
+#[derive(Debug)]
+pub(super) enum Violation {
+    /// This name lies outside, or cannot be read.
+    Name(String),
+    /// It would take more comparisons than are left.
+    Limit,
 }
 
 /// How a name stands to the root of a subtree.
@@ -83,17 +88,17 @@ impl Constraints {
     }
 
     /// Every name is of a form that is not constrained, or within a permitted and no excluded subtree (RFC 5280 s6.1.3).
-    fn check(&self, names: &[GeneralName], budget: &Cell<usize>) -> Result<(), String> {
+    fn check(&self, names: &[GeneralName], budget: &Cell<usize>) -> Result<(), Violation> {
         for name in names {
             let comparisons = self.permitted.len() + self.excluded.len();
             let left = budget.get().checked_sub(comparisons);
-            budget.set(left.ok_or("more names and constraints than are compared")?);
+            budget.set(left.ok_or(Violation::Limit)?);
             let mut excluded = self.excluded.iter().map(|base| base.position(name));
             let permitted: Vec<_> = self.permitted.iter().map(|base| base.position(name)).collect();
             let is_constrained = permitted.iter().any(|position| *position != Position::OtherForm);
             let is_permitted = !is_constrained || permitted.contains(&Position::Within);
             if !is_permitted || excluded.any(|one| matches!(one, Position::Within | Position::Unknown)) {
-                return Err(display(name));
+                return Err(Violation::Name(display(name)));
             }
         }
         Ok(())
@@ -101,19 +106,23 @@ impl Constraints {
 }
 
 /// Checks a path from the end entity up to the last intermediate CA. `constraints` are those of the CA above each
-/// certificate; the constraints of a CA bind all certificates below it.
-pub(super) fn check_path(path: &[(&[u8], Option<&Constraints>)], budget: &Cell<usize>) -> Result<(), String> {
+/// certificate; the constraints of a CA bind all certificates below it. `budget` is how many comparisons are left, in all
+/// of the paths.
+pub(super) fn check_path(
+    path: &[(&[u8], Option<&Constraints>)],
+    budget: &Cell<usize>,
+) -> Result<(), Violation> {
     if path.iter().all(|(_, constraints)| constraints.is_none()) {
         return Ok(());
     }
     for (place, (der, _)) in path.iter().enumerate() {
-        let certificate = Certificate::from_der(der).map_err(|error| error.to_string())?;
+        let certificate = Certificate::from_der(der).map_err(|error| Violation::Name(error.to_string()))?;
         let tbs = certificate.tbs_certificate();
         // RFC 5280 s6.1.3: a CA that renews its own key is not below itself.
         if place > 0 && tbs.subject() == tbs.issuer() {
             continue;
         }
-        let names = names(&certificate)?;
+        let names = names(&certificate).map_err(Violation::Name)?;
         for (_, constraints) in path.iter().skip(place) {
             constraints.map_or(Ok(()), |constraints| constraints.check(&names, budget))?;
         }

@@ -8,6 +8,10 @@ use x509_cert::ext::pkix::name::GeneralName;
 
 use super::testing::{Authority, authority_params, now, params};
 use super::*;
+use crate::auth::AuthError;
+use crate::auth::eap::EapError;
+use crate::auth::x509::CertificateError;
+use crate::rejection::Rejection;
 
 fn store(authorities: &[&Authority]) -> TrustStore {
     let mut store = TrustStore::default();
@@ -242,8 +246,27 @@ fn a_chain_that_takes_too_many_comparisons_is_refused() {
     let names = CustomExtension::from_oid_content(&[2, 5, 29, 17], names.to_der().unwrap());
     leaf.custom_extensions.push(names);
     let error = constrained(&[], &bases, true, leaf).unwrap_err();
-    assert!(error.to_string().contains("more names and constraints than are compared"), "{error}");
+    assert!(matches!(error, CertificateError::NameLimit { .. }), "{error}");
+    assert_eq!(AuthError::from(error.clone()).rejection(), Rejection::NameLimit);
+    assert_eq!(EapError::from(error).rejection(), Rejection::NameLimit);
     assert!(constrained(&[], &bases, true, params("gw", &[])).is_ok());
+}
+
+/// One name, the subject, and two constraints.
+#[test]
+fn as_many_comparisons_as_configured() {
+    for (most, refused) in [(1, true), (2, false)] {
+        let mut constrained = authority_params("Constrained");
+        constrained.custom_extensions =
+            vec![name_constraints(&[directory_name("C=CH")], &[directory_name("C=LI")], true)];
+        let issuer = Authority::root_with(constrained, &rcgen::PKCS_ECDSA_P256_SHA256);
+        let mut store = TrustStore::new(Revocation::IfKnown, most);
+        store.add_authority(Certificate::from_der(&issuer.der).unwrap()).unwrap();
+        let leaf = issuer.issue_with(params("gw", &[]), &rcgen::PKCS_ECDSA_P256_SHA256);
+        let verified = store.verify_chain(&[leaf.der], Usage::Ike, now());
+        assert_eq!(matches!(verified, Err(CertificateError::NameLimit { .. })), refused);
+        assert_eq!(verified.is_err(), refused);
+    }
 }
 
 /// With a form that webpki does not compare in the list, its own forms are compared here.

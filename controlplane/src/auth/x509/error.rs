@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::rejection::Rejection;
+
 /// Why a certificate is not accepted. Each error names the certificate by its subject.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CertificateError {
@@ -74,6 +76,14 @@ pub enum CertificateError {
         /// The name, where it is known, after a colon.
         detail: String,
     },
+    /// It would take too many comparisons to say whether its names lie inside what its CAs may certify.
+    #[error(
+        "the certificate {subject} and those with it have more names and name constraints than are compared"
+    )]
+    NameLimit {
+        /// Subject of the end entity.
+        subject: String,
+    },
     /// Its key must not be used for this.
     #[error("the certificate {subject} must not be used for {wanted}: {found}")]
     Usage {
@@ -100,6 +110,13 @@ pub enum CertificateError {
         /// The names in the certificate.
         found: List,
     },
+}
+
+impl CertificateError {
+    /// The limit that it met.
+    pub(crate) fn limit(&self) -> Option<Rejection> {
+        matches!(self, Self::NameLimit { .. }).then_some(Rejection::NameLimit)
+    }
 }
 
 /// A list that is printed with commas.

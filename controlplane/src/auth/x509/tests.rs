@@ -253,7 +253,7 @@ fn revoked_certificates_are_refused() {
     };
     let (bad, good) = (serial(7), serial(8));
     for revocation in [Revocation::IfKnown, Revocation::Strict] {
-        let mut store = TrustStore::new(revocation);
+        let mut store = TrustStore::new(revocation, 0);
         store.add_authority(Certificate::from_der(&root.der).unwrap()).unwrap();
         store.add_crls(&root.revoke(7, 12)).unwrap();
         let error = check(&store, &[&bad.der], "gw.example.net").unwrap_err();
@@ -284,7 +284,7 @@ fn strict_revocation_needs_a_current_crl_of_the_right_authority() {
         [(None, true), (Some(root.revoke(7, 6)), true), (Some(other.revoke(7, 12)), true)]
     {
         for (revocation, ok) in [(Revocation::IfKnown, relaxed_ok), (Revocation::Strict, false)] {
-            let mut store = TrustStore::new(revocation);
+            let mut store = TrustStore::new(revocation, 0);
             store.add_authority(Certificate::from_der(&root.der).unwrap()).unwrap();
             if let Some(crl) = &crl {
                 store.add_crls(crl).unwrap();

@@ -15,11 +15,12 @@ use webpki::{
 };
 
 use super::certificate::utc;
-use super::constraints::{COMPARISONS, Constraints, Hidden, Unaltered, check_path};
+use super::constraints::{Constraints, Hidden, Unaltered, Violation, check_path};
 use super::error::List;
 use super::usage::{Purpose, check_end_entity_usage, check_issuer_usage};
 use super::{Certificate, CertificateError, Usage};
 use crate::auth::Identity;
+use crate::limits::FloodLimits;
 
 /// How much CRLs decide.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,7 +33,6 @@ pub enum Revocation {
 }
 
 /// The CAs that are trusted, and their CRLs.
-#[derive(Default)]
 pub struct TrustStore {
     anchors: Vec<TrustAnchor<'static>>,
     authorities: Vec<Certificate>,
@@ -40,12 +40,20 @@ pub struct TrustStore {
     constraints: Vec<Option<Constraints>>,
     crls: Vec<CertRevocationList<'static>>,
     revocation: Revocation,
+    name_comparisons: usize,
+}
+
+impl Default for TrustStore {
+    fn default() -> Self {
+        Self::new(Revocation::default(), FloodLimits::default().name_comparisons)
+    }
 }
 
 impl TrustStore {
-    /// An empty store, which trusts nobody.
-    pub fn new(revocation: Revocation) -> Self {
-        Self { revocation, ..Self::default() }
+    /// An empty store, which trusts nobody. `name_comparisons` is [`FloodLimits::name_comparisons`].
+    pub fn new(revocation: Revocation, name_comparisons: usize) -> Self {
+        let (anchors, authorities, constraints, crls) = Default::default();
+        Self { anchors, authorities, constraints, crls, revocation, name_comparisons }
     }
 
     /// Trusts a CA.
@@ -153,8 +161,8 @@ impl TrustStore {
         let algorithms = Unaltered::all(&hidden);
         let algorithms: Vec<_> =
             algorithms.iter().map(|one| one as &dyn SignatureVerificationAlgorithm).collect();
-        let outside = RefCell::new(String::new());
-        let budget = Cell::new(COMPARISONS);
+        let violation = RefCell::new(None);
+        let budget = Cell::new(self.name_comparisons);
         let constrained = |der: &[u8]| {
             let mut all = hidden.iter().zip(&constraints);
             all.find(|(hidden, _)| *hidden.der == *der).map(|(_, constraints)| constraints)
@@ -167,26 +175,30 @@ impl TrustStore {
                 now,
                 Purpose(usage),
                 revocation,
-                Some(&|path| self.accept_path(path, now, constrained, &outside, &budget)),
+                Some(&|path| self.accept_path(path, now, constrained, &violation, &budget)),
             )
             .map_err(|error| match self.explain(error, &certificate, others, usage, now) {
-                CertificateError::NameConstraint { subject, .. } => {
-                    CertificateError::NameConstraint { subject, detail: outside.take() }
-                }
+                CertificateError::NameConstraint { subject, .. } => match violation.take() {
+                    Some(Violation::Limit) => CertificateError::NameLimit { subject },
+                    Some(Violation::Name(name)) => {
+                        CertificateError::NameConstraint { subject, detail: format!(": {name}") }
+                    }
+                    None => CertificateError::NameConstraint { subject, detail: String::new() },
+                },
                 other => other,
             })?;
         Ok(certificate)
     }
 
     /// What webpki leaves out: key usage of the CAs on the path (RFC 5280 s6.1.4 n), the dates of the anchor, and name
-    /// constraints that webpki does not compare. [`TrustStore::explain`] finds the certificate again; `outside` is set
-    /// to the name that violates a constraint.
+    /// constraints that webpki does not compare. [`TrustStore::explain`] finds the certificate again; `violation`
+    /// is set to what was found last.
     fn accept_path<'c>(
         &'c self,
         path: &VerifiedPath<'_>,
         now: UnixTime,
         constrained: impl Fn(&[u8]) -> Option<&'c Constraints>,
-        outside: &RefCell<String>,
+        violation: &RefCell<Option<Violation>>,
         budget: &Cell<usize>,
     ) -> Result<(), Error> {
         let intermediates: Vec<_> = path.intermediate_certificates().map(|one| one.der()).collect();
@@ -211,10 +223,10 @@ impl TrustStore {
                 result = Err(Error::CertExpired { time: now, not_after });
             } else {
                 let above = intermediates.iter().map(|der| constrained(der)).chain([constraints.as_ref()]);
-                let Err(name) = check_path(&ders.clone().zip(above).collect::<Vec<_>>(), budget) else {
+                let Err(found) = check_path(&ders.clone().zip(above).collect::<Vec<_>>(), budget) else {
                     return Ok(());
                 };
-                *outside.borrow_mut() = format!(": {name}");
+                *violation.borrow_mut() = Some(found);
                 result = Err(Error::NameConstraintViolation);
             }
         }

@@ -17,7 +17,7 @@ use crate::auth::{AuthError, IdPattern, Identity, LocalProof, RemoteProof};
 use crate::config::{Connection, OnDown};
 use crate::rejection::Rejection;
 use crate::update::{DownReason, Event};
-use crate::wire::{Auth, ExchangeType, Id, Notify, NotifyType, Payload, parse_chain};
+use crate::wire::{Auth, ExchangeType, Id, Notify, NotifyType, Payload};
 
 const NO_PPK: &str = "peer does not support PPK (RFC 8784), which the connection needs";
 
@@ -104,9 +104,9 @@ impl Sent {
 
     /// The response came, and its ICV is good. That alone proves nothing about who sent it.
     pub fn response(self: Box<Self>, core: &mut Core, ctx: &mut Context<'_>, opened: &Opened) -> State {
-        let payloads = match parse_chain(opened.first, &opened.plain, 0) {
+        let payloads = match opened.payloads(ctx) {
             Ok(payloads) => payloads,
-            Err(error) => return self.pending.fail(core, ctx, Rejection::Malformed, error.to_string()),
+            Err(error) => return self.pending.fail(core, ctx, Rejection::from(&error), error.to_string()),
         };
         let Some(claims) = claims(&payloads, false) else {
             return self.pending.refused(
@@ -199,10 +199,13 @@ impl Pending {
     ) -> State {
         let checked = self
             .settle_ppk(core, payloads, unmixed)
-            .and_then(|()| check(self.proofs(core), &identity).map_err(|why| why.to_string()));
+            .map_err(|why| (Rejection::Authentication, why))
+            .and_then(|()| {
+                check(self.proofs(core), &identity).map_err(|why| (why.rejection(), why.to_string()))
+            });
         match checked {
             Ok(()) => self.establish(core, ctx, payloads, identity),
-            Err(why) => self.fail(core, ctx, Rejection::Authentication, why),
+            Err((rejection, why)) => self.fail(core, ctx, rejection, why),
         }
     }
 

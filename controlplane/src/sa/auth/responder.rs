@@ -18,7 +18,7 @@ use crate::config::{Connection, Ppk};
 use crate::peer;
 use crate::rejection::Rejection;
 use crate::update::Event;
-use crate::wire::{Auth, ExchangeType, Notify, NotifyType, Payload, WireError, parse_chain};
+use crate::wire::{Auth, ExchangeType, Notify, NotifyType, Payload, WireError};
 
 /// Serves the first request as the responder.
 pub(in crate::sa) fn respond(
@@ -27,7 +27,7 @@ pub(in crate::sa) fn respond(
     ctx: &mut Context<'_>,
     opened: Opened,
 ) -> State {
-    let payloads = match parse_chain(opened.first, &opened.plain, 0) {
+    let payloads = match opened.payloads(ctx) {
         Ok(payloads) => payloads,
         Err(error) => return refuse_malformed(core, ctx, &error),
     };
@@ -69,7 +69,7 @@ pub(in crate::sa) fn respond(
         Err(why) => return accepted.refuse(core, ctx, Rejection::Authentication, &why),
     };
     if let Err(why) = accepted.proofs(core).check(&claims, &auth, &accepted.peer, ctx.unix) {
-        return accepted.refuse(core, ctx, Rejection::Authentication, &why.to_string());
+        return accepted.refuse(core, ctx, why.rejection(), &why.to_string());
     }
     let our_id = id_payload(&accepted.connection.local_id);
     let hashes = accepted.answered.support.hashes.as_deref();
@@ -260,7 +260,7 @@ pub(super) fn refuse_malformed(core: &mut Core, ctx: &mut Context<'_>, error: &W
         warn!(ike = core.spi, remote = %core.path.remote, %error, "malformed IKE_AUTH");
     }
     let notify = Payload::Notify(informational::error_notify(error));
-    ctx.reject(Rejection::Malformed);
+    ctx.reject(Rejection::from(error));
     core.respond(ctx, ExchangeType::IKE_AUTH, &[notify]);
     State::refused(ctx)
 }

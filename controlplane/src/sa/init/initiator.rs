@@ -23,7 +23,8 @@ use crate::proposal::{self, Chosen};
 use crate::rejection::Rejection;
 use crate::update::DownReason;
 use crate::wire::{
-    self, ExchangeType, HEADER_LEN, Header, KeId, Notify, NotifyType, Payload, ProposalSpi, parse_chain,
+    self, ExchangeType, HEADER_LEN, Header, KeId, Notify, NotifyType, Payload, ProposalSpi, WireError,
+    parse_chain,
 };
 
 /// After an unauthenticated error a true response may still come for this time.
@@ -145,7 +146,7 @@ impl Sent {
             ctx.reject(Rejection::UnexpectedExchange);
             return State::InitSent(self);
         }
-        match self.judge(core, header, &datagram.payload) {
+        match self.judge(core, ctx, header, &datagram.payload) {
             Ok(Outcome::Accepted(accepted)) => self.accept(core, ctx, header, datagram, *accepted),
             Ok(Outcome::Cookie(cookie)) => {
                 self.cookie = Some(cookie);
@@ -193,10 +194,15 @@ impl Sent {
     }
 
     /// Reads a response without changing anything.
-    fn judge(&self, core: &Core, header: &Header, message: &[u8]) -> Result<Outcome, (Rejection, String)> {
-        let body = message.get(HEADER_LEN..).unwrap_or_default();
-        let payloads = parse_chain(header.next_payload, body, HEADER_LEN)
-            .map_err(|error| (Rejection::Malformed, error.to_string()))?;
+    fn judge(
+        &self,
+        core: &Core,
+        ctx: &Context<'_>,
+        header: &Header,
+        message: &[u8],
+    ) -> Result<Outcome, (Rejection, String)> {
+        let payloads =
+            parse(ctx, header, message).map_err(|error| (Rejection::from(&error), error.to_string()))?;
         if let Some(error) = notifies(&payloads).find(|notify| notify.kind.is_error()) {
             return Ok(self.judge_error(error));
         }
@@ -274,8 +280,7 @@ impl Sent {
         }
         let request = core.requests.packets().first().cloned().unwrap_or_default();
         core.requests.answered();
-        let body = datagram.payload.get(HEADER_LEN..).unwrap_or_default();
-        let payloads = parse_chain(header.next_payload, body, HEADER_LEN).unwrap_or_default();
+        let payloads = parse(ctx, header, &datagram.payload).unwrap_or_default();
         core.nat = detect_nat(&core.path, core.spis(), &payloads, self.connection.force_encapsulation);
         drop(payloads);
         // RFC 7296 s2.23: with a NAT in between, the initiator moves to port 4500. With MOBIKE always, since it may
@@ -311,6 +316,11 @@ impl Sent {
         let failure = self.failure.as_ref().map(|(at, _)| *at);
         failure.into_iter().chain(core.requests.deadline()).min()
     }
+}
+
+fn parse<'m>(ctx: &Context<'_>, header: &Header, message: &'m [u8]) -> Result<Vec<Payload<'m>>, WireError> {
+    let body = message.get(HEADER_LEN..).unwrap_or_default();
+    parse_chain(header.next_payload, body, HEADER_LEN, &ctx.config.limits.of_message())
 }
 
 fn generate(group: Group) -> Result<KeyExchange, DownReason> {

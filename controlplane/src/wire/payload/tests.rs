@@ -97,20 +97,20 @@ proptest! {
     #[test]
     fn what_is_emitted_parses_to_the_same(payloads in prop::collection::vec(payload(), 0..8)) {
         let (first, wire) = emit(&payloads);
-        prop_assert_eq!(parse_chain(first, &wire, 0).unwrap(), payloads);
+        prop_assert_eq!(parse_chain(first, &wire, 0, &MessageLimits::default()).unwrap(), payloads);
     }
 
     #[test]
     fn a_chain_cut_short_anywhere_is_an_error(payloads in prop::collection::vec(payload(), 1..4)) {
         let (first, wire) = emit(&payloads);
         for cut in 0..wire.len() {
-            prop_assert!(parse_chain(first, &wire[..cut], 0).is_err(), "cut at {}", cut);
+            prop_assert!(parse_chain(first, &wire[..cut], 0, &MessageLimits::default()).is_err(), "cut at {}", cut);
         }
     }
 
     #[test]
     fn arbitrary_bytes_never_panic(first: u8, wire in prop::collection::vec(any::<u8>(), 0..400)) {
-        let _ = parse_chain(PayloadType(first), &wire, 28);
+        let _ = parse_chain(PayloadType(first), &wire, 28, &MessageLimits::default());
         if let Ok(header) = Header::parse(&wire) {
             let _ = Encrypted::find(&header, &wire);
         }
@@ -123,7 +123,7 @@ proptest! {
         let (first, mut wire) = emit(&payloads);
         let at = at.index(wire.len());
         wire[at] ^= 1 << bit;
-        let _ = parse_chain(first, &wire, 28);
+        let _ = parse_chain(first, &wire, 28, &MessageLimits::default());
     }
 
     /// Every payload type over arbitrary bodies: the generic header is right, so the parsers themselves run.
@@ -132,7 +132,7 @@ proptest! {
         let raw = RawPayload {
             kind: PayloadType(kind), critical: false, next: PayloadType::NONE, offset: 32, body: &body,
         };
-        if let Err(error) = Payload::parse(&raw) {
+        if let Err(error) = Payload::parse(&raw, &MessageLimits::default()) {
             prop_assert!((32..=32 + body.len()).contains(&error.offset), "{}", error);
         }
     }
@@ -149,7 +149,7 @@ fn an_sa_payload_by_hand() {
         3, 0, 0, 8, 3, 0, 0, 12, // HMAC_SHA2_256_128
         0, 0, 0, 8, 4, 0, 0, 31, // CURVE25519
     ];
-    let parsed = parse_chain(PayloadType::SA, &wire, 28).unwrap();
+    let parsed = parse_chain(PayloadType::SA, &wire, 28, &MessageLimits::default()).unwrap();
     let [Payload::Sa(proposals)] = parsed.as_slice() else { panic!("{parsed:?}") };
     let [proposal] = proposals.as_slice() else { panic!("{proposals:?}") };
     assert_eq!(proposal.to_string(), "IKE:AES_CBC_256/PRF_HMAC_SHA2_256/HMAC_SHA2_256_128/CURVE25519");
@@ -163,7 +163,7 @@ fn unknown_attributes_and_transform_types_survive_parsing() {
         3, 0, 0, 8, 99, 0, 0, 1, // transform type 99
         0, 0, 0, 13, 1, 0, 0, 20, 0, 77, 0, 1, 5, // AES_GCM_16 with a TLV attribute of type 77
     ];
-    let parsed = parse_chain(PayloadType::SA, &wire, 0).unwrap();
+    let parsed = parse_chain(PayloadType::SA, &wire, 0, &MessageLimits::default()).unwrap();
     let [Payload::Sa(proposals)] = parsed.as_slice() else { panic!() };
     assert_eq!(proposals[0].transforms[0].kind, TransformType(99));
     assert_eq!(proposals[0].transforms[1].unknown_attribute, Some(AttributeType(77)));
@@ -172,37 +172,62 @@ fn unknown_attributes_and_transform_types_survive_parsing() {
 #[test]
 fn only_critical_unknown_payloads_are_refused() {
     let plain = [0, 0, 0, 5, 9];
-    assert_eq!(parse_chain(PayloadType(200), &plain, 28).unwrap(), [Payload::Other(PayloadType(200))]);
+    assert_eq!(
+        parse_chain(PayloadType(200), &plain, 28, &MessageLimits::default()).unwrap(),
+        [Payload::Other(PayloadType(200))]
+    );
     let critical = [0, 0x80, 0, 5, 9];
-    let error = parse_chain(PayloadType(200), &critical, 28).unwrap_err();
+    let error = parse_chain(PayloadType(200), &critical, 28, &MessageLimits::default()).unwrap_err();
     assert_eq!(error.kind, WireErrorKind::UnsupportedCritical(PayloadType(200)));
     assert_eq!(error.notify(), NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD);
     // RFC 7296 s3.2: the bit says nothing about a payload that is known.
     let known = [0, 0x80, 0, 4];
-    assert_eq!(parse_chain(PayloadType::VENDOR, &known, 28).unwrap(), [Payload::Vendor(Cow::Borrowed(&[]))]);
+    assert_eq!(
+        parse_chain(PayloadType::VENDOR, &known, 28, &MessageLimits::default()).unwrap(),
+        [Payload::Vendor(Cow::Borrowed(&[]))]
+    );
 }
 
 #[test]
 fn errors_name_payload_and_offset() {
     let short_nonce = [0, 0, 0, 8, 1, 2, 3, 4];
-    let error = parse_chain(PayloadType::NONCE, &short_nonce, 28).unwrap_err();
+    let error = parse_chain(PayloadType::NONCE, &short_nonce, 28, &MessageLimits::default()).unwrap_err();
     assert_eq!(
         error.to_string(),
         "Nonce payload at byte 32: length field says 4, which is not 16 to 256 bytes"
     );
     let bad_length = [0, 0, 0, 3];
-    let error = parse_chain(PayloadType::KE, &bad_length, 28).unwrap_err();
+    let error = parse_chain(PayloadType::KE, &bad_length, 28, &MessageLimits::default()).unwrap_err();
     assert_eq!((error.place, error.offset), (Place::Payload(PayloadType::KE), 30));
     let trailing = [0, 0, 0, 4, 9];
-    let error = parse_chain(PayloadType::VENDOR, &trailing, 28).unwrap_err();
+    let error = parse_chain(PayloadType::VENDOR, &trailing, 28, &MessageLimits::default()).unwrap_err();
     assert_eq!(error.kind, WireErrorKind::Trailing(1));
 }
 
 #[test]
 fn a_loop_of_payloads_is_bounded() {
     let wire = [43u8, 0, 0, 4].repeat(1000);
-    let error = parse_chain(PayloadType::VENDOR, &wire, 28).unwrap_err();
-    assert_eq!(error.kind, WireErrorKind::TooMany(MAX_PAYLOADS));
+    let error = parse_chain(PayloadType::VENDOR, &wire, 28, &MessageLimits::default()).unwrap_err();
+    assert_eq!(error.kind, WireErrorKind::Payloads(256));
+}
+
+#[test]
+fn limits_are_the_most_that_is_read() {
+    let proposal = |number| {
+        let (protocol, spi) = (ProtocolId::IKE, ProposalSpi::None);
+        Proposal { number, protocol, spi, transforms: vec![] }
+    };
+    let id = Id { kind: IdType::KEY_ID, reserved: [0; 3], data: vec![1; 9].into() };
+    let payloads = [Payload::Sa(vec![proposal(1), proposal(2)]), Payload::IdI(id.clone()), Payload::IdR(id)];
+    let (first, wire) = emit(&payloads);
+    let parse = |payloads, proposals, identity| {
+        let limits = MessageLimits { payloads, proposals, identity };
+        parse_chain(first, &wire, 28, &limits).map_err(|error| error.kind)
+    };
+    assert_eq!(parse(3, 2, 9).unwrap(), payloads);
+    assert_eq!(parse(2, 2, 9), Err(WireErrorKind::Payloads(2)));
+    assert_eq!(parse(3, 1, 9), Err(WireErrorKind::Proposals(1)));
+    assert_eq!(parse(3, 2, 8), Err(WireErrorKind::Identity { found: 9, most: 8 }));
 }
 
 #[test]
@@ -212,8 +237,8 @@ fn proposal_numbers_go_up_by_one() {
             Proposal { number: 1, protocol: ProtocolId::IKE, spi: ProposalSpi::None, transforms: vec![] };
         emit(&[Payload::Sa(vec![one.clone(), Proposal { number: second, ..one }])]).1
     };
-    assert!(parse_chain(PayloadType::SA, &two(2), 0).is_ok());
-    let error = parse_chain(PayloadType::SA, &two(3), 0).unwrap_err();
+    assert!(parse_chain(PayloadType::SA, &two(2), 0, &MessageLimits::default()).is_ok());
+    let error = parse_chain(PayloadType::SA, &two(3), 0, &MessageLimits::default()).unwrap_err();
     assert!(matches!(error.kind, WireErrorKind::Value { field: "proposal number", found: 3, .. }));
 }
 
@@ -224,7 +249,7 @@ fn unknown_selector_types_are_left_out() {
         10, 0, 0, 6, 1, 2, // TS_SECLABEL
         7, 6, 0, 16, 0, 80, 0, 80, 10, 0, 0, 0, 10, 0, 0, 255,
     ];
-    let parsed = parse_chain(PayloadType::TS_I, &wire, 0).unwrap();
+    let parsed = parse_chain(PayloadType::TS_I, &wire, 0, &MessageLimits::default()).unwrap();
     let [Payload::TsI(selectors)] = parsed.as_slice() else { panic!() };
     assert_eq!(selectors[0].to_string(), "10.0.0.0/24[6/80]");
     assert_eq!(selectors.len(), 1);
@@ -234,7 +259,7 @@ fn unknown_selector_types_are_left_out() {
 #[test]
 fn an_id_null_may_have_data() {
     let wire = [0, 0, 0, 11, 13, 1, 2, 3, b'w', b'h', b'o'];
-    let parsed = parse_chain(PayloadType::ID_I, &wire, 0).unwrap();
+    let parsed = parse_chain(PayloadType::ID_I, &wire, 0, &MessageLimits::default()).unwrap();
     let [Payload::IdI(id)] = parsed.as_slice() else { panic!("{parsed:?}") };
     assert_eq!((id.to_string().as_str(), &*id.data), ("%null", b"who".as_slice()));
     assert_eq!(

@@ -91,7 +91,7 @@ fn a_flow_that_asks_again_and_again_keeps_no_other_from_asking() {
 
 #[test]
 fn the_configured_bounds_are_those_that_act() {
-    let limits = WaitingLimits { all: 5, each: 4, patience: Duration::from_secs(1) };
+    let limits = WaitingLimits { all: 5, each: 4, flows: 2, patience: Duration::from_secs(1) };
     let mut gateway = with(limits);
     let packets = |to: &str| (0..9).map(|_| udp4("10.1.0.5", to, 20)).collect::<Vec<_>>();
     gateway.receive_ip(LAN, &packets("10.2.0.5"));
@@ -100,6 +100,10 @@ fn the_configured_bounds_are_those_that_act() {
     assert_eq!(gateway.count(DropReason::AcquireQueueFull), 5 + 8, "5 of all");
     gateway.pass(Duration::from_millis(1500));
     assert_eq!(gateway.count(DropReason::AcquireTimeout), 5);
+    assert_eq!(acquired(&gateway), [HOLD, HOLD + 1]);
+    let to = |host: u8| udp4("10.1.0.5", &format!("10.2.0.{host}"), 20);
+    gateway.receive_ip(LAN, &[to(6), to(7), to(8)]);
+    assert_eq!(acquired(&gateway), [HOLD; 2], "2 flows of one tunnel");
 }
 
 #[test]

@@ -15,17 +15,17 @@ use zeroize::Zeroizing;
 
 use crate::config::{Authorities, Connection, OurProof, OwnCertificate, TheirProof};
 
-/// Our proof and the peer's.
+/// Our proof and the peer's. `comparisons`: of a peer's names with name constraints.
 ///
 /// # Errors
 /// Files that cannot be used, and proofs that do not go together.
-pub(super) fn proofs(connection: &Connection) -> Result<(LocalProof, RemoteProof)> {
-    let (ours, theirs) = (ours(connection)?, theirs(connection)?);
+pub(super) fn proofs(connection: &Connection, comparisons: usize) -> Result<(LocalProof, RemoteProof)> {
+    let (ours, theirs) = (ours(connection, comparisons)?, theirs(connection, comparisons)?);
     Roles::of(&ours, &theirs).map_err(|why| anyhow!("{why}"))?;
     Ok((ours, theirs))
 }
 
-fn ours(connection: &Connection) -> Result<LocalProof> {
+fn ours(connection: &Connection, comparisons: usize) -> Result<LocalProof> {
     let rsa = connection.auth.rsa;
     let by_eap = |identity, method| LocalProof::Eap(Arc::new(PeerConfig { identity, methods: vec![method] }));
     Ok(match &connection.auth.ours {
@@ -40,7 +40,7 @@ fn ours(connection: &Connection) -> Result<LocalProof> {
             by_eap(user.clone(), PeerMethod::Mschapv2 { user: user.clone(), password })
         }
         OurProof::EapTls(own, authorities) => {
-            let (Own { chain, pem, .. }, trust) = (Own::read(own)?, trust(authorities)?);
+            let (Own { chain, pem, .. }, trust) = (Own::read(own)?, trust(authorities, comparisons)?);
             let expected = connection.remote.id.clone();
             let tls = TlsPeerConfig::from_pem(Arc::new(trust), &chain, &pem, expected)
                 .with_context(|| own.cert.display().to_string())?;
@@ -51,10 +51,12 @@ fn ours(connection: &Connection) -> Result<LocalProof> {
     })
 }
 
-fn theirs(connection: &Connection) -> Result<RemoteProof> {
+fn theirs(connection: &Connection, comparisons: usize) -> Result<RemoteProof> {
     Ok(match &connection.auth.theirs {
         TheirProof::Psk(psk) => RemoteProof::Psk(Secret::copy_of(psk.expose())),
-        TheirProof::Authorities(authorities) => RemoteProof::Certificate(Arc::new(trust(authorities)?)),
+        TheirProof::Authorities(authorities) => {
+            RemoteProof::Certificate(Arc::new(trust(authorities, comparisons)?))
+        }
         TheirProof::Certificate(path) => RemoteProof::Pinned(certificates(path)?.into()),
         TheirProof::RawKey(path) => {
             let keys = PublicKey::all_from_pem(&read(path)?).with_context(|| path.display().to_string())?;
@@ -63,7 +65,7 @@ fn theirs(connection: &Connection) -> Result<RemoteProof> {
         TheirProof::Eap { users, tls } => {
             let mut methods = Vec::new();
             if let Some((own, authorities)) = tls {
-                let (Own { chain, pem, .. }, trust) = (Own::read(own)?, trust(authorities)?);
+                let (Own { chain, pem, .. }, trust) = (Own::read(own)?, trust(authorities, comparisons)?);
                 let tls = TlsServerConfig::from_pem(Arc::new(trust), &chain, &pem)
                     .with_context(|| own.cert.display().to_string())?;
                 methods.push(ServerMethod::Tls(Arc::new(tls)));
@@ -112,8 +114,8 @@ fn certificates(path: &Path) -> Result<Vec<Certificate>> {
     read_pem(&read(path)?).with_context(|| path.display().to_string())
 }
 
-fn trust(files: &Authorities) -> Result<TrustStore> {
-    let mut trust = TrustStore::new(Revocation::IfKnown);
+fn trust(files: &Authorities, comparisons: usize) -> Result<TrustStore> {
+    let mut trust = TrustStore::new(Revocation::IfKnown, comparisons);
     trust.add_authorities_pem(&read(&files.ca)?).with_context(|| files.ca.display().to_string())?;
     if let Some(crl) = &files.crl {
         trust.add_crls(&read(crl)?).with_context(|| crl.display().to_string())?;

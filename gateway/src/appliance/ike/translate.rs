@@ -31,8 +31,9 @@ const NAT_KEEPALIVE: Duration = Duration::from_secs(20);
 /// # Errors
 /// Files of certificates and keys that cannot be used.
 pub(super) fn config(config: &Config, first_tunnel: u32) -> Result<core::Config> {
+    let limits = config.ike.limits.flood;
     let connections = config.connections.iter().map(|(name, one)| {
-        connection(name, one).map(Arc::new).with_context(|| format!("connections.{name}"))
+        connection(name, one, limits).map(Arc::new).with_context(|| format!("connections.{name}"))
     });
     Ok(core::Config {
         connections: connections.collect::<Result<_>>()?,
@@ -42,7 +43,7 @@ pub(super) fn config(config: &Config, first_tunnel: u32) -> Result<core::Config>
             .map(|(name, pool)| core::PoolConfig { name: name.as_str().into(), prefix: pool.0 })
             .collect(),
         retransmit: config.ike.retransmit,
-        limits: config.ike.limits.flood,
+        limits,
         peers: config.ike.limits.peers,
         log_keys: config.log.key_log.is_some(),
         first_tunnel,
@@ -51,8 +52,8 @@ pub(super) fn config(config: &Config, first_tunnel: u32) -> Result<core::Config>
     })
 }
 
-fn connection(name: &str, connection: &Connection) -> Result<core::Connection> {
-    let (local_auth, remote_auth) = proofs(connection).context("auth")?;
+fn connection(name: &str, connection: &Connection, limits: core::FloodLimits) -> Result<core::Connection> {
+    let (local_auth, remote_auth) = proofs(connection, limits.name_comparisons).context("auth")?;
     let children = connection.children.iter().map(|(name, one)| Arc::new(child(name, one)));
     Ok(core::Connection {
         name: name.into(),

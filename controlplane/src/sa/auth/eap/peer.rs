@@ -18,7 +18,7 @@ use crate::config::Connection;
 use crate::crypto::Secret;
 use crate::rejection::Rejection;
 use crate::update::DownReason;
-use crate::wire::{Eap, ExchangeType, Id, Payload, parse_chain};
+use crate::wire::{Eap, ExchangeType, Id, Payload};
 
 /// We authenticate by EAP, and a request of ours is out.
 pub(crate) struct Peering {
@@ -49,9 +49,9 @@ impl Peering {
 
     /// The response to our request.
     pub fn response(self: Box<Self>, core: &mut Core, ctx: &mut Context<'_>, opened: &Opened) -> State {
-        let payloads = match parse_chain(opened.first, &opened.plain, 0) {
+        let payloads = match opened.payloads(ctx) {
             Ok(payloads) => payloads,
-            Err(error) => return self.pending.fail(core, ctx, Rejection::Malformed, error.to_string()),
+            Err(error) => return self.pending.fail(core, ctx, Rejection::from(&error), error.to_string()),
         };
         let Self { pending, stage } = *self;
         match stage {

@@ -17,7 +17,7 @@ use crate::config::Connection;
 use crate::crypto::Secret;
 use crate::rejection::Rejection;
 use crate::update::Event;
-use crate::wire::{Auth, Eap, ExchangeType, Header, Id, Notify, NotifyType, Payload, parse_chain};
+use crate::wire::{Auth, Eap, ExchangeType, Header, Id, Notify, NotifyType, Payload};
 
 /// An EAP exchange with the peer. The IKE SA is still half open.
 pub(crate) struct Serving {
@@ -112,7 +112,7 @@ impl Serving {
             ctx.reject(Rejection::UnexpectedExchange);
             return State::EapServing(self);
         }
-        match parse_chain(opened.first, &opened.plain, 0) {
+        match opened.payloads(ctx) {
             Err(error) => refuse_malformed(core, ctx, &error),
             Ok(payloads) => self.serve(core, ctx, &payloads),
         }
@@ -121,7 +121,8 @@ impl Serving {
     /// A peer that does not get on may say so in an exchange of its own (RFC 7296 s2.21.2), and leave unacknowledged what
     /// its method was told.
     fn informational(self: Box<Self>, core: &mut Core, ctx: &mut Context<'_>, opened: &Opened) -> State {
-        let gives_up = parse_chain(opened.first, &opened.plain, 0)
+        let gives_up = opened
+            .payloads(ctx)
             .is_ok_and(|payloads| find_notify(&payloads, NotifyType::AUTHENTICATION_FAILED).is_some());
         if !gives_up {
             ctx.reject(Rejection::UnexpectedExchange);
@@ -211,7 +212,7 @@ impl Serving {
             answer.push(Payload::Notify(Notify::bare(NotifyType::PPK_IDENTITY)));
         }
         // It was parsed before.
-        let asked = parse_chain(request.first, &request.plain, 0).unwrap_or_default();
+        let asked = request.payloads(ctx).unwrap_or_default();
         accepted.establish(core, ctx, &asked, answer)
     }
 
