@@ -28,10 +28,16 @@
 //!   verifies.
 //! - **Work that costs the sender nothing**: a first request costs us a key pair, and no shared secret before a message
 //!   comes to the SPI that only the true address learns. That message need not be good: Diffie-Hellman gives the
-//!   responder no way to tell. So what strangers can make us compute has a bound and not a price: an IKE SA whose peer
+//!   responder no way to tell. So what strangers can make us compute has a bound: an IKE SA whose peer
 //!   fails, or never comes back, counts as half open for `half_open_timeout`, and of one address (an IPv6 network of 64
-//!   bits) and in all there are only so many. We sign after the initiator has proved itself, except where RFC 7296
+//!   bits) and in all there are only so many. Above a threshold it also has a price, a puzzle (RFC 8019): one solution
+//!   buys one half-open IKE SA and with it one key exchange. We sign after the initiator has proved itself, except where RFC 7296
 //!   s2.16 has the responder go first (EAP), whose number is bounded.
+//! - **Puzzles that are evaded**: what was asked for, and when, is in the cookie under its MAC. A solution is for one
+//!   address, port and SPI, and its cookie is too old when the half-open IKE SA that it made is gone. Who has no solution
+//!   is served by lot, after a cookie, so that whoever sends most in the first moment of a second has not all of it.
+//! - **Puzzles that we are given**, by who knows whom: we solve them up to a difficulty, in slices between all else, and
+//!   while we do, no further one makes us begin anew.
 //! - **Room that strangers take**: a first request is kept until AUTH covers it, so it has a greatest length; IKE SAs
 //!   whose peer failed are bounded as above and leave the rest of the table to honest peers.
 //! - **Lines that strangers write**: what the log gets of peers that have not proved themselves is bounded for each
@@ -50,6 +56,8 @@
 //! |---|---|
 //! | floods, replayed first request, amplification | `sim/hostile.rs`: `a_flood_of_spoofed_requests_…`, `a_repeated_first_request_…`, `garbage_…` |
 //! | work that costs the sender nothing | `sim/hostile.rs`: `a_first_request_costs_no_shared_secret`, `sim/strangers.rs`: `peers_that_fail_stay_half_open_…` |
+//! | puzzles, ours | `sim/puzzles.rs`: `a_solution_is_good_for_one_…`, `an_easier_puzzle_…`, `nobody_is_served_by_lot_…`; `endpoint/cookie.rs` |
+//! | puzzles, theirs | `sim/puzzles.rs`: `puzzles_are_solved_in_slices`, `a_puzzle_that_is_too_hard_…` |
 //! | room, lines | `sim/strangers.rs`: `peers_that_fail_…`, `a_first_request_that_is_too_long_…`, `the_log_gets_so_many_lines_…` |
 //! | replay, reflection | `sim/hostile.rs`: `replays_and_reflections_change_nothing` |
 //! | forged errors, bent first messages | `sim/hostile.rs`: `forged_errors_…`, `no_bit_of_the_first_exchange_…` |

@@ -19,6 +19,19 @@ pub struct FloodLimits {
     /// From so many half-open IKE SAs of one address on, new ones of it must return a cookie. A cookie and not a
     /// refusal, because there may be a NAT with many users behind it.
     pub cookie_threshold_per_address: usize,
+    /// From so many half-open IKE SAs on, new ones must solve a puzzle (RFC 8019); `None` for never.
+    pub puzzle_threshold: Option<usize>,
+    /// Zero bits that a puzzle asks for. It takes four times 2^this computations of a PRF to solve one, and four to check:
+    /// 16 are half a second of a core to an honest peer, and where 10^9 a second are computed for an attacker still twice
+    /// what a key exchange costs us.
+    pub puzzle_difficulty: u8,
+    /// With each doubling of the half-open IKE SAs beyond the threshold a puzzle asks for one more, up to this.
+    pub puzzle_difficulty_max: u8,
+    /// So many requests with a good cookie and no solution are served in a second nevertheless: there are peers that do
+    /// not know puzzles.
+    pub puzzle_unsolved_per_second: u32,
+    /// As an initiator, we solve puzzles up to this difficulty.
+    pub puzzle_solve: u8,
     /// A cookie secret is replaced after this time; the one before it stays valid as long again.
     pub cookie_lifetime: Duration,
     /// No more half-open IKE SAs than this: further requests are dropped.
@@ -67,6 +80,11 @@ impl Default for FloodLimits {
         Self {
             cookie_threshold: 256,
             cookie_threshold_per_address: 32,
+            puzzle_threshold: Some(2_048),
+            puzzle_difficulty: 16,
+            puzzle_difficulty_max: 18,
+            puzzle_unsolved_per_second: 100,
+            puzzle_solve: 20,
             cookie_lifetime: Duration::from_secs(60),
             half_open: 50_000,
             half_open_per_address: 4_096,
@@ -91,6 +109,14 @@ impl Default for FloodLimits {
 }
 
 impl FloodLimits {
+    /// How hard a puzzle is at so many half-open IKE SAs; `None` when there is none.
+    pub(crate) fn puzzle(&self, half_open: usize) -> Option<u8> {
+        let threshold = self.puzzle_threshold.filter(|&threshold| half_open >= threshold)?;
+        let doublings = (half_open / threshold.max(1)).checked_ilog2().unwrap_or(0);
+        let harder = self.puzzle_difficulty.saturating_add(u8::try_from(doublings).unwrap_or(u8::MAX));
+        Some(harder.min(self.puzzle_difficulty_max))
+    }
+
     /// Those of one EAP exchange.
     pub(crate) fn of_eap(&self) -> EapLimits {
         EapLimits { packets: self.eap_packets, message: self.eap_message }
@@ -159,5 +185,23 @@ impl Default for PeerLimits {
             acquire_pause: Duration::from_secs(5),
             remembered_addresses: 100_000,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn puzzles_get_harder_with_the_flood() {
+        let limits =
+            FloodLimits { puzzle_threshold: Some(100), puzzle_difficulty_max: 18, ..Default::default() };
+        let hard = |half_open| limits.puzzle(half_open);
+        let expected = [None, Some(16), Some(16), Some(17), Some(17), Some(18), Some(18)];
+        assert_eq!([99, 100, 199, 200, 399, 400, 5000].map(hard), expected);
+        let always = FloodLimits { puzzle_threshold: Some(0), ..limits };
+        assert_eq!([0, 1, 2, 3, 9].map(|half_open| always.puzzle(half_open)), [16, 16, 17, 17, 18].map(Some));
+        let off = FloodLimits { puzzle_threshold: None, ..limits };
+        assert_eq!(off.puzzle(usize::MAX), None);
     }
 }

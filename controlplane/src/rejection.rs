@@ -51,6 +51,16 @@ rejections! {
     Cookie = "cookie";
     /// A cookie was asked for.
     CookieRequired = "cookie-required";
+    /// A puzzle was given: to a request without cookie, or with one that was no puzzle's.
+    PuzzleRequired = "puzzle-required";
+    /// The cookie of a puzzle came back without a solution, and the lot did not fall on it. Another puzzle was given.
+    PuzzleMissing = "puzzle-missing";
+    /// A wrong solution of a puzzle. Another puzzle was given.
+    PuzzleWrong = "puzzle-wrong";
+    /// A solution that has made a half-open IKE SA already.
+    PuzzleSpent = "puzzle-spent";
+    /// A responder's puzzle that is malformed, or harder than what we solve.
+    PuzzleUnsolved = "puzzle-unsolved";
     /// Too many half-open IKE SAs.
     HalfOpen = "half-open-limit";
     /// Too many half-open IKE SAs of one address.

@@ -35,7 +35,7 @@ use tracing::warn;
 
 use crate::config::Config;
 use crate::crypto::SystemRandom;
-use crate::endpoint::{Endpoint, WallClock};
+use crate::endpoint::{Endpoint, ServedUnderAttack, WallClock};
 use crate::gate::Gate;
 use crate::keylog::IkeKeyLog;
 use crate::ledger::{ConnectionStatus, Ledger};
@@ -114,6 +114,8 @@ pub struct Report {
     pub rejections: Vec<(&'static str, u64)>,
     /// IKE SAs that a peer has begun and not authenticated yet.
     pub half_open: usize,
+    /// First requests that were served while puzzles were given.
+    pub served_under_attack: ServedUnderAttack,
 }
 
 /// Asks the thread, from any other.
@@ -314,6 +316,7 @@ impl Driver {
             connections: self.ledger.report(self.endpoint.status()),
             rejections: self.endpoint.counters().iter().chain([(QUEUE_FULL, overflow)]).collect(),
             half_open: self.endpoint.half_open(),
+            served_under_attack: self.endpoint.served_under_attack(),
         }
     }
 

@@ -273,6 +273,9 @@ impl Families<'_, '_> {
         });
         self.gauges("spillway_child_tunnels", "Tunnels of a child, one a peer", tunnels)?;
         self.gauge("spillway_ike_half_open", "IKE SAs not authenticated yet", ike.half_open as f64)?;
+        let served = [("solution", ike.puzzles_solved), ("lot", ike.puzzles_by_lot)];
+        let served = served.map(|(by, count)| ([("by", by)], count));
+        self.counters("spillway_ike_puzzles", "IKE peers served while puzzles were given", served)?;
         let rejections = ike.rejections.iter().map(|one| ([("reason", one.reason.as_str())], one.packets));
         self.counters("spillway_ike_rejections", "IKE messages not accepted, by reason", rejections)
     }

@@ -87,6 +87,10 @@ pub struct Ike {
     pub rejections: Vec<Drop>,
     /// IKE SAs that a peer has begun and not authenticated yet.
     pub half_open: usize,
+    /// First requests that were served with the solution of their puzzle (RFC 8019),
+    pub puzzles_solved: u64,
+    /// and by lot, without one.
+    pub puzzles_by_lot: u64,
 }
 
 /// A connection of the configuration.

@@ -22,6 +22,8 @@ pub(crate) enum Admission {
     Free,
     /// Serve it when it brings a cookie.
     WithCookie,
+    /// Serve it when it brings the solution of a puzzle of this difficulty.
+    WithPuzzle(u8),
     /// Drop it: too many in all.
     Full,
     /// Drop it: too many of this address.
@@ -44,6 +46,8 @@ impl HalfOpen {
             Admission::Full
         } else if of_address >= limits.half_open_per_address {
             Admission::AddressFull
+        } else if let Some(difficulty) = limits.puzzle(self.len()) {
+            Admission::WithPuzzle(difficulty)
         } else if self.len() >= limits.cookie_threshold || of_address >= limits.cookie_threshold_per_address {
             Admission::WithCookie
         } else {
@@ -111,6 +115,25 @@ mod tests {
         assert_eq!(half_open.find(peer(1), 1), Some(1));
         (1..=7).for_each(|spi| half_open.remove(spi));
         assert_eq!((half_open.len(), half_open.by_address.len(), half_open.by_request.len()), (0, 0, 0));
+    }
+
+    #[test]
+    fn puzzles_come_after_cookies_and_before_the_end() {
+        let limits = FloodLimits {
+            cookie_threshold: 1,
+            puzzle_threshold: Some(2),
+            half_open: 5,
+            ..FloodLimits::default()
+        };
+        let peer = SocketAddr::from(([198, 51, 100, 1], 500));
+        let mut half_open = HalfOpen::default();
+        let admissions = [1, 2, 3, 4, 5, 6].map(|spi| {
+            let admission = half_open.admit(peer.ip(), &limits);
+            half_open.insert(spi, peer, spi);
+            admission
+        });
+        use Admission::{Free, Full, WithCookie, WithPuzzle};
+        assert_eq!(admissions, [Free, WithCookie, WithPuzzle(16), WithPuzzle(16), WithPuzzle(17), Full]);
     }
 
     #[test]

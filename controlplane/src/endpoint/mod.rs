@@ -15,6 +15,7 @@
 //! A queued datagram whose payload is the single byte 0xff is a NAT keepalive, which goes out as it is, without
 //! non-ESP marker (RFC 3948 s2.3).
 
+mod admission;
 mod command;
 mod cookie;
 #[cfg(any(test, fuzzing))]
@@ -32,8 +33,10 @@ use dataplane::message::Datagram;
 use dataplane::sa::TunnelId;
 use tracing::debug;
 
+use self::admission::Lottery;
+pub use self::admission::ServedUnderAttack;
 use self::cookie::Cookies;
-use self::half_open::{Admission, HalfOpen};
+use self::half_open::HalfOpen;
 use self::reply::Replies;
 use crate::auth::x509::UnixTime;
 use crate::config::{Config, Connection};
@@ -44,7 +47,7 @@ use crate::peer::Directory;
 use crate::per_second::PerSecond;
 use crate::pool::{ByConnection, SpiPool, TunnelPool};
 use crate::rejection::{Counters, Rejection};
-use crate::sa::{Answered, Context, Core, IkeSa, Output, Path, Refusal, State, Wanted, find_notify};
+use crate::sa::{Answered, Context, Core, IkeSa, Output, Path, Refusal, State, Wanted};
 use crate::timer::Timers;
 use crate::update::{ChildUpdate, Event};
 use crate::wire::{
@@ -54,6 +57,10 @@ use crate::wire::{
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::forge::Forgery;
 pub use self::operator::{ChildStatus, IkeStatus, OperatorError};
+
+/// Keys that are tried on puzzles of responders each time that something is due: some hundred microseconds, as long as a
+/// signature takes.
+const PUZZLE_SLICE: u32 = 512;
 
 /// All IKE SAs of a gateway.
 pub struct Endpoint {
@@ -71,6 +78,9 @@ pub struct Endpoint {
     /// EAP exchanges that we serve.
     eap: usize,
     cookies: Cookies,
+    /// Requests without the solution of a puzzle that are served nevertheless.
+    lottery: Lottery,
+    served: ServedUnderAttack,
     replies: Replies,
     /// Old inbound SAs and when they are removed.
     retiring: BTreeMap<(Instant, u32), TunnelId>,
@@ -118,7 +128,9 @@ impl Endpoint {
             clock,
             directory: Directory::new(&config.connections),
             pools: Pools::new(&config.pools, peers.remembered_addresses),
-            cookies: Cookies::new(limits.cookie_lifetime),
+            cookies: Cookies::new(limits.cookie_lifetime, limits.half_open_timeout),
+            lottery: Lottery::new(limits.puzzle_unsolved_per_second),
+            served: ServedUnderAttack::default(),
             spis: SpiPool::new(config.inbound_sas, &config.reserved_spis),
             tunnels: TunnelPool::starting_at(config.first_tunnel),
             config,
@@ -179,6 +191,7 @@ impl Endpoint {
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Instant, rng: &mut dyn Random) {
+        self.out.tries = PUZZLE_SLICE;
         while let Some(spi) = self.timers.pop_due(now) {
             self.serve(now, rng, spi, |sa, ctx| sa.timeout(ctx));
         }
@@ -306,7 +319,7 @@ impl Endpoint {
         if self.sas.len() >= self.config.limits.ike_sas {
             return self.out.counters.count(Rejection::IkeLimit);
         }
-        if !self.admit(now, header, local, remote, &payloads, rng) {
+        if !self.admit(now, header, Path { local, remote }, &payloads, rng) {
             return;
         }
         let mut ctx = self.context(now, rng, 0);
@@ -318,43 +331,6 @@ impl Endpoint {
             }
             Err(Refusal { rejection, notify }) => self.refuse(now, header, local, remote, rejection, notify),
         }
-    }
-
-    /// Whether the request may cost us something. If not, it is answered or dropped here.
-    fn admit(
-        &mut self,
-        now: Instant,
-        header: &Header,
-        local: SocketAddr,
-        remote: SocketAddr,
-        payloads: &[Payload<'_>],
-        rng: &mut dyn Random,
-    ) -> bool {
-        let nonce = payloads.iter().find_map(|payload| match payload {
-            Payload::Nonce(nonce) => Some(nonce.as_ref()),
-            _ => None,
-        });
-        let admission = self.half_open.admit(remote.ip(), &self.config.limits);
-        match (admission, nonce) {
-            (Admission::Free, _) => return true,
-            (Admission::Full, _) => self.out.counters.count(Rejection::HalfOpen),
-            (Admission::AddressFull, _) => self.out.counters.count(Rejection::HalfOpenAddress),
-            (Admission::WithCookie, None) => self.out.counters.count(Rejection::Syntax),
-            (Admission::WithCookie, Some(nonce)) => {
-                if let Some(cookie) = find_notify(payloads, NotifyType::COOKIE) {
-                    if self.cookies.verify(now, &cookie.data, nonce, remote.ip(), header.spi_i) {
-                        return true;
-                    }
-                    self.out.counters.count(Rejection::Cookie);
-                } else {
-                    self.out.counters.count(Rejection::CookieRequired);
-                }
-                let cookie = self.cookies.make(now, rng, nonce, remote.ip(), header.spi_i);
-                let notify = Notify::new(NotifyType::COOKIE, cookie);
-                reply::stateless(&mut self.out, header, local, remote, notify);
-            }
-        }
-        false
     }
 
     fn refuse(
@@ -369,7 +345,7 @@ impl Endpoint {
         self.out.counters.count(rejection);
         // RFC 7296 s1.2: a group to choose anew is a part of the negotiation, which strangers cannot use up.
         if notify.kind == NotifyType::INVALID_KE_PAYLOAD || self.replies.allowed(now, &mut self.out) {
-            reply::stateless(&mut self.out, header, local, remote, notify);
+            reply::stateless(&mut self.out, header, local, remote, &[Payload::Notify(notify)]);
         }
     }
 
@@ -384,7 +360,7 @@ impl Endpoint {
         let Some(mut sa) = self.sas.remove(&spi) else { return };
         let serves_eap = |sa: &IkeSa| usize::from(matches!(sa.state, State::EapServing(_)));
         self.eap -= serves_eap(&sa);
-        let initiating = matches!(sa.state, State::InitSent(_));
+        let initiating = matches!(sa.state, State::InitSent(_) | State::Solving(_));
         let first_contact =
             initiating && !sa.connection().is_some_and(|connection| self.is_up(&connection.name));
         let mut ctx = self.context(now, rng, spi);

@@ -35,8 +35,8 @@ impl Replies {
     /// a response. An answer to a response would make a loop.
     pub fn unknown_spi(&mut self, now: Instant, out: &mut Output, request: &Header, datagram: &Datagram) {
         if self.allowed(now, out) {
-            let notify = Notify::bare(NotifyType::INVALID_IKE_SPI);
-            send(out, &answer_to(request), datagram.local, datagram.remote, notify);
+            let notify = Payload::Notify(Notify::bare(NotifyType::INVALID_IKE_SPI));
+            send(out, &answer_to(request), datagram.local, datagram.remote, &[notify]);
         }
     }
 
@@ -48,21 +48,21 @@ impl Replies {
         *version = 0x20;
         let Ok(request) = Header::parse(&as_ours) else { return };
         if !request.response && self.allowed(now, out) {
-            let notify = Notify::bare(NotifyType::INVALID_MAJOR_VERSION);
-            send(out, &answer_to(&request), datagram.local, datagram.remote, notify);
+            let notify = Payload::Notify(Notify::bare(NotifyType::INVALID_MAJOR_VERSION));
+            send(out, &answer_to(&request), datagram.local, datagram.remote, &[notify]);
         }
     }
 }
 
-/// Answers an IKE_SA_INIT with a notify. The responder's SPI stays 0 (RFC 7296 s2.6).
+/// Answers an IKE_SA_INIT with notifies. The responder's SPI stays 0 (RFC 7296 s2.6).
 pub(super) fn stateless(
     out: &mut Output,
     request: &Header,
     local: SocketAddr,
     remote: SocketAddr,
-    notify: Notify<'_>,
+    notifies: &[Payload<'_>],
 ) {
-    send(out, &Header { spi_r: 0, ..answer_to(request) }, local, remote, notify);
+    send(out, &Header { spi_r: 0, ..answer_to(request) }, local, remote, notifies);
 }
 
 /// The notify that answers a malformed request.
@@ -89,9 +89,9 @@ fn answer_to(request: &Header) -> Header {
     }
 }
 
-fn send(out: &mut Output, header: &Header, local: SocketAddr, remote: SocketAddr, notify: Notify<'_>) {
+fn send(out: &mut Output, header: &Header, local: SocketAddr, remote: SocketAddr, notifies: &[Payload<'_>]) {
     let mut message = vec![0; HEADER_LEN];
-    if emit_chain(&[Payload::Notify(notify)], &mut message).is_ok() {
+    if emit_chain(notifies, &mut message).is_ok() {
         let header = header.emit(message.len());
         message.splice(..HEADER_LEN, header);
         out.transmit.push_back(Datagram { local, remote, payload: message });

@@ -13,26 +13,40 @@ use crate::crypto::{Seeded, repeat_key_exchanges};
 use crate::sim::{A, B, configs, socket, wall_clock};
 use crate::wire::{Encrypted, HEADER_LEN, Header, MessageLimits, Payload, emit_chain, parse_chain};
 
-thread_local!(static CONFIG: RefCell<Option<Arc<Config>>> = const { RefCell::new(None) });
+thread_local!(static CONFIGS: RefCell<Option<[Arc<Config>; 2]>> = const { RefCell::new(None) });
 
 /// What parses means the same after it was written again, and whatever it is, a gateway that knows nobody keeps at
-/// most one half-open IKE SA for it and sends at most one answer.
+/// most one half-open IKE SA for it and sends at most one answer; under attack it keeps none, since no bytes solve a puzzle
+/// that was never given.
 pub fn message(data: &[u8]) -> u64 {
     repeat_key_exchanges();
     parse(data);
-    let config = CONFIG.with_borrow_mut(|config| {
+    let configs = CONFIGS.with_borrow_mut(|both| {
         let fresh = || {
-            let [_, b] = configs(|_, _| {});
-            Arc::new(b)
+            let [mut attacked, quiet] = [(); 2].map(|()| {
+                let [_, b] = configs(|_, _| {});
+                b
+            });
+            (attacked.limits.cookie_threshold, attacked.limits.puzzle_threshold) = (0, Some(0));
+            attacked.limits.puzzle_unsolved_per_second = 0;
+            [attacked, quiet].map(Arc::new)
         };
-        config.get_or_insert_with(fresh).clone()
+        both.get_or_insert_with(fresh).clone()
     });
+    let [(_, kept), (digest, _)] = configs.map(|config| serve(config, data));
+    assert_eq!(kept, 0, "a stranger was served without solving a puzzle");
+    digest
+}
+
+/// What the gateway answers, and how many half-open IKE SAs it keeps.
+fn serve(config: Arc<Config>, data: &[u8]) -> (u64, usize) {
     let now = Instant::now();
     let (mut endpoint, mut rng) = (Endpoint::new(config, wall_clock(now)), Seeded(1));
     let datagram = Datagram { local: socket(B, 500), remote: socket(A, 500), payload: data.to_vec() };
     endpoint.handle_datagram(now, datagram, &mut rng);
     let answers: Vec<_> = std::iter::from_fn(|| endpoint.poll_transmit()).collect();
     assert!(answers.len() <= 1 && endpoint.half_open() <= answers.len());
+    let kept = endpoint.half_open();
     assert!(endpoint.poll_sa_update().is_none(), "a stranger changed a Child SA");
     let mut digest = DefaultHasher::new();
     for answer in answers {
@@ -50,7 +64,7 @@ pub fn message(data: &[u8]) -> u64 {
         endpoint.handle_timeout(deadline, &mut rng);
     }
     assert!(endpoint.is_empty(), "state is left behind");
-    digest.finish()
+    (digest.finish(), kept)
 }
 
 fn parse(data: &[u8]) {

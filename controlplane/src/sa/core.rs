@@ -418,7 +418,7 @@ impl Core {
     #[cfg(any(test, fuzzing))]
     pub fn forge(&mut self, rng: &mut dyn Random, header: Header, plain: &[u8]) -> Option<Vec<u8>> {
         let (header, first) = (Header { next_payload: PayloadType::SK, ..header }, header.next_payload);
-        seal_one(self.protection.as_mut()?, rng, header, None, first, plain).ok()
+        seal_one(self.protection.as_mut()?, rng, header, &[], None, first, plain).ok()
     }
 
     fn seal(
@@ -437,17 +437,23 @@ impl Core {
         });
         #[cfg(test)]
         let payloads = bent.as_deref().unwrap_or(payloads);
-        let mut plain = Vec::new();
-        let first = emit_chain(payloads, &mut plain)?;
+        // RFC 8019 s7.2.2: in front of the Encrypted payload, and in the first fragment only.
+        let (outside, inside) = match payloads {
+            [Payload::PuzzleSolution(_), inside @ ..] => payloads.split_at(payloads.len() - inside.len()),
+            _ => (&[][..], payloads),
+        };
+        let (mut clear, mut plain) = (Vec::new(), Vec::new());
+        emit_chain(outside, &mut clear)?;
+        let first = emit_chain(inside, &mut plain)?;
         let header = |next| self.header(exchange, response, id, next);
         let (whole, part) = (header(PayloadType::SK), header(PayloadType::SKF));
         let protection = self.protection.as_mut().ok_or(SealError::NoKeys)?;
         let suite = protection.suite;
         let overhead = if self.path.remote.is_ipv4() { OVERHEAD_V4 } else { OVERHEAD_V6 };
-        let room = self.fragment_size.map(|size| size.saturating_sub(overhead));
+        let room = self.fragment_size.map(|size| size.saturating_sub(overhead + clear.len()));
         let fits = |room| HEADER_LEN + GENERIC_LEN + suite.sealed_len(plain.len()) <= room;
         let Some(room) = room.filter(|&room| !fits(room)) else {
-            let packet = seal_one(protection, ctx.rng, whole, None, first, &plain)?;
+            let packet = seal_one(protection, ctx.rng, whole, &clear, None, first, &plain)?;
             return Ok(vec![packet]);
         };
         let body = room.saturating_sub(HEADER_LEN + GENERIC_LEN + SKF_HEADER_LEN);
@@ -456,8 +462,9 @@ impl Core {
         (1..=total)
             .zip(plain.chunks(piece))
             .map(|(number, piece)| {
-                let first = if number == 1 { first } else { PayloadType::NONE };
-                seal_one(protection, ctx.rng, part, Some((number, total)), first, piece)
+                let (clear, first) =
+                    if number == 1 { (&clear[..], first) } else { (&[][..], PayloadType::NONE) };
+                seal_one(protection, ctx.rng, part, clear, Some((number, total)), first, piece)
             })
             .collect()
     }
@@ -476,10 +483,12 @@ enum SealError {
     TooLong,
 }
 
+/// `clear` is a payload in front of the Encrypted one, or nothing.
 fn seal_one(
     protection: &mut Protection,
     rng: &mut dyn Random,
     header: Header,
+    clear: &[u8],
     fragment: Option<(u16, u16)>,
     first: PayloadType,
     plain: &[u8],
@@ -488,8 +497,15 @@ fn seal_one(
     let fragment_len = if fragment.is_some() { SKF_HEADER_LEN } else { 0 };
     let payload_len = GENERIC_LEN + fragment_len + suite.sealed_len(plain.len());
     let length_field = u16::try_from(payload_len).map_err(|_| SealError::TooLong)?;
-    let mut message = Vec::with_capacity(HEADER_LEN + payload_len);
-    message.extend_from_slice(&header.emit(HEADER_LEN + payload_len));
+    let length = HEADER_LEN + clear.len() + payload_len;
+    let mut message = Vec::with_capacity(length);
+    if let [_, rest @ ..] = clear {
+        message.extend_from_slice(&Header { next_payload: PayloadType::PS, ..header }.emit(length));
+        message.push(header.next_payload.0);
+        message.extend_from_slice(rest);
+    } else {
+        message.extend_from_slice(&header.emit(length));
+    }
     message.extend_from_slice(&[first.0, 0]);
     message.extend_from_slice(&length_field.to_be_bytes());
     if let Some((number, total)) = fragment {

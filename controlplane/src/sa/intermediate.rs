@@ -25,6 +25,8 @@ pub(crate) struct Opening {
     pub children: Vec<Wanted>,
     pub transcript: Transcript,
     pub support: PeerSupport,
+    /// Content of the Puzzle Solution payload that the responder wants to see (RFC 8019 s7.2).
+    pub solution: Option<Vec<u8>>,
 }
 
 /// Our IKE_INTERMEDIATE is out.
@@ -43,8 +45,7 @@ pub(super) fn next(
     mut remaining: VecDeque<KeId>,
 ) -> State {
     let Some(method) = remaining.pop_front() else {
-        let Opening { connection, children, transcript, support } = opening;
-        return auth::Sent::start(core, ctx, connection, children, transcript, support);
+        return auth::Sent::start(core, ctx, opening);
     };
     let group = Group::from_iana(method.0);
     let Some(key_exchange) = group.and_then(|group| KeyExchange::generate(group).ok()) else {

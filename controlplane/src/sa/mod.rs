@@ -3,6 +3,7 @@
 //! | state | waits for | file |
 //! |---|---|---|
 //! | [`State::InitSent`] | the response to our IKE_SA_INIT | `init/` |
+//! | [`State::Solving`] | our solution of a puzzle | `init/` |
 //! | [`State::Answered`] | the peer's IKE_AUTH | `auth/` |
 //! | [`State::IntermediateSent`] | the response to our IKE_INTERMEDIATE | `intermediate.rs` |
 //! | [`State::AuthSent`] | the response to our IKE_AUTH | `auth/` |
@@ -23,6 +24,7 @@ mod init;
 mod intermediate;
 mod mobike;
 mod ppk;
+mod puzzle;
 mod reauth;
 mod rekey;
 mod retry;
@@ -54,8 +56,9 @@ use crate::wire::{ExchangeType, Header};
 pub(crate) use self::child::{Traffic, Wanted};
 pub(crate) use self::core::{Core, NAT_PORT, Path};
 pub(crate) use self::established::{Established, Estate, Phase, Task};
-pub(crate) use self::init::{Answered, Refusal, Sent, find_notify};
+pub(crate) use self::init::{Answered, Refusal, Sent, Solving, find_notify};
 pub(crate) use self::mobike::usable;
+pub(crate) use self::puzzle::Puzzle;
 
 /// What a step of a state machine may use and where it puts its results.
 pub(crate) struct Context<'a> {
@@ -126,6 +129,8 @@ pub(crate) struct Output {
     pub counters: Counters,
     /// On what the log gets of strangers.
     pub log_limit: PerSecond,
+    /// Keys that may still be tried on puzzles now.
+    pub tries: u32,
     /// What concerns more than one IKE SA.
     pub commands: Vec<Command>,
     /// Inbound SAs that are removed later, when packets under way have arrived.
@@ -137,7 +142,7 @@ pub(crate) struct Output {
     pub bend: Option<Bend>,
 }
 
-/// Changes the payloads of a request or response (`true`).
+/// Changes the payloads of a request or response (`true`): of all that is encrypted, and of the response in IKE_SA_INIT.
 #[cfg(test)]
 pub(crate) type Bend = Box<dyn FnMut(ExchangeType, bool, &mut Vec<crate::wire::Payload<'_>>)>;
 
@@ -202,6 +207,7 @@ pub(crate) struct Deferred {
 /// Where it stands.
 pub(crate) enum State {
     InitSent(Box<Sent>),
+    Solving(Box<Solving>),
     Answered(Box<Answered>),
     IntermediateSent(Box<intermediate::Sent>),
     AuthSent(Box<auth::Sent>),
@@ -220,9 +226,11 @@ impl State {
     /// In a word.
     pub fn name(&self) -> &'static str {
         match self {
-            Self::InitSent(_) | Self::IntermediateSent(_) | Self::AuthSent(_) | Self::EapSent(_) => {
-                "connecting"
-            }
+            Self::InitSent(_)
+            | Self::Solving(_)
+            | Self::IntermediateSent(_)
+            | Self::AuthSent(_)
+            | Self::EapSent(_) => "connecting",
             Self::Answered(_) | Self::EapServing(_) => "half-open",
             Self::Established(established) => match established.phase {
                 Phase::Up => "established",
@@ -346,6 +354,7 @@ impl IkeSa {
         let state = mem::replace(&mut self.state, State::gone(ctx));
         self.state = match state {
             State::InitSent(sent) => sent.timeout(&mut self.core, ctx),
+            State::Solving(solving) => solving.timeout(&mut self.core, ctx),
             State::Answered(answered) => answered.timeout(&mut self.core, ctx),
             State::IntermediateSent(sent) => sent.timeout(&mut self.core, ctx),
             State::AuthSent(sent) => sent.timeout(&mut self.core, ctx),
@@ -360,6 +369,7 @@ impl IkeSa {
     pub fn deadline(&self) -> Option<Instant> {
         match &self.state {
             State::InitSent(sent) => sent.deadline(&self.core),
+            State::Solving(solving) => Some(solving.deadline()),
             State::Answered(answered) => Some(answered.expires),
             State::IntermediateSent(_) | State::AuthSent(_) | State::EapSent(_) => {
                 self.core.requests.deadline()
@@ -379,6 +389,7 @@ impl IkeSa {
     pub fn connection(&self) -> Option<&Arc<Connection>> {
         match &self.state {
             State::InitSent(sent) => Some(&sent.connection),
+            State::Solving(solving) => Some(&solving.opening.connection),
             State::IntermediateSent(sent) => Some(&sent.opening.connection),
             State::AuthSent(sent) => Some(sent.connection()),
             State::EapSent(sent) => Some(sent.connection()),
@@ -391,7 +402,11 @@ impl IkeSa {
     /// Children can be added to it: it is established, or will be.
     pub fn takes_children(&self) -> bool {
         match &self.state {
-            State::InitSent(_) | State::IntermediateSent(_) | State::AuthSent(_) | State::EapSent(_) => true,
+            State::InitSent(_)
+            | State::Solving(_)
+            | State::IntermediateSent(_)
+            | State::AuthSent(_)
+            | State::EapSent(_) => true,
             State::Established(established) => established.phase == Phase::Up,
             State::Answered(_) | State::EapServing(_) | State::Closed(_) => false,
         }
@@ -401,6 +416,7 @@ impl IkeSa {
     pub fn add_children(&mut self, ctx: &mut Context<'_>, children: &[Wanted]) {
         let waiting = match &mut self.state {
             State::InitSent(sent) => &mut sent.children,
+            State::Solving(solving) => &mut solving.opening.children,
             State::IntermediateSent(sent) => &mut sent.opening.children,
             State::AuthSent(sent) => sent.later(),
             State::EapSent(sent) => sent.later(),

@@ -25,6 +25,8 @@ mod limits;
 #[cfg(test)]
 mod mobike;
 #[cfg(test)]
+mod puzzles;
+#[cfg(test)]
 mod reauth;
 #[cfg(test)]
 mod strangers;

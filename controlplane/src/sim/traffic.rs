@@ -231,10 +231,11 @@ fn start(connection: &mut Connection, start: Start) {
 
 /// B answers so many requests for Child SAs with an error. (It has made them all the same.)
 fn refuse(world: &mut World, error: NotifyType, mut times: usize) {
-    world.sides[B].endpoint.bend(Some(Box::new(move |_, response, payloads| {
+    world.sides[B].endpoint.bend(Some(Box::new(move |exchange, response, payloads| {
         let makes =
             |payload: &Payload<'_>| matches!(payload, Payload::Sa(_) | Payload::TsI(_) | Payload::TsR(_));
-        if response && times > 0 && payloads.iter().any(makes) {
+        let for_child = exchange != ExchangeType::IKE_SA_INIT;
+        if for_child && response && times > 0 && payloads.iter().any(makes) {
             times -= 1;
             payloads.retain(|payload| !makes(payload));
             payloads.push(Payload::Notify(Notify::bare(error)));

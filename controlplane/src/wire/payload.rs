@@ -139,6 +139,8 @@ pub enum Payload<'a> {
     Cp(Configuration<'a>),
     /// Extensible Authentication Protocol.
     Eap(Eap<'a>),
+    /// Puzzle Solution: four keys of one size (RFC 8019 s8.2).
+    PuzzleSolution(Cow<'a, [u8]>),
     /// A registered or unregistered type that is not used here and was not critical: skipped.
     Other(PayloadType),
 }
@@ -162,6 +164,7 @@ impl<'a> Payload<'a> {
             Self::TsR(_) => PayloadType::TS_R,
             Self::Cp(_) => PayloadType::CP,
             Self::Eap(_) => PayloadType::EAP,
+            Self::PuzzleSolution(_) => PayloadType::PS,
             Self::Other(kind) => *kind,
         }
     }
@@ -185,6 +188,7 @@ impl<'a> Payload<'a> {
             PayloadType::TS_R => Self::TsR(ts::parse(&mut reader)?),
             PayloadType::CP => Self::Cp(Configuration::parse(&mut reader)?),
             PayloadType::EAP => Self::Eap(Eap::parse(&mut reader)?),
+            PayloadType::PS => Self::PuzzleSolution(parse_solution(&mut reader)?),
             kind if raw.critical => return Err(reader.error(WireErrorKind::UnsupportedCritical(kind))),
             kind => return Ok(Self::Other(kind)),
         };
@@ -200,7 +204,9 @@ impl<'a> Payload<'a> {
             Self::Cert(cert) => cert.emit(out),
             Self::CertReq(request) => request.emit(out),
             Self::Auth(auth) => auth.emit(out),
-            Self::Nonce(bytes) | Self::Vendor(bytes) => out.extend_from_slice(bytes),
+            Self::Nonce(bytes) | Self::Vendor(bytes) | Self::PuzzleSolution(bytes) => {
+                out.extend_from_slice(bytes)
+            }
             Self::Notify(notify) => notify.emit(out)?,
             Self::Delete(delete) => delete.emit(out)?,
             Self::TsI(selectors) | Self::TsR(selectors) => ts::emit(selectors, out)?,
@@ -255,6 +261,15 @@ pub fn emit_chain(payloads: &[Payload<'_>], out: &mut Vec<u8>) -> Result<Payload
 fn parse_nonce<'a>(reader: &mut Reader<'a>) -> Result<Cow<'a, [u8]>, WireError> {
     if !(16..=256).contains(&reader.len()) {
         return Err(reader.error(WireErrorKind::Length { found: reader.len(), expected: "16 to 256 bytes" }));
+    }
+    Ok(Cow::Borrowed(reader.remaining()))
+}
+
+/// RFC 8019 s8.2: not empty, and a multiple of four.
+fn parse_solution<'a>(reader: &mut Reader<'a>) -> Result<Cow<'a, [u8]>, WireError> {
+    if reader.is_empty() || !reader.len().is_multiple_of(4) {
+        let expected = "four keys of one size";
+        return Err(reader.error(WireErrorKind::Length { found: reader.len(), expected }));
     }
     Ok(Cow::Borrowed(reader.remaining()))
 }

@@ -12,7 +12,8 @@ pub const GENERIC_LEN: usize = 4;
 pub const SKF_HEADER_LEN: usize = 4;
 
 /// The encrypted payload of a message. It is the only payload of the messages that IKEv2 defines, so one
-/// with cleartext payloads before it is refused rather than half believed.
+/// with cleartext payloads before it is refused rather than half believed; but for the solution of a puzzle, which has
+/// to stand there (RFC 8019 s7.2.2), and which the ICV covers too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encrypted {
     /// A whole message.
@@ -50,7 +51,10 @@ impl Encrypted {
                 expected,
             },
         };
-        let raw = payloads.next().ok_or_else(|| none(HEADER_LEN))??;
+        let mut raw = payloads.next().ok_or_else(|| none(HEADER_LEN))??;
+        if raw.kind == PayloadType::PS {
+            raw = payloads.next().ok_or_else(|| none(raw.offset))??;
+        }
         match raw.kind {
             PayloadType::SK => Ok(Self::Sk { first: raw.next, body_at: raw.offset }),
             PayloadType::SKF => {

@@ -48,6 +48,12 @@ pub(super) fn limits(node: Node<'_>) -> Option<Limits> {
             flood.half_open_per_address,
             "beyond that requests are dropped",
         ),
+        (
+            "puzzle_difficulty",
+            flood.puzzle_difficulty.into(),
+            flood.puzzle_difficulty_max.into(),
+            "the value of `puzzle_difficulty_max`",
+        ),
         ("half_open", flood.half_open, flood.ike_sas, "the value of `ike_sas`"),
         ("children", peers.children, peers.child_sas, "the value of `child_sas`"),
         ("acquire_queue_per_tunnel", waiting.each, waiting.all, "the value of `acquire_queue`"),
@@ -75,6 +81,13 @@ fn flood(fields: &mut Fields<'_>) -> FloodLimits {
         half_open: half_open("half_open", 1, default.half_open),
         half_open_per_address: half_open("half_open_per_address", 1, default.half_open_per_address),
         eap: half_open("eap", 0, default.eap),
+        puzzle_threshold: puzzle_threshold(fields).unwrap_or(default.puzzle_threshold),
+        puzzle_difficulty: difficulty(fields, "puzzle_difficulty", default.puzzle_difficulty),
+        puzzle_difficulty_max: difficulty(fields, "puzzle_difficulty_max", default.puzzle_difficulty_max),
+        puzzle_solve: difficulty(fields, "puzzle_solve", default.puzzle_solve),
+        puzzle_unsolved_per_second: fields
+            .number("puzzle_unsolved_per_second", 0..=1_000_000, "a number of requests")
+            .unwrap_or(default.puzzle_unsolved_per_second),
         cookie_lifetime: fields.duration("cookie_lifetime", SECOND, HOUR).unwrap_or(default.cookie_lifetime),
         half_open_timeout: fields
             .duration("half_open_timeout", 5 * SECOND, 5 * MINUTE)
@@ -155,6 +168,20 @@ fn waiting(fields: &mut Fields<'_>) -> WaitingLimits {
         flows: number(fields, "acquire_flows", 1..=64, "a number of flows", default.flows),
         patience: fields.duration("acquire_timeout", 100 * MILLISECOND, MINUTE).unwrap_or(default.patience),
     }
+}
+
+/// A number of half-open IKE SAs, or `off`, which is `Some(None)`.
+fn puzzle_threshold(fields: &mut Fields<'_>) -> Option<Option<usize>> {
+    let key = "puzzle_threshold";
+    if fields.read(key, |node| node.value.as_str() == Some("off")) == Some(true) {
+        return Some(None);
+    }
+    fields.number(key, 0..=IKE_SAS_MAX, "off, or a number of half-open IKE SAs").map(Some)
+}
+
+/// RFC 8019 s4.4 excludes what is too easy. 28 is 200 times what takes a second.
+fn difficulty(fields: &mut Fields<'_>, key: &'static str, default: u8) -> u8 {
+    fields.number(key, 8..=28, "a number of bits").unwrap_or(default)
 }
 
 fn number(

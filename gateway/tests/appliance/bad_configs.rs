@@ -339,6 +339,12 @@ const CONNECTIONS: &[Case] = &[
             "gateway.yaml:49:61: error: ike.limits.name_comparisons: found -1, expected a number of comparisons from 0 to 10000000",
             "gateway.yaml:49:83: error: ike.limits.acquire_flows: found 65, expected a number of flows from 1 to 64",
         ]),
+    ("policies:\n", "ike: { limits: { puzzle_threshold: on, puzzle_difficulty: 21, puzzle_solve: 29 } }\npolicies:\n",
+        &[
+            "gateway.yaml:49:18: error: ike.limits.puzzle_threshold: found \"on\", expected off, or a number of half-open IKE SAs from 0 to 1000000",
+            "gateway.yaml:49:40: error: ike.limits.puzzle_difficulty: found 21, expected 18 at most: the value of `puzzle_difficulty_max`",
+            "gateway.yaml:49:63: error: ike.limits.puzzle_solve: found 29, expected a number of bits from 8 to 28",
+        ]),
     ("policies:\n", "ike: { limits: { first_request: 2KB, half_open_timeout: 1s, child_sas: 262144 } }\npolicies:\n",
         &[
             "gateway.yaml:49:18: error: ike.limits.first_request: found \"2KB\", expected a size from 3000 to 65535 bytes",

@@ -103,7 +103,13 @@ impl Snapshot for Fixed {
             ..connection.clone()
         };
         let rejections = vec![Drop { reason: "ike_unknown_spi".to_owned(), packets: 4 }];
-        Ike { connections: vec![connection, up], rejections, half_open: 2 }
+        Ike {
+            connections: vec![connection, up],
+            rejections,
+            half_open: 2,
+            puzzles_solved: 6,
+            puzzles_by_lot: 1,
+        }
     }
 
     fn sas(&self) -> Vec<Sa> {

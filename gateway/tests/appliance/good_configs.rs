@@ -156,7 +156,7 @@ fn limits_and_retransmission_have_defaults_and_can_be_set() {
     let settings = |text: &str| config(&files, &format!("{GOOD}{text}")).ike;
     assert_eq!(settings(""), Default::default());
     let text = "ike: { limits: { ike_sas: 60000, eap_timeout: 5m, eap_packets: 30, eap_message: 1MiB, message: 32KiB, \
-        fragments: 99, payloads: 99, proposals: 9, identity: 300, name_comparisons: 5, answers_per_second: 0, queue: 99, first_request: 3000, log_lines_per_second: 7, child_sas: 9999, children: 9, policies: 10, followups: 2, \
+        fragments: 99, payloads: 99, proposals: 9, identity: 300, name_comparisons: 5, puzzle_threshold: 500, puzzle_difficulty: 9, puzzle_difficulty_max: 10, puzzle_unsolved_per_second: 0, puzzle_solve: 28, answers_per_second: 0, queue: 99, first_request: 3000, log_lines_per_second: 7, child_sas: 9999, children: 9, policies: 10, followups: 2, \
         narrowed: 3, left_out: 5, left_out_pause: 90s, \
         followup_timeout: 5s, followup_retries: 3, addresses: 4, init_attempts: 7, shortest_reauth: 1m, remembered_addresses: 0, \
         acquire_pause: 1s, acquire_queue: 64, acquire_queue_per_tunnel: 8, acquire_flows: 3, acquire_timeout: 1s } }";
@@ -173,6 +173,11 @@ fn limits_and_retransmission_have_defaults_and_can_be_set() {
         proposals: 9,
         identity: 300,
         name_comparisons: 5,
+        puzzle_threshold: Some(500),
+        puzzle_difficulty: 9,
+        puzzle_difficulty_max: 10,
+        puzzle_unsolved_per_second: 0,
+        puzzle_solve: 28,
         answers_per_second: 0,
         queue: 99,
         first_request: 3000,
@@ -197,6 +202,7 @@ fn limits_and_retransmission_have_defaults_and_can_be_set() {
         remembered_addresses: 0,
     };
     assert_eq!(peers, expected);
+    assert_eq!(settings("ike: { limits: { puzzle_threshold: off } }").limits.flood.puzzle_threshold, None);
     assert_eq!(waiting, WaitingLimits { all: 64, each: 8, flows: 3, patience: seconds(1) });
     let text = "ike: { retransmit: { initial: 200ms, tries: 3, factor: 1 }, limits: { cookie_threshold: 0, half_open: 7 } }";
     let ike = settings(text);

@@ -52,6 +52,8 @@ fn a_scrape_has_every_family() {
         r#"spillway_connection_ike_sas{connection="mobile"} 1.0"#,
         r#"spillway_child_tunnels{connection="branch",child="lan"} 0.0"#,
         "spillway_ike_half_open 2.0",
+        r#"spillway_ike_puzzles_total{by="solution"} 6"#,
+        r#"spillway_ike_puzzles_total{by="lot"} 1"#,
         r#"spillway_ike_rejections_total{reason="ike_unknown_spi"} 4"#,
         r#"spillway_worker_empty_polls_total{worker="0"} 250"#,
         r#"spillway_worker_drops_total{worker="0",reason="icv_bad"} 31"#,

@@ -7,6 +7,7 @@ use tracing::{info, warn};
 use super::super::child::{Request, Settled, Wanted};
 use super::super::core::Opened;
 use super::super::init::{PeerSupport, Transcript, find_notify, notifies};
+use super::super::intermediate::Opening;
 use super::super::mobike::{self, Mobike};
 use super::super::ppk::{self, Unmixed};
 use super::super::reauth;
@@ -43,14 +44,8 @@ pub(crate) struct Sent {
 
 impl Sent {
     /// Sends IKE_AUTH.
-    pub fn start(
-        core: &mut Core,
-        ctx: &mut Context<'_>,
-        connection: Arc<Connection>,
-        children: Vec<Wanted>,
-        transcript: Transcript,
-        support: PeerSupport,
-    ) -> State {
+    pub fn start(core: &mut Core, ctx: &mut Context<'_>, opening: Opening) -> State {
+        let Opening { connection, children, transcript, support, solution } = opening;
         let by_eap = matches!(connection.local_auth, LocalProof::Eap(_));
         let message_id = core.requests.next_id();
         let mut pending =
@@ -71,7 +66,9 @@ impl Sent {
             }
         };
         let connection = pending.connection.clone();
-        let mut payloads = vec![Payload::IdI(id)];
+        let mut payloads: Vec<_> =
+            solution.map(|keys| Payload::PuzzleSolution(keys.into())).into_iter().collect();
+        payloads.push(Payload::IdI(id));
         payloads.extend(certificates(&connection.local_auth));
         payloads.extend(certificate_requests(std::iter::once(&connection.remote_auth)));
         if let IdPattern::Exact(expected) = &connection.remote_id {

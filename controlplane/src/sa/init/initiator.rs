@@ -7,11 +7,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dataplane::message::Datagram;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::super::child::Wanted;
 use super::super::core::NAT_PORT;
-use super::super::{Context, Core, IkeSa, Path, State, auth, intermediate};
+use super::super::intermediate::{self, Opening};
+use super::super::{Context, Core, IkeSa, Path, State, auth};
+use super::solving::{Solving, Work};
 use super::{
     Essentials, NONCE_LEN, PeerSupport, Transcript, detect_nat, find_notify, hash_notify, ike_suite,
     nat_notifies, notifies, protect,
@@ -38,6 +40,10 @@ pub(crate) struct Sent {
     nonce: Vec<u8>,
     key_exchange: KeyExchange,
     cookie: Option<Vec<u8>>,
+    /// The puzzle that came with the cookie, while we work on it.
+    work: Option<Work>,
+    /// Content of the Puzzle Solution payload, in the end.
+    solution: Option<Vec<u8>>,
     attempts: u8,
     /// An unauthenticated error, and when to believe it.
     failure: Option<(Instant, DownReason)>,
@@ -47,7 +53,8 @@ pub(crate) struct Sent {
 
 /// What a response says.
 enum Outcome {
-    Cookie(Vec<u8>),
+    /// Also PUZZLE, when it came with the cookie.
+    Cookie(Vec<u8>, Option<Notify<'static>>),
     OtherMethod(Group),
     Refused(NotifyType),
     Accepted(Box<Accepted>),
@@ -58,6 +65,8 @@ struct Accepted {
     nr: Vec<u8>,
     ke: Vec<u8>,
     support: PeerSupport,
+    /// PUZZLE, to be solved before IKE_AUTH.
+    puzzle: Option<Notify<'static>>,
 }
 
 impl Sent {
@@ -88,6 +97,8 @@ impl Sent {
             nonce,
             key_exchange,
             cookie: None,
+            work: None,
+            solution: None,
             attempts: 0,
             failure: None,
             note: String::new(),
@@ -105,6 +116,8 @@ impl Sent {
         if let Some(cookie) = &self.cookie {
             payloads.push(Payload::Notify(Notify::new(NotifyType::COOKIE, cookie.clone())));
         }
+        // RFC 8019 s7.1.2.
+        payloads.extend(self.solution.clone().map(|keys| Payload::PuzzleSolution(keys.into())));
         payloads.push(Payload::Sa(proposal::offer(&connection.proposals, ProposalSpi::None)));
         payloads.push(Payload::Ke(wire::KeyExchange {
             method: KeId(self.key_exchange.group().iana()),
@@ -148,10 +161,12 @@ impl Sent {
         }
         match self.judge(core, ctx, header, &datagram.payload) {
             Ok(Outcome::Accepted(accepted)) => self.accept(core, ctx, header, datagram, *accepted),
-            Ok(Outcome::Cookie(cookie)) => {
-                self.cookie = Some(cookie);
-                self.retry(core, ctx)
+            Ok(_) if self.work.is_some() => {
+                // We are busy with what it asked for, and nobody can make us begin anew.
+                ctx.reject(Rejection::Unsolicited);
+                State::InitSent(self)
             }
+            Ok(Outcome::Cookie(cookie, puzzle)) => self.repeat_with(core, ctx, cookie, puzzle),
             Ok(Outcome::OtherMethod(group)) => {
                 debug!(connection = %self.connection.name, %group, "peer wants another key exchange method");
                 match generate(group) {
@@ -176,8 +191,39 @@ impl Sent {
         }
     }
 
+    /// The responder wants its cookie back, and a puzzle solved when there is one. When we do not solve it, we may
+    /// still be served (RFC 8019 s7.1.2).
+    fn repeat_with(
+        mut self: Box<Self>,
+        core: &mut Core,
+        ctx: &mut Context<'_>,
+        cookie: Vec<u8>,
+        puzzle: Option<Notify<'static>>,
+    ) -> State {
+        if let Some(notify) = puzzle.filter(|_| self.may_retry(ctx)) {
+            match Work::begin(ctx, &notify, cookie.clone()) {
+                Ok(work) => {
+                    debug!(connection = %self.connection.name, ike = core.spi, "solving a puzzle");
+                    self.failure = None;
+                    self.work = Some(work);
+                }
+                Err(why) => {
+                    ctx.reject(Rejection::PuzzleUnsolved);
+                    let (connection, remote) = (&self.connection.name, core.path.remote);
+                    warn!(%connection, %remote, %why, "responder under attack: tried without solving its puzzle");
+                }
+            }
+        }
+        (self.cookie, self.solution) = (Some(cookie), None);
+        if self.work.is_some() { State::InitSent(self) } else { self.retry(core, ctx) }
+    }
+
+    fn may_retry(&self, ctx: &Context<'_>) -> bool {
+        self.attempts < ctx.config.peers.init_attempts
+    }
+
     fn retry(mut self: Box<Self>, core: &mut Core, ctx: &mut Context<'_>) -> State {
-        if self.attempts >= ctx.config.peers.init_attempts {
+        if !self.may_retry(ctx) {
             let reason = "peer keeps asking for cookies or other key exchange methods";
             return self.fail_later(ctx, DownReason::Failed(reason.into()));
         }
@@ -206,6 +252,8 @@ impl Sent {
         if let Some(error) = notifies(&payloads).find(|notify| notify.kind.is_error()) {
             return Ok(self.judge_error(error));
         }
+        let puzzle = find_notify(&payloads, NotifyType::PUZZLE);
+        let puzzle = puzzle.map(|notify| Notify::new(NotifyType::PUZZLE, notify.data.to_vec()));
         if let Some(cookie) = find_notify(&payloads, NotifyType::COOKIE)
             && header.spi_r == 0
         {
@@ -213,8 +261,9 @@ impl Sent {
             if !(1..=64).contains(&cookie.data.len()) {
                 return Err((Rejection::Cookie, "cookie is not 1 to 64 bytes long".into()));
             }
-            return Ok(Outcome::Cookie(cookie.data.to_vec()));
+            return Ok(Outcome::Cookie(cookie.data.to_vec(), puzzle));
         }
+        // A puzzle without a cookie is no answer either (RFC 8019 s7.1.2).
         if header.spi_r == 0 {
             return Err((Rejection::Syntax, "responder's SPI is 0".into()));
         }
@@ -239,6 +288,7 @@ impl Sent {
             nr: essentials.nonce.to_vec(),
             ke: ke.data.to_vec(),
             support,
+            puzzle,
         })))
     }
 
@@ -267,7 +317,7 @@ impl Sent {
         accepted: Accepted,
     ) -> State {
         core.peer_spi = header.spi_r;
-        let Accepted { chosen, nr, ke, support } = accepted;
+        let Accepted { chosen, nr, ke, support, puzzle } = accepted;
         let keys = ike_suite(&chosen).ok_or(CryptoError::Library).and_then(|suite| {
             let shared = self.key_exchange.finish(&ke)?;
             protect(core, suite, &self.nonce, &nr, &shared)
@@ -295,13 +345,32 @@ impl Sent {
         core.last_heard = ctx.now;
         let int_auth = IntAuth::default();
         let transcript = Transcript { ni: self.nonce, nr, request, response: datagram.payload, int_auth };
+        let string = [transcript.nr.as_slice(), &core.peer_spi.to_be_bytes()].concat();
         let Self { connection, children, .. } = *self;
-        let opening = intermediate::Opening { connection, children, transcript, support };
-        intermediate::next(core, ctx, opening, chosen.additional().into())
+        let opening = Opening { connection, children, transcript, support, solution: None };
+        let additional = chosen.additional().into();
+        let Some(notify) = puzzle else { return intermediate::next(core, ctx, opening, additional) };
+        // RFC 8019 s7.2.2, s7.2.3: without a solution the responder hears nothing that we say.
+        match Work::begin(ctx, &notify, string) {
+            Ok(work) => Solving::start(opening, additional, work),
+            Err(why) => {
+                ctx.reject(Rejection::PuzzleUnsolved);
+                let reason = DownReason::Failed(format!("responder under attack: {why}"));
+                auth::initiation_failed(core, ctx, &opening.connection, &opening.children, reason);
+                State::gone(ctx)
+            }
+        }
     }
 
-    /// Repeats the request, or gives up.
-    pub fn timeout(self: Box<Self>, core: &mut Core, ctx: &mut Context<'_>) -> State {
+    /// Goes on with a puzzle, repeats the request, or gives up.
+    pub fn timeout(mut self: Box<Self>, core: &mut Core, ctx: &mut Context<'_>) -> State {
+        if let Some(work) = &mut self.work {
+            if let Some(solution) = work.go_on(ctx) {
+                (self.work, self.solution) = (None, Some(solution));
+                self.send(core, ctx);
+            }
+            return State::InitSent(self);
+        }
         let reason = match &self.failure {
             Some((at, reason)) if *at <= ctx.now => reason.clone(),
             _ if core.retransmit(ctx) => return State::InitSent(self),
@@ -313,6 +382,9 @@ impl Sent {
 
     /// When [`Sent::timeout`] is due.
     pub fn deadline(&self, core: &Core) -> Option<Instant> {
+        if let Some(work) = &self.work {
+            return Some(work.at);
+        }
         let failure = self.failure.as_ref().map(|(at, _)| *at);
         failure.into_iter().chain(core.requests.deadline()).min()
     }

@@ -2,6 +2,7 @@
 
 mod initiator;
 mod responder;
+mod solving;
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -17,6 +18,7 @@ use crate::wire::{Notify, NotifyType, Payload};
 
 pub(crate) use initiator::Sent;
 pub(crate) use responder::{Answered, Refusal};
+pub(crate) use solving::Solving;
 
 /// Bytes of our nonces: at least half the key size of every PRF, and no fewer than 16 (RFC 7296 s2.10).
 pub(super) const NONCE_LEN: usize = 32;

@@ -137,6 +137,10 @@ impl Answered {
         }
         answer
             .extend(auth::certificate_requests(candidates.iter().map(|connection| &connection.remote_auth)));
+        #[cfg(test)]
+        if let Some(bend) = ctx.out.bend.as_mut() {
+            bend(ExchangeType::IKE_SA_INIT, true, &mut answer);
+        }
         let response = core.cleartext(ExchangeType::IKE_SA_INIT, true, &answer).map_err(|_| syntax())?;
         core.transmit(ctx, std::slice::from_ref(&response));
         core.responses.answered(vec![response.clone()]);

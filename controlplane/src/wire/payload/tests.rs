@@ -83,6 +83,8 @@ fn payload() -> impl Strategy<Value = Payload<'static>> {
             .prop_map(|spis| Payload::Delete(Delete::Child { protocol: ProtocolId::ESP, spis })),
         Just(Payload::Delete(Delete::Ike)),
         bytes(30).prop_map(Payload::Vendor),
+        prop::collection::vec(any::<[u8; 4]>(), 1..9)
+            .prop_map(|keys| Payload::PuzzleSolution(keys.concat().into())),
         selectors.clone().prop_map(Payload::TsI),
         selectors.prop_map(Payload::TsR),
         (any::<u8>(), prop::collection::vec(attribute, 0..6))
@@ -230,6 +232,21 @@ fn limits_are_the_most_that_is_read() {
     assert_eq!(parse(3, 2, 8), Err(WireErrorKind::Identity { found: 9, most: 8 }));
 }
 
+/// RFC 8019 s8.2.
+#[test]
+fn a_solution_is_four_keys_of_one_size() {
+    fn parse(body: &[u8]) -> Result<Payload<'_>, (usize, WireErrorKind)> {
+        let (kind, next) = (PayloadType::PS, PayloadType::NONE);
+        let raw = RawPayload { kind, critical: false, next, offset: 32, body };
+        Payload::parse(&raw, &MessageLimits::default()).map_err(|error| (error.offset, error.kind))
+    }
+    assert_eq!(parse(&[7; 8]), Ok(Payload::PuzzleSolution(Cow::Borrowed(&[7; 8]))));
+    for found in [0, 1, 3, 5, 15] {
+        let expected = "four keys of one size";
+        assert_eq!(parse(&vec![7; found]), Err((32, WireErrorKind::Length { found, expected })));
+    }
+}
+
 #[test]
 fn proposal_numbers_go_up_by_one() {
     let two = |second| {
@@ -297,6 +314,14 @@ fn the_encrypted_payload_is_found_and_must_be_first() {
     assert!(message(53, &[0, 0, 0, 9, 0, 3, 0, 2, 1]).is_err(), "number above total");
     assert!(message(53, &[0, 0, 0, 9, 0, 0, 0, 2, 1]).is_err(), "numbers start at 1");
     assert!(message(43, &[46, 0, 0, 4, 0, 0, 0, 4]).is_err(), "cleartext payload first");
+    assert_eq!(
+        message(54, &[46, 0, 0, 8, 1, 2, 3, 4, 35, 0, 0, 5, 1]),
+        Ok(Encrypted::Sk { first: PayloadType::ID_I, body_at: 40 }),
+        "RFC 8019 s7.2.2"
+    );
+    let twice = [54, 0, 0, 8, 1, 2, 3, 4, 46, 0, 0, 8, 1, 2, 3, 4, 35, 0, 0, 5, 1];
+    assert!(message(54, &twice).is_err());
+    assert!(message(54, &[0, 0, 0, 8, 1, 2, 3, 4]).is_err(), "a solution alone");
     assert!(message(46, &[35, 0, 0, 4, 0]).is_err(), "bytes after SK");
     assert!(message(0, &[]).is_err());
 }

@@ -73,7 +73,13 @@ impl Desk {
             let reason = format!("ike_{}", name.replace('-', "_"));
             shown::Drop { reason, packets }
         });
-        shown::Ike { connections, rejections: rejections.collect(), half_open: report.half_open }
+        shown::Ike {
+            connections,
+            rejections: rejections.collect(),
+            half_open: report.half_open,
+            puzzles_solved: report.served_under_attack.solved,
+            puzzles_by_lot: report.served_under_attack.by_lot,
+        }
     }
 
     /// Has something done.
