@@ -360,7 +360,8 @@ impl Endpoint {
         let Some(mut sa) = self.sas.remove(&spi) else { return };
         let serves_eap = |sa: &IkeSa| usize::from(matches!(sa.state, State::EapServing(_)));
         self.eap -= serves_eap(&sa);
-        let initiating = matches!(sa.state, State::InitSent(_) | State::Solving(_));
+        let initiating =
+            matches!(sa.state, State::InitSent(_) | State::Solving(_) | State::IntermediateSent(_));
         let first_contact =
             initiating && !sa.connection().is_some_and(|connection| self.is_up(&connection.name));
         let mut ctx = self.context(now, rng, spi);

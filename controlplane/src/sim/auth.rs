@@ -285,3 +285,31 @@ fn a_ppk_goes_into_the_keys_or_is_left_out_by_agreement() {
         }
     }
 }
+
+/// RFC 7296 s2.4: whether it has another IKE SA is known when IKE_AUTH goes out, whatever exchanges come before.
+#[test]
+fn initial_contact_is_said_after_additional_key_exchanges_too() {
+    use std::cell::Cell;
+    use std::rc::Rc;
+
+    use crate::wire::{ExchangeType, NotifyType, Payload};
+    for keywords in ["aes256gcm16-prfsha384-x25519", "aes256gcm16-prfsha384-x25519-ke1_mlkem768"] {
+        log();
+        let proposals = |_: usize, connection: &mut Connection| {
+            connection.proposals = vec![Proposal::ike(keywords).unwrap()];
+        };
+        let mut world = World::new(1, configs(proposals));
+        let said = Rc::new(Cell::new(false));
+        let seen = said.clone();
+        world.sides[A].endpoint.bend(Some(Box::new(move |exchange, response, payloads| {
+            let is_it = |payload: &Payload<'_>| matches!(payload, Payload::Notify(one) if one.kind == NotifyType::INITIAL_CONTACT);
+            if exchange == ExchangeType::IKE_AUTH && !response && payloads.iter().any(is_it) {
+                seen.set(true);
+            }
+        })));
+        world.initiate(A);
+        world.run(Duration::from_secs(5));
+        world.assert_agreement(&["lan"]);
+        assert!(said.get(), "{keywords}");
+    }
+}
