@@ -77,10 +77,12 @@ pub const FIGURES: &[(&str, &str, usize)] = &[
     ("bytes", "bytes/tunnel", 0),
     ("all_up_cpu_s", "CPU s until all are up", 2),
     ("all_up_s", "s until all are up", 2),
-    // IKE SAs that are half open after a flood, the memory that they take, and CPU time a first request.
+    // IKE SAs that are half open after a flood, the memory that they take, CPU time a first request, and CPU time that a
+    // stranger spends on a puzzle.
     ("half_open", "half open", 0),
     ("flood_bytes", "bytes in all", 0),
     ("request_us", "us/request", 2),
+    ("puzzle_us", "us/puzzle", 0),
 ];
 
 /// What one bench found.

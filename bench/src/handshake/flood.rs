@@ -41,7 +41,49 @@ pub fn run(ike: &str, requests: u32, report: &mut Report) -> anyhow::Result<()> 
             ));
         }
     }
+    let solved = requests.min(PUZZLES);
+    let Puzzles { gateway, stranger } = puzzles(&plan, solved)?;
+    let each = |cpu: Duration| cpu.as_secs_f64() * 1e6 / f64::from(solved);
+    let labels = vec![("flood", solved.to_string()), ("requests", "with a puzzle solved".to_owned())];
+    let figures = vec![("request_us", each(gateway)), ("puzzle_us", each(stranger))];
+    report.rows.push(Row::new(labels, figures));
     Ok(())
+}
+
+/// So many puzzles are solved: each takes a tenth of a second.
+const PUZZLES: u32 = 20;
+
+/// CPU time that the two ends spend on puzzles.
+struct Puzzles {
+    gateway: Duration,
+    stranger: Duration,
+}
+
+/// Strangers who solve the puzzles of a gateway under attack (RFC 8019), to the answer of IKE_SA_INIT.
+fn puzzles(plan: &Plan, requests: u32) -> anyhow::Result<Puzzles> {
+    let mut config = plan.responder()?;
+    let limits = &mut config.limits;
+    (limits.cookie_threshold, limits.puzzle_threshold) = (0, Some(0));
+    limits.puzzle_difficulty_max = limits.puzzle_difficulty;
+    limits.puzzle_unsolved_per_second = 0;
+    let mut gateway = Gateway::new(Arc::new(config));
+    let stranger = Arc::new(plan.initiator(0..1, true)?);
+    let mut spent = Duration::ZERO;
+    let turned = |Datagram { local, remote, payload }| Datagram { local: remote, remote: local, payload };
+    for _ in 0..requests {
+        // A new one each time: nobody answers it, so it would repeat itself beside the next.
+        let mut stranger = Gateway::new(Arc::clone(&stranger));
+        let request = stranger.begin(0)?.context("nothing was sent")?;
+        let puzzle = gateway.answer(turned(request))?.context("no puzzle was given")?;
+        let start = stranger.cpu;
+        stranger.answer(turned(puzzle))?;
+        let solved = stranger.wait()?.context("the puzzle was not solved")?;
+        spent += stranger.cpu - start;
+        gateway.answer(turned(solved))?;
+    }
+    let half_open = gateway.half_open();
+    ensure!(half_open == requests as usize, "{half_open} of {requests} solutions were accepted");
+    Ok(Puzzles { gateway: gateway.cpu, stranger: spent })
 }
 
 struct Flood {
@@ -109,5 +151,10 @@ mod tests {
         let plan = Plan::new(Kind::Psk, "aes256gcm16-prfsha384").unwrap();
         assert_eq!(flood(&plan, 500, false).unwrap().half_open, FloodLimits::default().cookie_threshold);
         assert_eq!(flood(&plan, 500, true).unwrap().half_open, 500);
+    }
+
+    #[test]
+    fn who_solves_the_puzzle_is_let_in() {
+        puzzles(&Plan::new(Kind::Psk, "aes256gcm16-prfsha384").unwrap(), 1).unwrap();
     }
 }

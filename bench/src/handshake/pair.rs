@@ -66,6 +66,16 @@ impl Gateway {
         Ok(first)
     }
 
+    /// Lets time pass until it sends something.
+    pub fn wait(&mut self) -> anyhow::Result<Option<Datagram>> {
+        while self.sent.is_empty() {
+            let Some(deadline) = self.endpoint.next_deadline() else { break };
+            self.now = self.now.max(deadline);
+            self.step(|endpoint, now, rng| endpoint.handle_timeout(now, rng))?;
+        }
+        Ok(self.sent.pop_front())
+    }
+
     /// IKE SAs that were begun and not finished.
     pub fn half_open(&self) -> usize {
         self.endpoint.half_open()
