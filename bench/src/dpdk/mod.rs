@@ -121,20 +121,8 @@ fn path(options: &Options, size: Size, directory: &Path, report: &mut Report) ->
         }
     }
     let [memory, dpdk, devices] = [memory, dpdk, devices].map(|each| each.into_iter().collect::<Samples>());
-    let mut row = |ports: &str, what: &str, samples, drops: Option<&Drops>| {
-        let labels = vec![
-            ("suite", options.suite.to_string()),
-            ("bytes", size.to_string()),
-            ("ports", ports.to_owned()),
-            ("what", what.to_owned()),
-        ];
-        let row = Row::throughput(labels, size.mean(), samples);
-        let row = match drops {
-            Some(drops) => with_drops(row, drops, report),
-            None => row,
-        };
-        report.rows.push(row);
-    };
+    let bytes = (size.to_string(), size.mean());
+    let mut row = |ports, what, samples, drops| row(options, &bytes, ports, what, samples, drops, report);
     row("memory", "outbound", &memory, None);
     row("net_pcap to net_null", "outbound", &dpdk, Some(&drops));
     let what = format!("{size} B: rate over DPDK ports, of that over memory ports");
@@ -173,16 +161,10 @@ fn memif(options: &Options, directory: &Path, report: &mut Report) -> anyhow::Re
     }
     let nanoseconds = |rates: &[f64]| rates.iter().map(|rate| 1e9 / rate).collect::<Samples>();
     let (io, gateway) = (nanoseconds(&io), nanoseconds(&gateway));
+    let bytes = ("50".to_owned(), 50.0);
     for (what, samples, drops) in [(TESTPMD, &io, &io_drops), ("gateway, outbound", &gateway, &gateway_drops)]
     {
-        let labels = vec![
-            ("suite", options.suite.to_string()),
-            ("bytes", "50".to_owned()),
-            ("ports", "net_memif to net_null".to_owned()),
-            ("what", what.to_owned()),
-        ];
-        let row = with_drops(Row::throughput(labels, 50.0, samples), drops, report);
-        report.rows.push(row);
+        row(options, &bytes, "net_memif to net_null", what, samples, Some(drops), report);
     }
     let what = "64-byte frames by memif: rate of the gateway, of testpmd's".to_owned();
     report.findings.push(Finding::new(
@@ -208,6 +190,30 @@ fn finish(generator: Generator, drops: &mut Drops, report: &mut Report) -> anyho
         }
     }
     Ok(())
+}
+
+/// Enters a row. `bytes` is the size of the packets, as it is told and as it counts for the bit rate.
+fn row(
+    options: &Options,
+    (size, mean): &(String, f64),
+    ports: &str,
+    what: &str,
+    samples: &Samples,
+    drops: Option<&Drops>,
+    report: &mut Report,
+) {
+    let labels = vec![
+        ("suite", options.suite.to_string()),
+        ("bytes", size.clone()),
+        ("ports", ports.to_owned()),
+        ("what", what.to_owned()),
+    ];
+    let row = Row::throughput(labels, *mean, samples);
+    let row = match drops {
+        Some(drops) => with_drops(row, drops, report),
+        None => row,
+    };
+    report.rows.push(row);
 }
 
 /// A row that tells what was lost. What has no figure of its own, because it should not be, is in `other_drops` and a note.

@@ -1,5 +1,6 @@
 //! Authentication by certificate, raw key and nothing, and IKE_INTERMEDIATE with ML-KEM.
 
+use super::cleartext::rebuild;
 use super::*;
 use crate::auth::x509::testing::Authority;
 use crate::auth::{Certificate, TrustStore};
@@ -7,6 +8,7 @@ use crate::config::Ppk;
 use crate::crypto::{PublicKey, RsaPadding};
 use crate::rejection::Rejection;
 use crate::update::DownReason;
+use crate::wire::{ExchangeType, Header, NotifyType, Payload, TransformType};
 
 const SOON: Duration = Duration::from_secs(5);
 const HYBRID: &str = "aes256gcm16-prfsha384-x25519-ke1_mlkem768";
@@ -174,63 +176,36 @@ fn who_insists_on_ml_kem_is_not_talked_out_of_it() {
 
 /// Takes INTERMEDIATE_EXCHANGE_SUPPORTED out of a cleartext message.
 fn strip(datagram: &mut Datagram) {
-    use crate::wire::{
-        ExchangeType, HEADER_LEN, Header, MessageLimits, NotifyType, Payload, emit_chain, parse_chain,
-    };
-    let header = Header::parse(&datagram.payload).unwrap();
-    if header.exchange != ExchangeType::IKE_SA_INIT {
-        return;
-    }
-    let mut payloads = parse_chain(
-        header.next_payload,
-        &datagram.payload[HEADER_LEN..],
-        HEADER_LEN,
-        &MessageLimits::default(),
-    )
-    .unwrap();
-    payloads.retain(|payload| {
-        !matches!(payload, Payload::Notify(one) if one.kind == NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED)
+    rebuild_init(datagram, |payloads| {
+        payloads.retain(|payload| {
+            !matches!(payload, Payload::Notify(one) if one.kind == NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED)
+        });
     });
-    let mut body = Vec::new();
-    let next_payload = emit_chain(&payloads, &mut body).unwrap();
-    let mut message = Header { next_payload, ..header }.emit(HEADER_LEN + body.len()).to_vec();
-    message.extend(body);
-    datagram.payload = message;
+}
+
+/// Changes the payloads of a message of IKE_SA_INIT, and no other.
+fn rebuild_init(datagram: &mut Datagram, change: impl FnOnce(&mut Vec<Payload<'static>>)) {
+    if Header::parse(&datagram.payload).unwrap().exchange == ExchangeType::IKE_SA_INIT {
+        rebuild(datagram, change);
+    }
 }
 
 /// A downgrade that both ends would accept: the offer of ML-KEM is optional, and somebody in the middle takes it
 /// out. AUTH covers the messages as they were sent, so neither end authenticates.
 #[test]
 fn a_downgrade_of_the_offer_fails_in_auth() {
-    use crate::wire::{
-        ExchangeType, HEADER_LEN, Header, MessageLimits, Payload, TransformType, emit_chain, parse_chain,
-    };
     log();
     let optional = "aes256gcm16-prfsha384-x25519-ke1_mlkem768-ke1_none";
     let mut world =
         World::new(1, configs(|_, connection| connection.proposals = vec![Proposal::ike(optional).unwrap()]));
     world.rewrite[A] = Some(Box::new(|datagram| {
-        let header = Header::parse(&datagram.payload).unwrap();
-        if header.exchange != ExchangeType::IKE_SA_INIT {
-            return;
-        }
-        let mut payloads = parse_chain(
-            header.next_payload,
-            &datagram.payload[HEADER_LEN..],
-            HEADER_LEN,
-            &MessageLimits::default(),
-        )
-        .unwrap();
-        for payload in &mut payloads {
-            if let Payload::Sa(proposals) = payload {
-                proposals[0].transforms.retain(|one| one.kind != TransformType::ADDKE1 || one.id == 0);
+        rebuild_init(datagram, |payloads| {
+            for payload in payloads {
+                if let Payload::Sa(proposals) = payload {
+                    proposals[0].transforms.retain(|one| one.kind != TransformType::ADDKE1 || one.id == 0);
+                }
             }
-        }
-        let mut body = Vec::new();
-        let next_payload = emit_chain(&payloads, &mut body).unwrap();
-        let mut message = Header { next_payload, ..header }.emit(HEADER_LEN + body.len()).to_vec();
-        message.extend(body);
-        datagram.payload = message;
+        });
     }));
     world.initiate(A);
     world.run(Duration::from_secs(1000));

@@ -3,13 +3,11 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
+use super::cleartext::{payloads, rebuild};
 use super::*;
 use crate::endpoint::Forgery;
 use crate::rejection::Rejection;
-use crate::wire::{
-    ExchangeType, HEADER_LEN, Header, MessageLimits, Notify, NotifyType, Payload, PayloadType, emit_chain,
-    parse_chain,
-};
+use crate::wire::{ExchangeType, HEADER_LEN, Header, Notify, NotifyType, Payload, PayloadType, emit_chain};
 
 type Captured = Rc<RefCell<Vec<(usize, Datagram)>>>;
 
@@ -352,15 +350,7 @@ fn many_users_behind_one_nat_are_asked_for_cookies_and_not_refused() {
     }
     assert_eq!(world.sides[B].endpoint.half_open(), 4);
     let cookies = world.held.as_ref().unwrap()[A].iter().filter(|answer| {
-        let header = Header::parse(&answer.payload).unwrap();
-        let payloads = parse_chain(
-            header.next_payload,
-            &answer.payload[HEADER_LEN..],
-            HEADER_LEN,
-            &MessageLimits::default(),
-        )
-        .unwrap();
-        matches!(&payloads[..], [Payload::Notify(Notify { kind: NotifyType::COOKIE, .. })])
+        matches!(&payloads(answer)[..], [Payload::Notify(Notify { kind: NotifyType::COOKIE, .. })])
     });
     assert_eq!(cookies.count(), 46);
     world.held = None;
@@ -397,14 +387,7 @@ fn answer_to(change: impl FnOnce(&mut Datagram)) -> Option<(NotifyType, Vec<u8>)
     let answer = world.held.as_mut().and_then(|held| held[A].pop_front())?;
     let header = Header::parse(&answer.payload).unwrap();
     assert!(header.response && !header.initiator);
-    let payloads = parse_chain(
-        header.next_payload,
-        &answer.payload[HEADER_LEN..],
-        HEADER_LEN,
-        &MessageLimits::default(),
-    )
-    .unwrap();
-    let [Payload::Notify(notify)] = &payloads[..] else { return None };
+    let [Payload::Notify(notify)] = &payloads(&answer)[..] else { return None };
     Some((notify.kind, notify.data.to_vec()))
 }
 
@@ -425,19 +408,6 @@ fn errors_are_answered_as_the_rfc_says() {
         rebuild(request, |payloads| payloads.push(nonce));
     });
     assert_eq!(twice, Some((NotifyType::INVALID_SYNTAX, vec![])));
-}
-
-pub(super) fn rebuild(datagram: &mut Datagram, change: impl FnOnce(&mut Vec<Payload<'static>>)) {
-    let payload: &'static [u8] = Box::leak(datagram.payload.clone().into_boxed_slice());
-    let header = Header::parse(payload).unwrap();
-    let mut payloads =
-        parse_chain(header.next_payload, &payload[HEADER_LEN..], HEADER_LEN, &MessageLimits::default())
-            .unwrap();
-    change(&mut payloads);
-    let mut body = Vec::new();
-    let next_payload = emit_chain(&payloads, &mut body).unwrap();
-    datagram.payload = Header { next_payload, ..header }.emit(HEADER_LEN + body.len()).to_vec();
-    datagram.payload.extend(body);
 }
 
 /// Adds an empty payload of a type that nobody knows.

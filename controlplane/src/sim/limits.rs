@@ -108,8 +108,7 @@ fn payloads_and_proposals_of_a_message() {
         world.initiate(A);
         world.held.unwrap()[B].remove(0).unwrap()
     };
-    let mut payloads = 0;
-    hostile::rebuild(&mut first.clone(), |all| payloads = all.len());
+    let payloads = cleartext::payloads(&first).len();
     let limits = [
         (payloads, 2, None),
         (payloads - 1, 2, Some(Rejection::PayloadLimit)),
@@ -154,18 +153,20 @@ fn no_limit_on_answers_keeps_a_peer_from_another_group() {
     assert_eq!(count(&world, B, Rejection::AnswerLimit), 0);
 }
 
+/// A child with so many prefixes that IKE_AUTH takes several fragments.
+pub(super) fn many_prefixes(side: usize, connection: &mut Connection) {
+    let mut one = child(side, "lan", 1);
+    let prefixes = (1..=60).map(|net| child(side, "", net));
+    (one.local, one.remote) = prefixes.map(|one| (one.local[0].clone(), one.remote[0].clone())).unzip();
+    connection.children = vec![Arc::new(one)];
+    connection.fragment_size = 576;
+}
+
 /// A sends IKE_AUTH in more fragments, or a longer one, than B puts together.
 #[test]
 fn fragments_and_length_of_a_message() {
-    let many = |side: usize, connection: &mut Connection| {
-        let mut one = child(side, "lan", 1);
-        let prefixes = (1..=60).map(|net| child(side, "", net));
-        (one.local, one.remote) = prefixes.map(|one| (one.local[0].clone(), one.remote[0].clone())).unzip();
-        connection.children = vec![Arc::new(one)];
-        connection.fragment_size = 576;
-    };
     for (fragments, message, up) in [(255, 64 << 10, true), (3, 64 << 10, false), (255, 1500, false)] {
-        let mut world = world(many, |config| {
+        let mut world = world(many_prefixes, |config| {
             (config.limits.fragments, config.limits.message) = (fragments, message);
         });
         world.initiate(A);

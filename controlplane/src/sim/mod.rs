@@ -11,6 +11,8 @@ mod basic;
 #[cfg(test)]
 mod chaos;
 #[cfg(test)]
+mod cleartext;
+#[cfg(test)]
 mod collisions;
 #[cfg(test)]
 mod configuration;

@@ -3,7 +3,9 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use super::hostile::{first_request, rebuild};
+use super::cleartext::{payloads, rebuild};
+use super::hostile::first_request;
+use super::limits::many_prefixes;
 use super::*;
 use crate::crypto::Prf;
 use crate::endpoint::ServedUnderAttack;
@@ -11,8 +13,7 @@ use crate::rejection::Rejection;
 use crate::sa::Puzzle;
 use crate::update::DownReason;
 use crate::wire::{
-    ExchangeType, HEADER_LEN, Header, MessageLimits, Notify, NotifyType, Payload, PayloadType, Payloads,
-    TransformType, parse_chain,
+    ExchangeType, HEADER_LEN, Header, Notify, NotifyType, Payload, PayloadType, Payloads, TransformType,
 };
 
 const SOON: Duration = Duration::from_secs(5);
@@ -39,13 +40,6 @@ fn world(limit: impl Fn(usize, &mut Config)) -> World {
         limit(side, &mut configs[side]);
     }
     World::new(1, configs)
-}
-
-/// The payloads of a cleartext message.
-fn payloads(datagram: &Datagram) -> Vec<Payload<'_>> {
-    let header = Header::parse(&datagram.payload).unwrap();
-    let body = &datagram.payload[HEADER_LEN..];
-    parse_chain(header.next_payload, body, HEADER_LEN, &MessageLimits::default()).unwrap()
 }
 
 /// The puzzle, the cookie and the solution in a message.
@@ -390,16 +384,9 @@ fn outside(datagram: &Datagram) -> Vec<(PayloadType, Vec<u8>)> {
 
 #[test]
 fn a_puzzle_before_ike_auth_is_solved_outside_of_the_encrypted_payload() {
-    let many = |side: usize, connection: &mut Connection| {
-        let mut one = child(side, "lan", 1);
-        let prefixes = (1..=60).map(|net| child(side, "", net));
-        (one.local, one.remote) = prefixes.map(|one| (one.local[0].clone(), one.remote[0].clone())).unzip();
-        connection.children = vec![Arc::new(one)];
-        connection.fragment_size = 576;
-    };
     for fragmented in [false, true] {
         let (world, seen) = if fragmented {
-            before_auth(DIFFICULTY, many, |_| {})
+            before_auth(DIFFICULTY, many_prefixes, |_| {})
         } else {
             before_auth(DIFFICULTY, |_, _| {}, |_| {})
         };

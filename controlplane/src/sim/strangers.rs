@@ -1,6 +1,7 @@
 //! What peers that cannot prove themselves may take of us: room, time and lines of the log.
 
-use super::hostile::{first_request, rebuild};
+use super::cleartext::rebuild;
+use super::hostile::first_request;
 use super::*;
 use crate::rejection::Rejection;
 use crate::wire::Payload;
