@@ -148,6 +148,7 @@ impl fmt::Debug for Rows {
 
 impl Collector for Rows {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        self.0.refresh();
         let mut out = Families(&mut encoder);
         out.status(self.0.as_ref())?;
         out.drops(self.0.as_ref())?;

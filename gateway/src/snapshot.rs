@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 
 /// Answers questions about the running gateway, from any thread.
 pub trait Snapshot: Send + Sync + 'static {
+    /// Reads everything anew: the answers after it are no older than this call, unless the workers do not answer.
+    fn refresh(&self);
     /// The gateway in one look.
     fn status(&self) -> Status;
     /// Every tunnel that is configured, those that are down too.

@@ -24,8 +24,8 @@ use crate::snapshot as shown;
 
 /// How long an answer waits for the workers. They answer between two batches, so only a defect takes as long.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Readings as young as this are not read again: a scrape asks nine questions in a row.
-const FRESH: Duration = Duration::from_millis(50);
+/// The least time between two readings, so that operators who ask without end cost the workers little.
+const BETWEEN: Duration = Duration::from_millis(50);
 
 /// What does not change while the gateway runs.
 pub(super) struct Facts {
@@ -46,6 +46,7 @@ pub(super) struct View {
     facts: Facts,
     readings: Arc<Mutex<Arc<Readings>>>,
     ask: Sender<Request>,
+    /// When the last readings were asked for.
     last: Mutex<Option<Instant>>,
     ike: Arc<Desk>,
 }
@@ -70,22 +71,7 @@ impl View {
         &self.readings
     }
 
-    /// Readings from now, or the last ones when the workers do not answer.
     fn read(&self) -> Arc<Readings> {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if last.is_none_or(|at| at.elapsed() > FRESH) {
-            let (done, when_done) = bounded(1);
-            let answered = self.ask.send_timeout(Request(done), PATIENCE).is_ok()
-                && when_done.recv_timeout(PATIENCE).is_ok();
-            if answered {
-                *last = Some(Instant::now());
-            } else {
-                tracing::warn!(
-                    "the workers gave no counters for {} s; those shown are older",
-                    PATIENCE.as_secs()
-                );
-            }
-        }
         self.readings.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
@@ -158,14 +144,32 @@ impl Facts {
 
 impl Operator for View {
     fn operate(&self, verb: Verb, target: &Target) -> Result<String, String> {
-        let done = self.ike.operate(verb, target);
-        // Who looks next wants to see what came of it.
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        done
+        self.ike.operate(verb, target)
     }
 }
 
 impl shown::Snapshot for View {
+    fn refresh(&self) {
+        let since = Instant::now();
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(last) = *last {
+            if last >= since {
+                return; // Somebody else asked meanwhile.
+            }
+            std::thread::sleep(BETWEEN.saturating_sub(last.elapsed()));
+        }
+        *last = Some(Instant::now());
+        let (done, when_done) = bounded(1);
+        let answered = self.ask.send_timeout(Request(done), PATIENCE).is_ok()
+            && when_done.recv_timeout(PATIENCE).is_ok();
+        if !answered {
+            tracing::warn!(
+                "the workers gave no counters for {} s; those shown are older",
+                PATIENCE.as_secs()
+            );
+        }
+    }
+
     fn status(&self) -> shown::Status {
         let tunnels = self.tunnels();
         shown::Status {

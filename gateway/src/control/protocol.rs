@@ -131,6 +131,7 @@ pub(super) fn respond(
 }
 
 fn show(what: What, snapshot: &dyn Snapshot, out: &mut impl Write) -> io::Result<()> {
+    snapshot.refresh();
     match what {
         What::Status => send(out, &Response::Result(snapshot.status())),
         What::Tunnels => send(out, &Response::Result(snapshot.tunnels())),

@@ -17,6 +17,8 @@ pub struct Fixed {
 }
 
 impl Snapshot for Fixed {
+    fn refresh(&self) {}
+
     fn status(&self) -> Status {
         Status {
             name: "pop1".to_owned(),

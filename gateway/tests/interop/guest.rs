@@ -65,9 +65,14 @@ impl Guest {
 
     /// Asks for something else that `guest.py` can do; panics when it cannot.
     pub fn ask(&mut self, request: &Value) -> Value {
+        self.try_to(request).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Asks for something that `guest.py` can do; what it says when it cannot.
+    pub fn try_to(&mut self, request: &Value) -> Result<Value, String> {
         writeln!(self.requests, "{request}").expect("the guest takes requests");
         let answer = self.answer(&request.to_string());
-        answer.get("ok").cloned().unwrap_or_else(|| panic!("{request}: {}", answer["error"]))
+        answer.get("ok").cloned().ok_or_else(|| format!("{request}: {}", answer["error"]))
     }
 
     fn answer(&self, request: &str) -> Value {

@@ -71,8 +71,7 @@ fn a_linux_kernel_and_spillway_understand_each_other() {
         let mut files = Files::new();
         let sas: String = cases.iter().enumerate().map(|(n, case)| case.yaml(n, &mut files)).collect();
         let gateway = Gateway::start(&inside, files, &format!("{GATEWAY}manual_sas:\n{sas}"));
-        let mut guest = Guest::boot(&outside, "guest", &gateway.files.path("guest.log"));
-        set_up_guest(&mut guest, &cases, &gateway.files);
+        let mut guest = boot_guest(&outside, &cases, &gateway.files);
         let echo = host.run(|| TcpListener::bind(("::", ECHO))).expect("listens");
         std::thread::spawn(move || serve_echo(&echo));
 
@@ -189,7 +188,21 @@ fn set_up_host(host: &Namespace) {
     host.ip("route add fd00::/16 via fd00:1::1");
 }
 
-fn set_up_guest(guest: &mut Guest, cases: &[Case], files: &Files) {
+/// User-mode Linux now and then stands still in its first `ip` (once in some hundred boots): then there is another one.
+fn boot_guest(outside: &Namespace, cases: &[Case], files: &Files) -> Guest {
+    let boot = || {
+        let mut guest = Guest::boot(outside, "guest", &files.path("guest.log"));
+        set_up_guest(&mut guest, cases, files).map(|()| guest)
+    };
+    boot()
+        .or_else(|error| {
+            eprintln!("the guest does not get ready, so there is another one: {error}");
+            boot()
+        })
+        .expect("the second guest gets ready")
+}
+
+fn set_up_guest(guest: &mut Guest, cases: &[Case], files: &Files) -> Result<(), String> {
     guest.ask(&json!({ "do": "write", "path": format!("/proc/sys/net/ipv6/conf/{DEVICE}/accept_dad"), "text": "0" }));
     let mut batch = format!(
         "link set lo up\n\
@@ -204,9 +217,11 @@ fn set_up_guest(guest: &mut Guest, cases: &[Case], files: &Files) {
     }
     let path = files.path("guest.batch");
     fs::write(&path, batch).unwrap();
-    guest.run(&format!("ip -batch {}", path.display()));
+    let done = guest.try_to(&json!({ "do": "run", "argv": ["ip", "-batch", path] }))?;
+    assert_eq!(done["code"], 0, "{}", done["text"]);
     guest.ask(&json!({ "do": "decapsulate", "port": 4500 }));
     guest.ask(&json!({ "do": "echo", "port": ECHO }));
+    Ok(())
 }
 
 /// The inner addresses of the guest in a case.

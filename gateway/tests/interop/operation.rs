@@ -87,6 +87,12 @@ fn show_and_metrics_count_what_passed() {
         }
         assert_eq!(metric("spillway_sas"), 2.0);
         assert_eq!(metric(&format!("spillway_tunnel_up{{tunnel=\"{TUNNEL}\"}}")), 1.0);
+
+        // Whoever asks right after a packet, and just after somebody else asked, sees it.
+        for more in 1..=5 {
+            assert_eq!(pinger.ping_all([1000].into_iter()), 0);
+            assert_eq!(count(&gateway.sa(TUNNEL, "inbound")["packets"]), 100 + more);
+        }
     });
 }
 
