@@ -10,18 +10,19 @@ use crate::crypto::{EngineKey, Job};
 /// Bytes of a block of AES and GHASH.
 pub const BLOCK: usize = 16;
 
-/// A packet, split, with the blocks that AES-GCM adds to it.
-pub struct Frame<'p, B> {
+/// A packet, split. What can be worked out in registers is, when it is wanted: a store costs as much as two or three other
+/// instructions.
+pub struct Frame<'p> {
     /// Of its SA.
     pub key: &'p VaesKey,
     /// Payload and ICV.
-    pub body: B,
-    /// `0 | IV | 0`, to be added to salt and counter.
-    pub nonce: Block,
+    pub bytes: &'p mut [u8],
+    /// Bytes of payload, no more than those.
+    pub len: usize,
+    /// As it stands in the packet, little-endian.
+    iv: u64,
     /// SPI and sequence number, the block before the payload.
     pub aad: Block,
-    /// The block behind the payload, reflected.
-    pub lengths: Block,
     /// [`Job::ok`].
     pub ok: &'p mut bool,
 }
@@ -29,19 +30,10 @@ pub struct Frame<'p, B> {
 /// A block as two little-endian words.
 pub type Block = [u64; 2];
 
-/// What follows header and IV, in the form that a kernel wants.
-pub trait Body<'p>: Sized {
-    /// `rest` is payload and ICV; `None` when it is too short.
-    fn new(rest: &'p mut [u8], icv_len: usize) -> Option<Self>;
-
-    /// Bytes of payload.
-    fn payload_len(&self) -> usize;
-}
-
 /// Length of SPI and sequence number.
 const HEADER: usize = 8;
 
-impl<'p, B: Body<'p>> Frame<'p, B> {
+impl<'p> Frame<'p> {
     /// Splits a packet. `None`, and the job is not ok, when it is too short or the key is of another engine.
     ///
     /// To seal, writes the IV: the sequence number (RFC 4106 s3.1, RFC 8750 s4). A burst is split before the first of it is
@@ -51,8 +43,8 @@ impl<'p, B: Body<'p>> Frame<'p, B> {
         job.ok = false;
         let EngineKey::Vaes(key) = job.key.engine() else { return None };
         let (header, rest) = job.packet.split_first_chunk_mut::<HEADER>()?;
-        let (iv_slot, rest) = rest.split_at_mut_checked(key.iv_len())?;
-        let body = B::new(rest, key.icv_len())?;
+        let (iv_slot, bytes) = rest.split_at_mut_checked(key.iv_len())?;
+        let len = bytes.len().checked_sub(key.icv_len())?;
         let mut iv = u64::from_le_bytes(job.seq.to_be_bytes());
         if let Ok(slot) = <&mut [u8; 8]>::try_from(iv_slot) {
             if SEAL {
@@ -69,8 +61,24 @@ impl<'p, B: Body<'p>> Frame<'p, B> {
         } else {
             [header, 0]
         };
-        let nonce = [iv << 32, iv >> 32];
-        let lengths = [body.payload_len() as u64 * 8, key.aad_bits()];
-        Some(Self { key, body, nonce, aad, lengths, ok: &mut job.ok })
+        Some(Self { key, bytes, len, iv, aad, ok: &mut job.ok })
+    }
+
+    /// `0 | IV | 0`, to be added to salt and counter.
+    #[inline(always)]
+    pub fn nonce(&self) -> Block {
+        [self.iv << 32, self.iv >> 32]
+    }
+
+    /// The payload.
+    #[inline(always)]
+    pub fn payload(&mut self) -> &mut [u8] {
+        &mut self.bytes[..self.len]
+    }
+
+    /// The ICV.
+    #[inline(always)]
+    pub fn icv(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.len..]
     }
 }

@@ -5,7 +5,7 @@ use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 use zeroize::Zeroize;
 
 use super::AesNi;
-use super::frame::BLOCK;
+use super::frame::{BLOCK, Block};
 use super::schedule::{ROUND_KEYS, Rounds};
 use crate::crypto::EngineKey;
 
@@ -106,10 +106,10 @@ impl VaesKey {
         self.parameters.esn
     }
 
-    /// Length of the AAD in bits.
-    #[inline]
-    pub(super) fn aad_bits(&self) -> u64 {
-        self.parameters.aad_bits
+    /// The block behind a payload of `len` bytes, reflected: the lengths of AAD and payload in bits.
+    #[inline(always)]
+    pub(super) fn lengths(&self, len: usize) -> Block {
+        [len as u64 * 8, self.parameters.aad_bits]
     }
 
     /// Round keys; the first has the salt added to it: what AES starts from, but for IV and counter.

@@ -14,7 +14,9 @@
 //!   keystream masks the ICV, and the AAD have a lane of the first vector, the length block one of the last.
 //! - **One key block** (`key`): 640 bytes without a pointer, of which a short packet touches five cache lines; all
 //!   keys of a burst are asked for before the first is used. It is the same for all tiers.
-//! - **Few multiplications**: Karatsuba, one reduction for eight vectors, one for several short packets.
+//! - **Few multiplications**: one reduction for eight vectors, one for several short packets; Karatsuba in `narrow`.
+//! - **Short packets side by side**: a packet of two vectors waits for its own rounds, so four go through AES at once.
+//! - **Nothing between the last batch of a packet and the next packet**: its hash is done beside the AES of the next (`avx512`).
 //! - **Instructions in an order that suits the core**: it looks ahead over a few hundred
 //!   instructions, and schedules some hundred. So AES and GHASH of a long packet are interleaved by hand, and
 //!   whatever a packet needs of memory is worked out for the whole burst first.
@@ -53,7 +55,7 @@ pub use fastest::Fastest;
 pub use key::VaesKey;
 pub use narrow::{AesNi, Avx2};
 
-use frame::{Body, Frame};
+use frame::Frame;
 
 /// The engine of one tier. Exists only when the CPU has what it needs.
 #[derive(Clone, Copy, Debug)]
@@ -141,13 +143,10 @@ const SPLIT: usize = 64;
 
 /// Splits a burst and hands the packets to `kernel`. To be inlined where the kernel's instructions are enabled.
 #[inline(always)]
-fn burst<'p, const SEAL: bool, B: Body<'p>>(
-    jobs: &'p mut [Job<'_>],
-    mut kernel: impl FnMut(&mut [Frame<'p, B>]),
-) {
+fn burst<'p, const SEAL: bool>(jobs: &'p mut [Job<'_>], mut kernel: impl FnMut(&'_ mut [Frame<'p>])) {
     for jobs in jobs.chunks_mut(SPLIT) {
         prefetch(jobs);
-        let mut frames = ArrayVec::<Frame<'p, B>, SPLIT>::new();
+        let mut frames = ArrayVec::<Frame<'p>, SPLIT>::new();
         for job in jobs {
             if let Some(frame) = Frame::split::<SEAL>(job) {
                 frames.push(frame);

@@ -1,70 +1,79 @@
 //! GHASH of packets, from vectors of reflected blocks.
 //!
-//! Until its last four vectors a packet is a polynomial in H^4, one in each lane, so that whole batches need one
-//! power for all lanes. The last vectors get powers lane by lane, down to H^1 for the length block.
+//! A short packet is a sum of products with powers of H lane by lane, down to H^1 for the length block. A longer one is, but for its
+//! last vector, a polynomial in H^4, one in each lane, so that whole batches need one power for all lanes; then its sum and the last
+//! vector get powers lane by lane.
 
 use std::arch::x86_64::*;
 
-use super::ghash::Products;
-use super::lanes::load_words;
-use super::stream::with_lengths;
+use super::ghash::{Products, reduce_four, reflect};
+use super::lanes::{BATCH, load_words};
+use super::stream::Ending;
 use crate::crypto::vaes::frame::Block;
 use crate::crypto::vaes::key::VaesKey;
 
-/// Adds up to seven vectors to a sum.
+/// The hash of a packet of N vectors, four at most, to be reduced and its lanes added.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-pub fn absorb(key: &VaesKey, sum: Option<__m512i>, data: &[__m512i]) -> Option<__m512i> {
-    let [first @ .., last] = data else { return sum };
-    let mut products = sum.map_or(Products::none(), |sum| Products::of(sum, key.fourth(data.len())));
-    for (n, vector) in first.iter().enumerate() {
-        products = products.plus(Products::of(*vector, key.fourth(first.len() - n)));
-    }
-    Some(_mm512_xor_si512(products.reduce(), *last))
-}
-
-/// The hash of a packet, to be reduced and its lanes added. `data` are its last vectors, eight at most, which with the
-/// length block have `blocks` blocks; `sum` is what the vectors before came to. `slack` is how many vectors more
-/// than needed there may be.
-#[inline]
-#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-pub fn finish<const N: usize>(
+pub fn short<const N: usize>(
     key: &VaesKey,
-    sum: Option<__m512i>,
-    data: &[__m512i; N],
-    blocks: usize,
-    slack: usize,
+    mut data: [__m512i; N],
+    ending: Ending,
     lengths: &Block,
 ) -> Products {
-    if blocks > 4 * N {
-        // The length block has no lane left.
-        let sum = absorb(key, sum, data).unwrap_or(_mm512_setzero_si512());
-        let last = Products::of(_mm512_zextsi128_si512(load_words(lengths)), key.consecutive(1, 0));
-        return Products::of(sum, key.consecutive(5, 0)).plus(last);
+    data[N - 1] = ending.with_lengths(data[N - 1], lengths);
+    let blocks = 4 * (N - 1) + ending.blocks();
+    let mut products = Products::of(data[0], key.consecutive(blocks, 0));
+    for n in 1..N {
+        products = products.plus(Products::of(data[n], key.consecutive(blocks, n)));
     }
-    let (early, data) = data.split_at(N.saturating_sub(4));
-    let sum = absorb(key, sum, early);
-    let blocks = blocks - 4 * early.len();
-    let (total, index) = if sum.is_some() { (blocks + 4, 1) } else { (blocks, 0) };
-    let mut products = sum.map_or(Products::none(), |sum| Products::of(sum, key.consecutive(total, 0)));
-    for (n, vector) in data.iter().enumerate() {
-        let may_hold = n + 1 + slack >= data.len();
-        let vector = if may_hold { with_lengths(*vector, n, blocks, lengths) } else { *vector };
-        products = products.plus(Products::of(vector, key.consecutive(total, index + n)));
-    }
-    products
+    with_lone_lengths(key, products, ending, lengths)
 }
 
-/// The hash of a batch of eight vectors, in nine steps to be done beside the rounds of AES.
-pub struct Batch {
-    /// What the batches before came to; after the last step, with this one.
+/// The hash of a packet from its polynomial in H^4 and its last vector.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+pub fn long(key: &VaesKey, sum: __m512i, last: __m512i, ending: Ending, lengths: &Block) -> Products {
+    let last = ending.with_lengths(last, lengths);
+    let blocks = ending.blocks() + 4;
+    let products = Products::of(sum, key.consecutive(blocks, 0));
+    let products = products.plus(Products::of(last, key.consecutive(blocks, 1)));
+    with_lone_lengths(key, products, ending, lengths)
+}
+
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+fn with_lone_lengths(key: &VaesKey, products: Products, ending: Ending, lengths: &Block) -> Products {
+    if ending.has_room() {
+        return products;
+    }
+    products.plus(Products::of(_mm512_zextsi128_si512(load_words(lengths)), key.consecutive(1, 0)))
+}
+
+/// The ICVs of four packets, from their hashes and what those are masked with.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+pub fn icvs([a, b, c, d]: &[(Products, __m128i); 4]) -> [__m128i; 4] {
+    let hashes = reflect(reduce_four(&[a.0, b.0, c.0, d.0]));
+    [
+        _mm_xor_si128(_mm512_castsi512_si128(hashes), a.1),
+        _mm_xor_si128(_mm512_extracti32x4_epi32::<1>(hashes), b.1),
+        _mm_xor_si128(_mm512_extracti32x4_epi32::<2>(hashes), c.1),
+        _mm_xor_si128(_mm512_extracti32x4_epi32::<3>(hashes), d.1),
+    ]
+}
+
+/// The hash of a longer packet, batch by batch.
+#[derive(Clone, Copy)]
+pub struct Running {
+    /// What the batches so far came to, if there were any.
     pub sum: Option<__m512i>,
-    /// Of the steps so far.
+    /// Of the steps of the batch so far.
     pub products: Products,
 }
 
-impl Batch {
-    /// To add to a sum.
+impl Running {
+    /// Before a batch.
     #[inline]
     #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
     pub fn new(sum: Option<__m512i>) -> Self {
@@ -72,21 +81,44 @@ impl Batch {
     }
 }
 
-/// A step, 1 to 9, of a [`Batch`] of `data`.
+/// A step, 1 to 9, of adding a batch to a [`Running`] hash, to be done beside the rounds of AES. `data` are eight vectors, of which
+/// the first `empty` are zero.
 macro_rules! batch_step {
-    ($batch:ident, $key:expr, $data:expr, $step:literal) => {
+    ($running:ident, $key:expr, $data:expr, $empty:expr, $step:literal) => {
         match $step {
             1 => {
-                if let Some(sum) = $batch.sum {
-                    $batch.products = Products::of(sum, $key.fourth(8));
+                if let Some(sum) = $running.sum {
+                    $running.products = Products::of(sum, $key.fourth(8));
                 }
             }
-            9 => $batch.sum = Some(_mm512_xor_si512($batch.products.reduce(), $data[7])),
+            9 => $running.sum = Some(_mm512_xor_si512($running.products.reduce(), $data[7])),
             _ => {
-                let product = Products::of($data[$step - 2], $key.fourth(9 - $step));
-                $batch.products = $batch.products.plus(product);
+                if $step - 2 >= $empty {
+                    let product = Products::of($data[$step - 2], $key.fourth(9 - $step));
+                    $running.products = $running.products.plus(product);
+                }
             }
         }
     };
 }
 pub(super) use batch_step;
+
+/// The vectors of a packet's first batch that are to be hashed with it, zeros before them, and the one that is left to the next.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+pub fn first_of<const N: usize>(vectors: [__m512i; N]) -> ([__m512i; BATCH], __m512i) {
+    let mut data = [_mm512_setzero_si512(); BATCH];
+    for n in 1..N {
+        data[BATCH + n - N] = vectors[n - 1];
+    }
+    (data, vectors[N - 1])
+}
+
+/// The same for a later batch, before which `left` was left.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+pub fn next_of(left: __m512i, vectors: [__m512i; BATCH]) -> ([__m512i; BATCH], __m512i) {
+    let mut data = [left; BATCH];
+    data[1..].copy_from_slice(&vectors[..BATCH - 1]);
+    (data, vectors[BATCH - 1])
+}

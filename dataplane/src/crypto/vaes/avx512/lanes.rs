@@ -11,8 +11,6 @@ pub use crate::crypto::vaes::frame::BLOCK;
 pub const VECTOR: usize = 64;
 /// Vectors of a batch: as many AES chains as fill the pipes.
 pub const BATCH: usize = 8;
-/// Bytes of a batch.
-pub const BATCH_BYTES: usize = BATCH * VECTOR;
 
 /// One block in every lane.
 #[inline]
@@ -30,13 +28,6 @@ pub fn load_words(block: &[u64; 2]) -> __m128i {
     unsafe { _mm_loadu_si128(block.as_ptr().cast()) }
 }
 
-/// 8 bytes in every half lane.
-#[inline]
-#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-pub fn broadcast_half(half: &[u8; 8]) -> __m512i {
-    _mm512_set1_epi64(i64::from_le_bytes(*half))
-}
-
 /// 64 bytes, at any alignment.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
@@ -45,75 +36,76 @@ pub fn load(bytes: &[u8; VECTOR]) -> __m512i {
     unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
 }
 
-/// Writes 64 bytes, at any alignment.
-#[inline]
-#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-pub fn store(bytes: &mut [u8; VECTOR], vector: __m512i) {
-    // SAFETY: `bytes` is 64 writable bytes.
-    unsafe { _mm512_storeu_si512(bytes.as_mut_ptr().cast(), vector) }
+/// Bytes of a packet as N vectors of its stream, of which only the last may not be whole. What is outside reads as zero and is never
+/// written, so a packet may end at the last byte of mapped memory.
+pub struct Text<'p, const N: usize, const LEAD: usize> {
+    bytes: &'p mut [u8],
+    last: __mmask64,
 }
 
-/// A payload as vectors of a stream. What is outside of the payload reads as zero and is never written, so a
-/// packet may end at the last byte of mapped memory.
-pub struct Text<'p> {
-    payload: &'p mut [u8],
-    /// Bytes of the first vector that lie before the payload: 16 where its lane 0 belongs to the header, or 0.
-    lead: usize,
-}
-
-impl<'p> Text<'p> {
-    /// The payload of a whole packet: lane 0 of vector 0 is the header's.
+impl<'p, const N: usize, const LEAD: usize> Text<'p, N, LEAD> {
+    /// `LEAD` is what the first vector has before these bytes: 16 where its lane 0 belongs to the header, or 0. `None` when
+    /// the bytes are not so many that they begin the last vector and end in it.
     #[inline]
-    pub fn whole(payload: &'p mut [u8]) -> Self {
-        Self { payload, lead: BLOCK }
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+    pub fn new(bytes: &'p mut [u8]) -> Option<Self> {
+        let last = (LEAD + bytes.len()).checked_sub((N - 1) * VECTOR)?;
+        (last <= VECTOR).then(|| Self { bytes, last: low_bits(last) })
     }
 
-    /// The rest of a payload.
-    #[inline]
-    pub fn rest(payload: &'p mut [u8]) -> Self {
-        Self { payload, lead: 0 }
-    }
-
-    /// Vector `index`.
+    /// Vector `index`, less than N.
     #[inline]
     #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
     pub fn load(&self, index: usize) -> __m512i {
-        let at = self.payload.as_ptr().wrapping_add(index * VECTOR).wrapping_sub(self.lead);
-        // SAFETY: only bytes of the mask are read, and those are bytes of the payload. The address itself may lie
-        // outside, which `wrapping_add` and `wrapping_sub` allow.
-        unsafe { _mm512_maskz_loadu_epi8(self.mask(index), at.cast()) }
+        let at = self.bytes.as_ptr().wrapping_add(index * VECTOR).wrapping_sub(LEAD);
+        if index > 0 && index + 1 < N {
+            // SAFETY: `new` saw that all vectors before the last are whole.
+            unsafe { _mm512_loadu_si512(at.cast()) }
+        } else {
+            // SAFETY: only bytes of the mask are read, and those are in `bytes`. The address itself may lie outside, which
+            // `wrapping_add` and `wrapping_sub` allow.
+            unsafe { _mm512_maskz_loadu_epi8(self.mask(index), at.cast()) }
+        }
     }
 
-    /// Writes vector `index`.
+    /// Writes vector `index`, less than N.
     #[inline]
     #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
     pub fn store(&mut self, index: usize, vector: __m512i) {
-        let at = self.payload.as_mut_ptr().wrapping_add(index * VECTOR).wrapping_sub(self.lead);
-        // SAFETY: as in `load`, only bytes of the payload are written.
-        unsafe { _mm512_mask_storeu_epi8(at.cast(), self.mask(index), vector) }
+        let at = self.bytes.as_mut_ptr().wrapping_add(index * VECTOR).wrapping_sub(LEAD);
+        if index > 0 && index + 1 < N {
+            // SAFETY: as in `load`.
+            unsafe { _mm512_storeu_si512(at.cast(), vector) }
+        } else {
+            // SAFETY: as in `load`, only bytes of the mask are written.
+            unsafe { _mm512_mask_storeu_epi8(at.cast(), self.mask(index), vector) }
+        }
     }
 
-    /// `vector`, zero where vector `index` is outside of the payload.
+    /// `vector`, zero where vector `index` has nothing of these bytes; its lead is left.
     #[inline]
     #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
     pub fn clip(&self, index: usize, vector: __m512i) -> __m512i {
-        _mm512_maskz_mov_epi8(self.mask(index), vector)
+        if index + 1 == N { _mm512_maskz_mov_epi8(self.last, vector) } else { vector }
     }
 
-    /// The bytes of vector `index` that are bytes of the payload.
+    /// The bytes of vector `index` that are in `bytes`.
     #[inline]
     #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
     fn mask(&self, index: usize) -> __mmask64 {
-        let bytes = (self.lead + self.payload.len()).saturating_sub(index * VECTOR).min(VECTOR);
-        let mask = low_bits(bytes);
-        if index == 0 { mask & (u64::MAX << self.lead) } else { mask }
+        let end = match index + 1 {
+            next if next < N => u64::MAX,
+            next if next == N => self.last,
+            _ => 0,
+        };
+        if index == 0 { end & (u64::MAX << LEAD) } else { end }
     }
 }
 
 /// Up to 16 bytes, the others zero.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-fn load_block(bytes: &[u8]) -> __m128i {
+pub fn load_block(bytes: &[u8]) -> __m128i {
     // SAFETY: the mask has one bit for each byte of the slice, and 16 at most.
     unsafe { _mm_maskz_loadu_epi8(block_mask(bytes), bytes.as_ptr().cast()) }
 }
@@ -122,16 +114,20 @@ fn load_block(bytes: &[u8]) -> __m128i {
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
 pub fn store_block(bytes: &mut [u8], block: __m128i) {
+    if let Ok(whole) = <&mut [u8; BLOCK]>::try_from(&mut *bytes) {
+        // SAFETY: `whole` is 16 writable bytes.
+        return unsafe { _mm_storeu_si128(whole.as_mut_ptr().cast(), block) };
+    }
     let mask = block_mask(bytes);
     // SAFETY: the mask has one bit for each byte of the slice, and 16 at most.
     unsafe { _mm_mask_storeu_epi8(bytes.as_mut_ptr().cast(), mask, block) }
 }
 
-/// Whether a slice of up to 16 bytes is the start of `block`. All bytes are compared at once.
+/// Whether the first `len` bytes, 16 at most, of two blocks are equal. All bytes are compared at once.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-pub fn verify_block(bytes: &[u8], block: __m128i) -> bool {
-    _mm_mask_cmpneq_epi8_mask(block_mask(bytes), block, load_block(bytes)) == 0
+pub fn equal(a: __m128i, b: __m128i, len: usize) -> bool {
+    _mm_mask_cmpneq_epi8_mask(low_bits(len.min(BLOCK)) as __mmask16, a, b) == 0
 }
 
 /// One bit for each of the first 16 bytes of a slice.

@@ -12,8 +12,6 @@ mod powers;
 mod seal;
 mod stream;
 
-use stream::Parts;
-
 /// AVX-512 with VAES and VPCLMULQDQ.
 #[derive(Clone, Copy, Debug)]
 pub struct Avx512(AesNi);
@@ -48,10 +46,10 @@ impl Tier for Avx512 {
 
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
 fn seal_burst(jobs: &mut [Job<'_>]) {
-    burst::<true, Parts<'_>>(jobs, |frames| seal::seal(frames));
+    burst::<true>(jobs, |frames| seal::seal(frames));
 }
 
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
 fn open_burst(jobs: &mut [Job<'_>]) {
-    burst::<false, Parts<'_>>(jobs, |frames| open::open(frames));
+    burst::<false>(jobs, |frames| open::open(frames));
 }

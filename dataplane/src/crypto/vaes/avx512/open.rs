@@ -1,169 +1,266 @@
 //! Open.
 //!
-//! The plaintext of a short packet, and of the end of a long one, is written only when the ICV is good. Whole batches are
-//! decrypted as they are hashed, since AES and GHASH of one pass run in parallel and those of two would not; they are wiped
-//! before anybody else can see them when the ICV is bad.
+//! Packets are decrypted as they are hashed, since AES and GHASH of one pass run in parallel and those of two would not. They are
+//! wiped before anybody else can see them when the ICV is bad.
 
 use std::arch::x86_64::*;
 
-use super::aes::cipher;
+use super::aes::{last_keys, rounds};
 use super::ghash::{Products, fold_lanes, reflect, reflect_block, with_first};
-use super::hash::{Batch, batch_step, finish};
-use super::lanes::{
-    BATCH, BATCH_BYTES, BLOCK, Text, VECTOR, broadcast, load, load_words, store, verify_block,
-};
-use super::stream::{Counters, Frame};
-use crate::crypto::vaes::frame::Block;
+use super::hash::{self, Running, batch_step, first_of, icvs, next_of};
+use super::lanes::{BATCH, BLOCK, Text, VECTOR, broadcast, equal, load_block, load_words};
+use super::stream::{Counters, Ending, SHORT, alike};
+use crate::crypto::vaes::frame::{Block, Frame};
 use crate::crypto::vaes::key::VaesKey;
 use crate::crypto::vaes::schedule::Rounds;
 
 /// Opens packets. Where the ICV is wrong the payload is wiped.
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
 pub fn open(frames: &mut [Frame<'_>]) {
-    for frame in frames {
-        *frame.ok = match frame.key.rounds() {
-            Rounds::Ten => decrypt::<10>(frame),
-            Rounds::Twelve => decrypt::<12>(frame),
-            Rounds::Fourteen => decrypt::<14>(frame),
+    let mut rest = frames;
+    while let [first, ..] = rest {
+        let count = if first.vectors() > SHORT {
+            *first.ok = decrypt_long(first);
+            1
+        } else {
+            let count = rest.iter().take(4).take_while(|frame| frame.vectors() <= SHORT).count();
+            open_short(&mut rest[..count]);
+            count
         };
-        if !*frame.ok {
-            frame.body.payload.fill(0);
-        }
-    }
-}
-
-#[inline]
-#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-fn decrypt<const R: usize>(frame: &mut Frame<'_>) -> bool {
-    match frame.blocks() {
-        0..=4 => decrypt_short::<R, 1>(frame, 0),
-        5..=8 => decrypt_short::<R, 2>(frame, 0),
-        9..=12 => decrypt_short::<R, 3>(frame, 0),
-        13..=16 => decrypt_short::<R, 4>(frame, 0),
-        17..=24 => decrypt_short::<R, 6>(frame, 1),
-        _ if frame.body.payload.len() < BATCH_BYTES - BLOCK => decrypt_short::<R, 8>(frame, 1),
-        _ => decrypt_long::<R>(frame),
-    }
-}
-
-/// A packet of N vectors.
-#[inline]
-#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-fn decrypt_short<const R: usize, const N: usize>(frame: &mut Frame<'_>, slack: usize) -> bool {
-    let blocks = frame.blocks();
-    let mut text = Text::whole(frame.body.payload);
-    let mut states = [Counters::new(frame.key, &frame.nonce).batch::<N>(0)];
-    let mut input = [[_mm512_setzero_si512(); N]];
-    let mut data = input[0];
-    for n in 0..N {
-        input[0][n] = text.load(n);
-        data[n] = reflect(if n == 0 { with_first(input[0][0], load_words(&frame.aad)) } else { input[0][n] });
-    }
-    cipher!(R, [frame.key], states, &input);
-    let products = finish(frame.key, None, &data, blocks, slack, &frame.lengths);
-    let ok = verify(frame.body.icv, products, _mm512_castsi512_si128(states[0][0]));
-    if ok {
-        for n in 0..N {
-            text.store(n, states[0][n]);
-        }
-    }
-    ok
-}
-
-/// A packet of a batch and more.
-#[inline]
-#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-fn decrypt_long<const R: usize>(frame: &mut Frame<'_>) -> bool {
-    let key = frame.key;
-    let counters = Counters::new(key, &frame.nonce);
-    let (head, rest) = frame.body.payload.split_at_mut(BATCH_BYTES - BLOCK);
-    let mut text = Text::whole(head);
-    let mut input = [[_mm512_setzero_si512(); BATCH]];
-    let mut data = input[0];
-    for n in 0..BATCH {
-        input[0][n] = text.load(n);
-        data[n] = reflect(if n == 0 { with_first(input[0][0], load_words(&frame.aad)) } else { input[0][n] });
-    }
-    let mut states = [counters.batch::<BATCH>(0)];
-    let mut hash = Batch::new(None);
-    macro_rules! step {
-        ($step:literal) => {
-            batch_step!(hash, key, data, $step)
-        };
-    }
-    cipher!(R, [key], states, &input, step);
-    for n in 0..BATCH {
-        text.store(n, states[0][n]);
-    }
-    let mask = _mm512_castsi512_si128(states[0][0]);
-
-    let mut vector = BATCH;
-    let (batches, rest) = rest.as_chunks_mut::<BATCH_BYTES>();
-    for batch in batches {
-        let vectors = batch.as_chunks_mut::<VECTOR>().0;
-        for n in 0..BATCH {
-            input[0][n] = load(&vectors[n]);
-            data[n] = reflect(input[0][n]);
-        }
-        let mut states = [counters.batch::<BATCH>(vector)];
-        hash = Batch::new(hash.sum);
-        macro_rules! step {
-            ($step:literal) => {
-                batch_step!(hash, key, data, $step)
-            };
-        }
-        cipher!(R, [key], states, &input, step);
-        for n in 0..BATCH {
-            store(&mut vectors[n], states[0][n]);
-        }
-        vector += BATCH;
-    }
-
-    let blocks = rest.len().div_ceil(BLOCK) + 1;
-    let end = End { key, counters, vector, sum: hash.sum, mask, lengths: &frame.lengths };
-    match blocks {
-        0..=8 => end.decrypt::<R, 2>(rest, frame.body.icv, blocks),
-        9..=16 => end.decrypt::<R, 4>(rest, frame.body.icv, blocks),
-        17..=24 => end.decrypt::<R, 6>(rest, frame.body.icv, blocks),
-        _ => end.decrypt::<R, 8>(rest, frame.body.icv, blocks),
-    }
-}
-
-/// Where a long packet stands when less than a batch is left.
-struct End<'k> {
-    key: &'k VaesKey,
-    counters: Counters,
-    vector: usize,
-    sum: Option<__m512i>,
-    mask: __m128i,
-    lengths: &'k Block,
-}
-
-impl End<'_> {
-    #[inline]
-    #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-    fn decrypt<const R: usize, const N: usize>(self, rest: &mut [u8], icv: &[u8], blocks: usize) -> bool {
-        let mut text = Text::rest(rest);
-        let mut states = [self.counters.batch::<N>(self.vector)];
-        let mut input = [[_mm512_setzero_si512(); N]];
-        let mut data = input[0];
-        for n in 0..N {
-            input[0][n] = text.load(n);
-            data[n] = reflect(input[0][n]);
-        }
-        cipher!(R, [self.key], states, &input);
-        let ok = verify(icv, finish(self.key, self.sum, &data, blocks, 1, self.lengths), self.mask);
-        if ok {
-            for n in 0..N {
-                text.store(n, states[0][n]);
+        let (done, behind) = std::mem::take(&mut rest).split_at_mut(count);
+        rest = behind;
+        for frame in done {
+            if !*frame.ok {
+                frame.payload().fill(0);
             }
         }
-        ok
     }
 }
 
+/// A packet that went through AES and waits for its verdict.
+#[derive(Clone, Copy)]
+struct Opened {
+    /// The hash, not yet reduced.
+    products: Products,
+    /// What it is masked with.
+    mask: __m128i,
+    /// As it came.
+    icv: __m128i,
+}
+
+impl Opened {
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+    fn nothing() -> Self {
+        let zero = _mm_setzero_si128();
+        Self { products: Products::none(), mask: zero, icv: zero }
+    }
+}
+
+/// Up to four packets.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-fn verify(icv: &[u8], products: Products, mask: __m128i) -> bool {
-    verify_block(icv, _mm_xor_si128(mask, reflect_block(fold_lanes(products.reduce()))))
+fn open_short(frames: &mut [Frame<'_>]) {
+    let slots = match alike(frames) {
+        Some((four, 1)) => decrypt_four::<1>(four),
+        Some((four, 2)) => decrypt_four::<2>(four),
+        Some((four, 3)) => decrypt_four::<3>(four),
+        Some((four, _)) => decrypt_four::<4>(four),
+        None => {
+            let mut slots = [Opened::nothing(); 4];
+            for (frame, slot) in frames.iter_mut().zip(&mut slots) {
+                [*slot] = match frame.vectors() {
+                    1 => decrypt::<1, 1>([frame]),
+                    2 => decrypt::<2, 1>([frame]),
+                    3 => decrypt::<3, 1>([frame]),
+                    _ => decrypt::<4, 1>([frame]),
+                };
+            }
+            slots
+        }
+    };
+    let [a, b, c, d] = &slots;
+    let icvs =
+        icvs(&[(a.products, a.mask), (b.products, b.mask), (c.products, c.mask), (d.products, d.mask)]);
+    for (frame, (icv, slot)) in frames.iter_mut().zip(icvs.into_iter().zip(&slots)) {
+        *frame.ok = equal(icv, slot.icv, frame.key.icv_len());
+    }
+}
+
+/// Decrypts four packets of N vectors.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+fn decrypt_four<const N: usize>([a, b, c, d]: &mut [Frame<'_>; 4]) -> [Opened; 4] {
+    if N <= 2 {
+        return decrypt::<N, 4>([a, b, c, d]);
+    }
+    let ([a, b], [c, d]) = (decrypt::<N, 2>([a, b]), decrypt::<N, 2>([c, d]));
+    [a, b, c, d]
+}
+
+/// Decrypts Q packets of N vectors, whose keys have as many rounds, side by side.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+fn decrypt<const N: usize, const Q: usize>(frames: [&mut Frame<'_>; Q]) -> [Opened; Q] {
+    let keys: [&VaesKey; Q] = std::array::from_fn(|q| frames[q].key);
+    let mut opened = [Opened::nothing(); Q];
+    let mut states = [[_mm512_setzero_si512(); N]; Q];
+    for q in 0..Q {
+        states[q] = Counters::new(keys[q], &frames[q].nonce()).batch::<N>(0);
+    }
+    // Written out, since the compiler leaves a loop of so much a loop, and vectors in memory.
+    macro_rules! hash {
+        ($q:literal) => {
+            if $q < Q {
+                let frame = &mut *frames[$q];
+                let (ending, lengths, aad) = (Ending::of(frame), frame.key.lengths(frame.len), frame.aad);
+                if let Some(text) = Text::<N, BLOCK>::new(frame.payload()) {
+                    let mut data = [_mm512_setzero_si512(); N];
+                    for n in 0..N {
+                        data[n] = for_hash(&text, n, (n == 0).then_some(&aad));
+                    }
+                    opened[$q].products = hash::short(keys[$q], data, ending, &lengths);
+                    // Before what stands beside it is written.
+                    opened[$q].icv = load_block(frame.icv());
+                }
+            }
+        };
+    }
+    macro_rules! step {
+        ($step:literal) => {
+            match $step {
+                2 => hash!(0),
+                4 => hash!(1),
+                6 => hash!(2),
+                8 => hash!(3),
+                _ => {}
+            }
+        };
+    }
+    let last_keys = rounds!(keys, states, step);
+    macro_rules! finish {
+        ($($q:literal)*) => {$(
+            if $q < Q && let Some(mut text) = Text::<N, BLOCK>::new(frames[$q].payload()) {
+                opened[$q].mask = finish_unit(&mut text, states[$q], last_keys[$q]);
+            }
+        )*};
+    }
+    finish!(0 1 2 3);
+    opened
+}
+
+/// What goes into the hash of vector `n`.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+fn for_hash<const N: usize, const LEAD: usize>(
+    text: &Text<'_, N, LEAD>,
+    n: usize,
+    aad: Option<&Block>,
+) -> __m512i {
+    let vector = text.load(n);
+    match aad {
+        Some(aad) => reflect(with_first(vector, load_words(aad))),
+        None => reflect(vector),
+    }
+}
+
+/// The last round. Gives the first lane.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+fn finish_unit<const N: usize, const LEAD: usize>(
+    text: &mut Text<'_, N, LEAD>,
+    states: [__m512i; N],
+    last_key: __m512i,
+) -> __m128i {
+    let mut first = _mm_setzero_si128();
+    for n in 0..N {
+        let opened = _mm512_aesenclast_epi128(states[n], _mm512_xor_si512(last_key, text.load(n)));
+        text.store(n, opened);
+        if n == 0 {
+            first = _mm512_castsi512_si128(opened);
+        }
+    }
+    first
+}
+
+/// A packet of more than four vectors; whether its ICV is good.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+fn decrypt_long(frame: &mut Frame<'_>) -> bool {
+    // Batches are counted from the end, so that only the first may have fewer vectors, or one more.
+    let vectors = (frame.vectors() - 2) % BATCH + 2;
+    let ending = Ending::of(frame);
+    let counters = Counters::new(frame.key, &frame.nonce());
+    // Before what stands beside it is written.
+    let icv = load_block(frame.icv());
+    let lengths = frame.key.lengths(frame.len);
+    let payload = &mut frame.bytes[..frame.len];
+    let (head, rest) = payload.split_at_mut((vectors * VECTOR - BLOCK).min(frame.len));
+    let first = First { key: frame.key, counters, aad: &frame.aad };
+    let (mask, mut sum, mut last) = match vectors {
+        2 => first.decrypt::<2>(head),
+        3 => first.decrypt::<3>(head),
+        4 => first.decrypt::<4>(head),
+        5 => first.decrypt::<5>(head),
+        6 => first.decrypt::<6>(head),
+        7 => first.decrypt::<7>(head),
+        8 => first.decrypt::<8>(head),
+        _ => first.decrypt::<9>(head),
+    };
+    let mut vector = vectors;
+    for bytes in rest.chunks_mut(BATCH * VECTOR) {
+        let Some(mut text) = Text::<BATCH, 0>::new(bytes) else { return false };
+        let mut vectors = [_mm512_setzero_si512(); BATCH];
+        for n in 0..BATCH {
+            vectors[n] = for_hash(&text, n, None);
+        }
+        let data;
+        (data, last) = next_of(last, vectors);
+        let mut states = [counters.batch::<BATCH>(vector)];
+        let mut running = Running::new(sum);
+        macro_rules! step {
+            ($step:literal) => {
+                batch_step!(running, frame.key, data, 0, $step)
+            };
+        }
+        let [last_key] = rounds!([frame.key], states, step);
+        finish_unit(&mut text, states[0], last_key);
+        sum = running.sum;
+        vector += BATCH;
+    }
+    let Some(sum) = sum else { return false };
+    let products = hash::long(frame.key, sum, last, ending, &lengths);
+    let right = _mm_xor_si128(mask, reflect_block(fold_lanes(products.reduce())));
+    equal(right, icv, frame.key.icv_len())
+}
+
+/// The first batch of a longer packet.
+struct First<'p> {
+    key: &'p VaesKey,
+    counters: Counters,
+    aad: &'p Block,
+}
+
+impl First<'_> {
+    /// Decrypts its N vectors. Gives the mask of the ICV, the sum of the hash, and the vector that is not yet in it.
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+    fn decrypt<const N: usize>(self, head: &mut [u8]) -> (__m128i, Option<__m512i>, __m512i) {
+        let zero = _mm512_setzero_si512();
+        let Some(mut text) = Text::<N, BLOCK>::new(head) else { return (_mm_setzero_si128(), None, zero) };
+        let mut vectors = [zero; N];
+        for n in 0..N {
+            vectors[n] = for_hash(&text, n, (n == 0).then_some(self.aad));
+        }
+        let (data, last) = first_of(vectors);
+        let mut states = [self.counters.batch::<N>(0)];
+        let mut running = Running::new(None);
+        macro_rules! step {
+            ($step:literal) => {
+                batch_step!(running, self.key, data, BATCH + 1 - N, $step)
+            };
+        }
+        let [last_key] = rounds!([self.key], states, step);
+        (finish_unit(&mut text, states[0], last_key), running.sum, last)
+    }
 }

@@ -1,37 +1,38 @@
 //! Seal.
 //!
-//! The last steps from products of GHASH to ICVs are done for four packets at once: they share a reduction, and the chain of
-//! instructions that wait for each other gets shorter for each. That chain is what binds short packets, since a core looks
-//! ahead over two or three of them and no further.
+//! Of short packets the last steps from products of GHASH to ICVs are done for four at once: they share a reduction, and the
+//! chain of instructions that wait for each other gets shorter for each. Of longer ones a batch is hashed beside the next batch that
+//! goes through AES, and the last one beside the first of the next packet.
 
 use std::arch::x86_64::*;
 
-use super::aes::cipher;
-use super::ghash::{Products, reduce_four, reflect, with_first};
-use super::hash::{Batch, batch_step, finish};
-use super::lanes::{
-    BATCH, BATCH_BYTES, BLOCK, Text, VECTOR, broadcast, load, load_words, store, store_block,
-};
-use super::stream::{Counters, Frame};
-use crate::crypto::vaes::frame::Block;
+use super::aes::{last_keys, rounds};
+use super::ghash::{Products, fold_lanes, reflect, reflect_block, with_first};
+use super::hash::{self, Running, batch_step, first_of, icvs, next_of};
+use super::lanes::{BATCH, BLOCK, Text, VECTOR, broadcast, load_words, store_block};
+use super::stream::{Counters, Ending, SHORT, alike};
+use crate::crypto::vaes::frame::{Block, Frame};
 use crate::crypto::vaes::key::VaesKey;
 use crate::crypto::vaes::schedule::Rounds;
 
 /// Seals packets.
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
 pub fn seal(frames: &mut [Frame<'_>]) {
-    let mut slots = [Sealed { products: Products::none(), mask: _mm_setzero_si128() }; 4];
-    for four in frames.chunks_mut(4) {
-        for (frame, slot) in four.iter_mut().zip(&mut slots) {
-            match frame.key.rounds() {
-                Rounds::Ten => encrypt::<10>(frame, slot),
-                Rounds::Twelve => encrypt::<12>(frame, slot),
-                Rounds::Fourteen => encrypt::<14>(frame, slot),
-            }
-            *frame.ok = true;
+    let mut waiting = Waiting::nothing();
+    let mut rest = frames;
+    while let [first, ..] = rest {
+        if first.vectors() > SHORT {
+            let Some((first, behind)) = std::mem::take(&mut rest).split_first_mut() else { return };
+            rest = behind;
+            encrypt_long(first, &mut waiting);
+        } else {
+            let count = rest.iter().take(4).take_while(|frame| frame.vectors() <= SHORT).count();
+            let (four, behind) = std::mem::take(&mut rest).split_at_mut(count);
+            rest = behind;
+            seal_short(four);
         }
-        write_icvs(four, &slots);
     }
+    waiting.finish_alone();
 }
 
 /// A packet that went through AES and waits for its ICV.
@@ -43,153 +44,258 @@ struct Sealed {
     mask: __m128i,
 }
 
-/// Writes the ICVs of up to four packets.
+/// Seals up to four packets.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-fn write_icvs(frames: &mut [Frame<'_>], slots: &[Sealed; 4]) {
-    let [a, b, c, d] = slots;
-    let hashes = reflect(reduce_four(&[a.products, b.products, c.products, d.products]));
-    let hashes = [
-        _mm512_castsi512_si128(hashes),
-        _mm512_extracti32x4_epi32::<1>(hashes),
-        _mm512_extracti32x4_epi32::<2>(hashes),
-        _mm512_extracti32x4_epi32::<3>(hashes),
-    ];
-    for (frame, (hash, slot)) in frames.iter_mut().zip(hashes.into_iter().zip(slots)) {
-        store_block(frame.body.icv, _mm_xor_si128(hash, slot.mask));
+fn seal_short(frames: &mut [Frame<'_>]) {
+    let slots = match alike(frames) {
+        Some((four, 1)) => encrypt_four::<1>(four),
+        Some((four, 2)) => encrypt_four::<2>(four),
+        Some((four, 3)) => encrypt_four::<3>(four),
+        Some((four, _)) => encrypt_four::<4>(four),
+        None => {
+            let mut slots = [Sealed { products: Products::none(), mask: _mm_setzero_si128() }; 4];
+            for (frame, slot) in frames.iter_mut().zip(&mut slots) {
+                [*slot] = match frame.vectors() {
+                    1 => encrypt::<1, 1>([frame]),
+                    2 => encrypt::<2, 1>([frame]),
+                    3 => encrypt::<3, 1>([frame]),
+                    _ => encrypt::<4, 1>([frame]),
+                };
+            }
+            slots
+        }
+    };
+    let [a, b, c, d] = &slots;
+    let icvs =
+        icvs(&[(a.products, a.mask), (b.products, b.mask), (c.products, c.mask), (d.products, d.mask)]);
+    for (frame, icv) in frames.iter_mut().zip(icvs) {
+        store_block(frame.icv(), icv);
+        *frame.ok = true;
     }
 }
 
-/// Encrypts a packet.
+/// Encrypts four packets of N vectors.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-fn encrypt<const R: usize>(frame: &mut Frame<'_>, slot: &mut Sealed) {
-    let blocks = frame.blocks();
-    match blocks {
-        0..=4 => encrypt_short::<R, 1>(frame, blocks, 0, slot),
-        5..=8 => encrypt_short::<R, 2>(frame, blocks, 0, slot),
-        9..=12 => encrypt_short::<R, 3>(frame, blocks, 0, slot),
-        13..=16 => encrypt_short::<R, 4>(frame, blocks, 0, slot),
-        17..=24 => encrypt_short::<R, 6>(frame, blocks, 1, slot),
-        _ if frame.body.payload.len() < BATCH_BYTES - BLOCK => encrypt_short::<R, 8>(frame, blocks, 1, slot),
-        _ => encrypt_long::<R>(frame, slot),
+fn encrypt_four<const N: usize>([a, b, c, d]: &mut [Frame<'_>; 4]) -> [Sealed; 4] {
+    if N <= 2 {
+        return encrypt::<N, 4>([a, b, c, d]);
     }
+    let ([a, b], [c, d]) = (encrypt::<N, 2>([a, b]), encrypt::<N, 2>([c, d]));
+    [a, b, c, d]
 }
 
-/// A packet of N vectors.
+/// Encrypts Q packets of N vectors, whose keys have as many rounds, side by side.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-fn encrypt_short<const R: usize, const N: usize>(
-    frame: &mut Frame<'_>,
-    blocks: usize,
-    slack: usize,
-    slot: &mut Sealed,
-) {
-    let mut text = Text::whole(frame.body.payload);
-    let mut states = [Counters::new(frame.key, &frame.nonce).batch::<N>(0)];
-    let mut input = [[_mm512_setzero_si512(); N]];
+fn encrypt<const N: usize, const Q: usize>(frames: [&mut Frame<'_>; Q]) -> [Sealed; Q] {
+    let keys: [&VaesKey; Q] = std::array::from_fn(|q| frames[q].key);
+    let mut states = [[_mm512_setzero_si512(); N]; Q];
+    for q in 0..Q {
+        states[q] = Counters::new(keys[q], &frames[q].nonce()).batch::<N>(0);
+    }
+    let last_keys = rounds!(keys, states);
+    let mut sealed = [Sealed { products: Products::none(), mask: _mm_setzero_si128() }; Q];
+    // Written out, since the compiler leaves a loop of so much a loop, and vectors in memory.
+    macro_rules! finish {
+        ($($q:literal)*) => {$(
+            if $q < Q {
+                let frame = &mut *frames[$q];
+                let (ending, lengths, aad) = (Ending::of(frame), frame.key.lengths(frame.len), frame.aad);
+                if let Some(mut text) = Text::<N, BLOCK>::new(frame.payload()) {
+                    let (mask, data) = finish_unit(&mut text, states[$q], last_keys[$q], Some(&aad));
+                    sealed[$q] = Sealed { products: hash::short(keys[$q], data, ending, &lengths), mask };
+                }
+            }
+        )*};
+    }
+    finish!(0 1 2 3);
+    sealed
+}
+
+/// The last round, and what goes into the hash. With an AAD it is the first of a packet, and its first lane the mask of the ICV.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+fn finish_unit<const N: usize, const LEAD: usize>(
+    text: &mut Text<'_, N, LEAD>,
+    states: [__m512i; N],
+    last_key: __m512i,
+    aad: Option<&Block>,
+) -> (__m128i, [__m512i; N]) {
+    let mut data = states;
+    let mut mask = _mm_setzero_si128();
     for n in 0..N {
-        input[0][n] = text.load(n);
+        let sealed = _mm512_aesenclast_epi128(states[n], _mm512_xor_si512(last_key, text.load(n)));
+        text.store(n, sealed);
+        let clipped = text.clip(n, sealed);
+        data[n] = reflect(match aad {
+            Some(aad) if n == 0 => {
+                mask = _mm512_castsi512_si128(sealed);
+                with_first(clipped, load_words(aad))
+            }
+            _ => clipped,
+        });
     }
-    cipher!(R, [frame.key], states, &input);
-    let mut data = states[0];
-    for n in 0..N {
-        text.store(n, states[0][n]);
-        let clipped = text.clip(n, states[0][n]);
-        data[n] = reflect(if n == 0 { with_first(clipped, load_words(&frame.aad)) } else { clipped });
-    }
-    slot.mask = _mm512_castsi512_si128(states[0][0]);
-    slot.products = finish(frame.key, None, &data, blocks, slack, &frame.lengths);
+    (mask, data)
 }
 
-/// A packet of a batch and more. Beside a batch goes the hash of the one before.
-#[inline]
-#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-fn encrypt_long<const R: usize>(frame: &mut Frame<'_>, slot: &mut Sealed) {
-    let key = frame.key;
-    let counters = Counters::new(key, &frame.nonce);
-    let (head, rest) = frame.body.payload.split_at_mut(BATCH_BYTES - BLOCK);
-    let mut text = Text::whole(head);
-    let mut input = [[_mm512_setzero_si512(); BATCH]];
-    for n in 0..BATCH {
-        input[0][n] = text.load(n);
-    }
-    let mut states = [counters.batch::<BATCH>(0)];
-    cipher!(R, [key], states, &input);
-    slot.mask = _mm512_castsi512_si128(states[0][0]);
-    let mut data = states[0];
-    for n in 0..BATCH {
-        text.store(n, states[0][n]);
-        data[n] = reflect(if n == 0 { with_first(data[0], load_words(&frame.aad)) } else { data[n] });
-    }
-
-    let mut sum = None;
-    let mut vector = BATCH;
-    let (batches, rest) = rest.as_chunks_mut::<BATCH_BYTES>();
-    for batch in batches {
-        let vectors = batch.as_chunks_mut::<VECTOR>().0;
-        for n in 0..BATCH {
-            input[0][n] = load(&vectors[n]);
-        }
-        let mut states = [counters.batch::<BATCH>(vector)];
-        let mut hash = Batch::new(sum);
-        macro_rules! step {
-            ($step:literal) => {
-                batch_step!(hash, key, data, $step)
-            };
-        }
-        cipher!(R, [key], states, &input, step);
-        sum = hash.sum;
-        for n in 0..BATCH {
-            store(&mut vectors[n], states[0][n]);
-            data[n] = reflect(states[0][n]);
-        }
-        vector += BATCH;
-    }
-
-    let blocks = rest.len().div_ceil(BLOCK) + 1;
-    let end = End { key, counters, vector, sum, data, lengths: &frame.lengths };
-    match blocks {
-        0..=8 => end.encrypt::<R, 2>(rest, blocks, slot),
-        9..=16 => end.encrypt::<R, 4>(rest, blocks, slot),
-        17..=24 => end.encrypt::<R, 6>(rest, blocks, slot),
-        _ => end.encrypt::<R, 8>(rest, blocks, slot),
-    }
-}
-
-/// Where a long packet stands when less than a batch is left.
-struct End<'k> {
-    key: &'k VaesKey,
-    counters: Counters,
-    vector: usize,
-    sum: Option<__m512i>,
-    /// The last batch, not yet in the sum.
+/// A longer packet that went through AES, whose last batch waits to be hashed.
+struct Waiting<'p> {
+    /// What it is of, if there is one.
+    of: Option<(&'p VaesKey, Block)>,
     data: [__m512i; BATCH],
-    lengths: &'k Block,
+    /// How many vectors before them are zero.
+    empty: usize,
+    sum: Option<__m512i>,
+    /// The last vector, behind the batch.
+    last: __m512i,
+    ending: Ending,
+    mask: __m128i,
+    icv: &'p mut [u8],
 }
 
-impl End<'_> {
+impl Waiting<'_> {
     #[inline]
     #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-    fn encrypt<const R: usize, const N: usize>(self, rest: &mut [u8], blocks: usize, slot: &mut Sealed) {
-        let mut text = Text::rest(rest);
-        let mut states = [self.counters.batch::<N>(self.vector)];
-        let mut input = [[_mm512_setzero_si512(); N]];
-        for n in 0..N {
-            input[0][n] = text.load(n);
+    fn nothing() -> Self {
+        let zero = _mm512_setzero_si512();
+        let (data, ending) = ([zero; BATCH], Ending::default());
+        Self {
+            of: None,
+            data,
+            empty: 0,
+            sum: None,
+            last: zero,
+            ending,
+            mask: _mm_setzero_si128(),
+            icv: &mut [],
         }
-        let mut hash = Batch::new(self.sum);
-        macro_rules! step {
-            ($step:literal) => {
-                batch_step!(hash, self.key, self.data, $step)
-            };
+    }
+
+    /// Writes the ICV, from the sum of all batches.
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+    fn finish(&mut self, key: &VaesKey, lengths: Block, sum: Option<__m512i>) {
+        let sum = sum.unwrap_or(self.last);
+        let products = hash::long(key, sum, self.last, self.ending, &lengths);
+        let hash = reflect_block(fold_lanes(products.reduce()));
+        store_block(self.icv, _mm_xor_si128(hash, self.mask));
+    }
+
+    /// Hashes the last batch, with nothing beside it.
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+    fn finish_alone(mut self) {
+        let Some((key, lengths)) = self.of else { return };
+        let mut running = Running::new(self.sum);
+        macro_rules! steps {
+            ($($step:literal)*) => {$(
+                batch_step!(running, key, self.data, self.empty, $step);
+            )*};
         }
-        cipher!(R, [self.key], states, &input, step);
-        let mut data = states[0];
-        for n in 0..N {
-            text.store(n, states[0][n]);
-            data[n] = reflect(text.clip(n, states[0][n]));
-        }
-        slot.products = finish(self.key, hash.sum, &data, blocks, 1, self.lengths);
+        steps!(1 2 3 4 5 6 7 8 9);
+        self.finish(key, lengths, running.sum);
+    }
+}
+
+/// Encrypts a packet of more than four vectors, and hashes the last batch of the one before.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+fn encrypt_long<'p>(frame: &'p mut Frame<'_>, waiting: &mut Waiting<'p>) {
+    // Batches are counted from the end, so that only the first may have fewer vectors, or one more.
+    let vectors = (frame.vectors() - 2) % BATCH + 2;
+    *frame.ok = true;
+    let ending = Ending::of(frame);
+    let key = frame.key;
+    let counters = Counters::new(key, &frame.nonce());
+    let lengths = frame.key.lengths(frame.len);
+    let (payload, icv) = frame.bytes.split_at_mut(frame.len);
+    let (head, rest) = payload.split_at_mut((vectors * VECTOR - BLOCK).min(frame.len));
+    let first = First { key, counters, aad: &frame.aad };
+    let (mask, (mut data, mut last)) = match vectors {
+        2 => first.encrypt::<2>(head, waiting),
+        3 => first.encrypt::<3>(head, waiting),
+        4 => first.encrypt::<4>(head, waiting),
+        5 => first.encrypt::<5>(head, waiting),
+        6 => first.encrypt::<6>(head, waiting),
+        7 => first.encrypt::<7>(head, waiting),
+        8 => first.encrypt::<8>(head, waiting),
+        _ => first.encrypt::<9>(head, waiting),
+    };
+    let mut sum = None;
+    let mut empty = BATCH + 1 - vectors;
+    let mut vector = vectors;
+    macro_rules! batch {
+        ($bytes:ident, $empty:expr) => {{
+            let Some(mut text) = Text::<BATCH, 0>::new($bytes) else { return };
+            let mut states = [counters.batch::<BATCH>(vector)];
+            let mut running = Running::new(sum);
+            macro_rules! step {
+                ($step:literal) => {
+                    batch_step!(running, key, data, $empty, $step)
+                };
+            }
+            let [last_key] = rounds!([key], states, step);
+            let (_, vectors) = finish_unit(&mut text, states[0], last_key, None);
+            sum = running.sum;
+            (data, last) = next_of(last, vectors);
+            vector += BATCH;
+        }};
+    }
+    let mut batches = rest.chunks_mut(BATCH * VECTOR);
+    if let Some(bytes) = batches.next() {
+        batch!(bytes, empty);
+        empty = 0;
+    }
+    for bytes in batches {
+        batch!(bytes, 0);
+    }
+    waiting.of = Some((key, lengths));
+    waiting.data = data;
+    waiting.empty = empty;
+    waiting.sum = sum;
+    waiting.last = last;
+    waiting.ending = ending;
+    waiting.mask = mask;
+    waiting.icv = icv;
+}
+
+/// The first batch of a longer packet.
+struct First<'p> {
+    key: &'p VaesKey,
+    counters: Counters,
+    aad: &'p Block,
+}
+
+impl First<'_> {
+    /// Encrypts its N vectors, and hashes the last batch of the packet before. Gives the mask of the ICV and what goes
+    /// into the hash.
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+    fn encrypt<const N: usize>(
+        self,
+        head: &mut [u8],
+        waiting: &mut Waiting<'_>,
+    ) -> (__m128i, ([__m512i; BATCH], __m512i)) {
+        let Some(mut text) = Text::<N, BLOCK>::new(head) else {
+            return (_mm_setzero_si128(), first_of([_mm512_setzero_si512()]));
+        };
+        let mut states = [self.counters.batch::<N>(0)];
+        let last_key = if let Some((key, lengths)) = waiting.of {
+            let mut running = Running::new(waiting.sum);
+            macro_rules! step {
+                ($step:literal) => {
+                    batch_step!(running, key, waiting.data, waiting.empty, $step)
+                };
+            }
+            let [last_key] = rounds!([self.key], states, step);
+            waiting.finish(key, lengths, running.sum);
+            last_key
+        } else {
+            let [last_key] = rounds!([self.key], states);
+            last_key
+        };
+        let (mask, vectors) = finish_unit(&mut text, states[0], last_key, Some(self.aad));
+        (mask, first_of(vectors))
     }
 }

@@ -1,50 +1,65 @@
-//! A packet as a stream of vectors: its parts, its counter blocks, its length block.
+//! A packet as a stream of vectors: how many, its counter blocks, its length block.
 
 use std::arch::x86_64::*;
 
-use super::lanes::{BLOCK, load, load_words};
+use super::lanes::{BLOCK, VECTOR, load, load_words};
 use crate::crypto::vaes::counters::COUNTERS;
-use crate::crypto::vaes::frame::{self, Block, Body};
+use crate::crypto::vaes::frame::{Block, Frame};
 use crate::crypto::vaes::key::VaesKey;
 
-/// A packet for these kernels.
-pub type Frame<'p> = frame::Frame<'p, Parts<'p>>;
-
-/// Payload and ICV apart. Masks keep loads and stores from crossing between them.
-pub struct Parts<'p> {
-    /// Plaintext or ciphertext.
-    pub payload: &'p mut [u8],
-    /// As long as the key says.
-    pub icv: &'p mut [u8],
-}
-
-impl<'p> Body<'p> for Parts<'p> {
-    #[inline(always)]
-    fn new(rest: &'p mut [u8], icv_len: usize) -> Option<Self> {
-        let (payload, icv) = rest.split_at_mut_checked(rest.len().checked_sub(icv_len)?)?;
-        Some(Self { payload, icv })
-    }
-
-    #[inline(always)]
-    fn payload_len(&self) -> usize {
-        self.payload.len()
-    }
-}
-
 impl Frame<'_> {
-    /// Blocks of the stream: header, payload, length block.
+    /// Vectors of header and payload.
     #[inline]
-    pub fn blocks(&self) -> usize {
-        (self.body.payload.len() + 15) / BLOCK + 2
+    pub fn vectors(&self) -> usize {
+        (self.len + BLOCK).div_ceil(VECTOR)
     }
 }
 
-/// Puts the length block into vector `index` if its lane is there: it is the last of a stream of `blocks`.
+/// Most vectors of a packet that is hashed in one piece.
+pub const SHORT: usize = 4;
+
+/// Four short packets that can go through AES side by side, and their vectors: as many, and keys with as many rounds.
 #[inline]
-#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-pub fn with_lengths(vector: __m512i, index: usize, blocks: usize, lengths: &Block) -> __m512i {
-    let halves = 0b11u64 << (2 * (blocks - 1));
-    _mm512_mask_broadcast_i64x2(vector, (halves >> (8 * index)) as u8, load_words(lengths))
+pub fn alike<'f, 'p>(frames: &'f mut [Frame<'p>]) -> Option<(&'f mut [Frame<'p>; 4], usize)> {
+    let four: &mut [Frame<'p>; 4] = frames.try_into().ok()?;
+    let form = |frame: &Frame<'_>| (frame.vectors(), frame.key.rounds());
+    let first = form(&four[0]);
+    four.iter().all(|frame| form(frame) == first).then_some((four, first.0))
+}
+
+/// How the stream of a packet ends.
+#[derive(Clone, Copy, Default)]
+pub struct Ending {
+    /// Blocks of the payload, or the header, in the last vector of both: 1 to 4.
+    occupied: usize,
+}
+
+impl Ending {
+    /// Of a packet.
+    #[inline]
+    pub fn of(frame: &Frame<'_>) -> Self {
+        Self { occupied: (frame.len + BLOCK).div_ceil(BLOCK).wrapping_sub(1) % 4 + 1 }
+    }
+
+    /// Whether the last vector has a lane left for the length block.
+    #[inline]
+    pub fn has_room(self) -> bool {
+        self.occupied < 4
+    }
+
+    /// Blocks from the last vector on, the length block among them.
+    #[inline]
+    pub fn blocks(self) -> usize {
+        self.occupied + 1
+    }
+
+    /// The last vector, with the length block if there is room.
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+    pub fn with_lengths(self, vector: __m512i, lengths: &Block) -> __m512i {
+        let halves = 0b11u32 << (2 * self.occupied);
+        _mm512_mask_broadcast_i64x2(vector, halves as u8, load_words(lengths))
+    }
 }
 
 /// The counter blocks of a packet, after the first key addition.
@@ -61,7 +76,7 @@ impl Counters {
         Self { base: _mm512_xor_si512(key.whitening(), _mm512_broadcast_i32x4(load_words(nonce))) }
     }
 
-    /// Vectors `first` to `first + N - 1` of the stream; `first` is a multiple of eight.
+    /// Vectors `first` to `first + N - 1` of the stream.
     #[inline]
     #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
     pub fn batch<const N: usize>(self, first: usize) -> [__m512i; N] {

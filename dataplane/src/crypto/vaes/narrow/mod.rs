@@ -3,7 +3,8 @@
 //! One code for both widths, generic over [`Isa`]. Its values prove what the CPU has, and its methods are always inlined, so that
 //! they end up in the two functions below for which the instructions are enabled.
 
-use super::{Tier, burst, frame};
+use super::frame::{self, Frame};
+use super::{Tier, burst};
 use crate::crypto::Job;
 
 mod aes_ni;
@@ -21,29 +22,6 @@ pub use avx2::Avx2;
 
 use isa::Isa;
 
-/// A packet for these kernels.
-type Frame<'p> = frame::Frame<'p, Rest<'p>>;
-
-/// Payload and ICV in one slice. The ICV behind the payload is what lets a kernel load and store whole blocks at its end.
-struct Rest<'p> {
-    bytes: &'p mut [u8],
-    /// Bytes of payload.
-    len: usize,
-}
-
-impl<'p> frame::Body<'p> for Rest<'p> {
-    #[inline(always)]
-    fn new(rest: &'p mut [u8], icv_len: usize) -> Option<Self> {
-        let len = rest.len().checked_sub(icv_len)?;
-        Some(Self { bytes: rest, len })
-    }
-
-    #[inline(always)]
-    fn payload_len(&self) -> usize {
-        self.len
-    }
-}
-
 /// Bytes of payload in vector 0, whose first lane is the header's.
 const fn head_len<I: Isa>() -> usize {
     (I::LANES - 1) * frame::BLOCK
@@ -57,7 +35,7 @@ const fn vector_len<I: Isa>() -> usize {
 /// Vectors of a packet behind vector 0, which has the header.
 #[inline(always)]
 fn behind<I: Isa>(frame: &Frame<'_>) -> usize {
-    frame.body.len.saturating_sub(head_len::<I>()).div_ceil(vector_len::<I>())
+    frame.len.saturating_sub(head_len::<I>()).div_ceil(vector_len::<I>())
 }
 
 /// [`behind`] of two packets to seal that go through AES side by side: short ones that have as many vectors and rounds. Of longer ones,
@@ -90,7 +68,7 @@ macro_rules! tier {
             fn seal(self, jobs: &mut [Job<'_>]) {
                 #[target_feature(enable = $features)]
                 fn inner(isa: $isa, jobs: &mut [Job<'_>]) {
-                    burst::<true, Rest<'_>>(jobs, |frames| seal::seal(isa, frames));
+                    burst::<true>(jobs, |frames| seal::seal(isa, frames));
                 }
                 // SAFETY: a value of this type exists only when the CPU has all the features.
                 unsafe { inner(self, jobs) }
@@ -100,7 +78,7 @@ macro_rules! tier {
             fn open(self, jobs: &mut [Job<'_>]) {
                 #[target_feature(enable = $features)]
                 fn inner(isa: $isa, jobs: &mut [Job<'_>]) {
-                    burst::<false, Rest<'_>>(jobs, |frames| open::open(isa, frames));
+                    burst::<false>(jobs, |frames| open::open(isa, frames));
                 }
                 // SAFETY: as in `seal`.
                 unsafe { inner(self, jobs) }

@@ -21,7 +21,7 @@ pub fn open<I: Isa>(isa: I, frames: &mut [Frame<'_>]) {
     for frame in frames {
         *frame.ok = decrypt(isa, frame);
         if !*frame.ok {
-            frame.body.bytes[..frame.body.len].fill(0);
+            frame.bytes[..frame.len].fill(0);
         }
     }
 }
@@ -29,7 +29,7 @@ pub fn open<I: Isa>(isa: I, frames: &mut [Frame<'_>]) {
 #[inline(always)]
 fn decrypt<I: Isa>(isa: I, frame: &mut Frame<'_>) -> bool {
     // Vectors behind vector 0, which has the header.
-    let behind = frame.body.len.saturating_sub(head_len::<I>()).div_ceil(vector_len::<I>());
+    let behind = frame.len.saturating_sub(head_len::<I>()).div_ceil(vector_len::<I>());
     match behind {
         0 => decrypt_tiny(isa, frame),
         1 => decrypt_short::<I, 2>(isa, frame),
@@ -46,16 +46,16 @@ fn decrypt<I: Isa>(isa: I, frame: &mut Frame<'_>) -> bool {
 /// A packet whose payload fits vector 0: a dummy packet or nearly one. It goes through a buffer.
 #[inline(always)]
 fn decrypt_tiny<I: Isa>(isa: I, frame: &mut Frame<'_>) -> bool {
-    let (key, len) = (frame.key, frame.body.len);
-    let mut states = Counters::new(isa, key, &frame.nonce).batch::<I, 1>(isa, 0);
+    let (key, len) = (frame.key, frame.len);
+    let mut states = Counters::new(isa, key, &frame.nonce()).batch::<I, 1>(isa, 0);
     let last_key = rounds(isa, key, &mut states, &mut Nothing);
     let keystream = isa.last_round(states[0], last_key);
-    let (payload, icv) = frame.body.bytes.split_at_mut(len);
+    let (payload, icv) = frame.bytes.split_at_mut(len);
     let sealed = tail::load_tiny(isa, payload);
     let data = isa.reflect(isa.with_first(sealed, isa.least().block(&frame.aad)));
     let end = End { data: [data], room: len + BLOCK <= head_len::<I>() };
     let icv = Icv::new(isa, icv, icv.len());
-    let ok = icv.verify(isa, end.products(isa, key, &frame.lengths), isa.lane(keystream));
+    let ok = icv.verify(isa, end.products(isa, key, &frame.key.lengths(frame.len)), isa.lane(keystream));
     if ok {
         tail::store_tiny(isa, payload, isa.xor(sealed, keystream));
     }
@@ -66,14 +66,14 @@ fn decrypt_tiny<I: Isa>(isa: I, frame: &mut Frame<'_>) -> bool {
 #[inline(always)]
 fn decrypt_short<I: Isa, const N: usize>(isa: I, frame: &mut Frame<'_>) -> bool {
     let (least, key) = (isa.least(), frame.key);
-    let mut states = Counters::new(isa, key, &frame.nonce).batch::<I, N>(isa, 0);
+    let mut states = Counters::new(isa, key, &frame.nonce()).batch::<I, N>(isa, 0);
     let last_key = rounds(isa, key, &mut states, &mut Nothing);
 
-    let icv_len = frame.body.bytes.len() - frame.body.len;
-    let icv = Icv::new(isa, frame.body.bytes, icv_len);
-    let (head, rest) = frame.body.bytes.split_at_mut(head_len::<I>());
+    let icv_len = frame.bytes.len() - frame.len;
+    let icv = Icv::new(isa, frame.bytes, icv_len);
+    let (head, rest) = frame.bytes.split_at_mut(head_len::<I>());
     let (whole, rest) = rest.split_at_mut((N - 2) * vector_len::<I>());
-    let tail_len = frame.body.len - head_len::<I>() - (N - 2) * vector_len::<I>();
+    let tail_len = frame.len - head_len::<I>() - (N - 2) * vector_len::<I>();
     let whole = I::vectors_mut(whole);
     let Some(head) = I::head(head) else { return false };
 
@@ -85,7 +85,7 @@ fn decrypt_short<I: Isa, const N: usize>(isa: I, frame: &mut Frame<'_>) -> bool 
     let mut tail = Tail::new(isa, rest, tail_len);
     data[N - 1] = isa.reflect(tail.payload(isa));
     let end = End { data, room: tail.has_room::<I>() };
-    let products = end.products(isa, key, &frame.lengths);
+    let products = end.products(isa, key, &frame.key.lengths(frame.len));
 
     let first = isa.last_round(states[0], isa.xor(last_key, isa.with_head(least.zero(), head)));
     let ok = icv.verify(isa, products, isa.lane(first));
@@ -104,10 +104,10 @@ fn decrypt_short<I: Isa, const N: usize>(isa: I, frame: &mut Frame<'_>) -> bool 
 #[inline(always)]
 fn decrypt_long<I: Isa>(isa: I, frame: &mut Frame<'_>) -> bool {
     let (least, key) = (isa.least(), frame.key);
-    let counters = Counters::new(isa, key, &frame.nonce);
-    let icv_len = frame.body.bytes.len() - frame.body.len;
-    let mut left = frame.body.len - head_len::<I>() - (BATCH - 1) * vector_len::<I>();
-    let (head, rest) = frame.body.bytes.split_at_mut(head_len::<I>());
+    let counters = Counters::new(isa, key, &frame.nonce());
+    let icv_len = frame.bytes.len() - frame.len;
+    let mut left = frame.len - head_len::<I>() - (BATCH - 1) * vector_len::<I>();
+    let (head, rest) = frame.bytes.split_at_mut(head_len::<I>());
     let (others, rest) = rest.split_at_mut((BATCH - 1) * vector_len::<I>());
     let others = I::vectors_mut(others);
     let Some(head) = I::head(head) else { return false };
@@ -143,7 +143,7 @@ fn decrypt_long<I: Isa>(isa: I, frame: &mut Frame<'_>) -> bool {
         left -= BATCH * vector_len::<I>();
     }
 
-    let last = Last { key, counters, vector, sum, mask, lengths: &frame.lengths, icv_len };
+    let last = Last { key, counters, vector, sum, mask, lengths: frame.key.lengths(frame.len), icv_len };
     match left.div_ceil(vector_len::<I>()) {
         0 | 1 => last.decrypt::<1>(isa, rest, left),
         2 => last.decrypt::<2>(isa, rest, left),
@@ -163,7 +163,7 @@ struct Last<'p, I: Isa> {
     vector: usize,
     sum: I::Vector,
     mask: __m128i,
-    lengths: &'p Block,
+    lengths: Block,
     icv_len: usize,
 }
 
@@ -184,7 +184,7 @@ impl<I: Isa> Last<'_, I> {
         data[N - 1] = isa.reflect(tail.payload(isa));
         data[0] = isa.xor(data[0], self.sum);
         let end = End { data, room: tail.has_room::<I>() };
-        let ok = icv.verify(isa, end.products(isa, self.key, self.lengths), self.mask);
+        let ok = icv.verify(isa, end.products(isa, self.key, &self.lengths), self.mask);
         if ok {
             for n in 0..N - 1 {
                 let opened = isa.last_round(states[n], isa.xor(last_key, isa.load(&whole[n])));

@@ -49,7 +49,7 @@ fn write_icvs<I: Isa>(isa: I, frames: &mut [Frame<'_>], slots: &[Sealed<I::Vecto
     let [a, b] = slots;
     let hashes = reduce_two(isa, a.products, b.products);
     for (frame, (slot, hash)) in frames.iter_mut().zip(slots.iter().zip(hashes)) {
-        isa.least().store_start(&mut frame.body.bytes[frame.body.len..], isa.least().xor(hash, slot.mask));
+        isa.least().store_start(&mut frame.bytes[frame.len..], isa.least().xor(hash, slot.mask));
     }
 }
 
@@ -75,7 +75,7 @@ fn encrypt_two_short<I: Isa, const N: usize>(
     a: &mut Frame<'_>,
     b: &mut Frame<'_>,
 ) -> [Sealed<I::Vector>; 2] {
-    let counters = |frame: &Frame<'_>| Counters::new(isa, frame.key, &frame.nonce).batch::<I, N>(isa, 0);
+    let counters = |frame: &Frame<'_>| Counters::new(isa, frame.key, &frame.nonce()).batch::<I, N>(isa, 0);
     let mut states = [counters(a), counters(b)];
     let last_keys = rounds_of_two(isa, [a.key, b.key], &mut states);
     [finish_short(isa, a, states[0], last_keys[0]), finish_short(isa, b, states[1], last_keys[1])]
@@ -100,22 +100,22 @@ fn encrypt<I: Isa>(isa: I, frame: &mut Frame<'_>) -> Sealed<I::Vector> {
 /// A packet whose payload fits vector 0: a dummy packet or nearly one. It goes through a buffer.
 #[inline(always)]
 fn encrypt_tiny<I: Isa>(isa: I, frame: &mut Frame<'_>) -> Sealed<I::Vector> {
-    let (least, key, len) = (isa.least(), frame.key, frame.body.len);
-    let mut states = Counters::new(isa, key, &frame.nonce).batch::<I, 1>(isa, 0);
+    let (least, key, len) = (isa.least(), frame.key, frame.len);
+    let mut states = Counters::new(isa, key, &frame.nonce()).batch::<I, 1>(isa, 0);
     let last_key = rounds(isa, key, &mut states, &mut Nothing);
     let keystream = isa.last_round(states[0], last_key);
-    let payload = &mut frame.body.bytes[..len];
+    let payload = &mut frame.bytes[..len];
     let sealed = isa.and(isa.xor(tail::load_tiny(isa, payload), keystream), isa.mask(BLOCK + len));
     tail::store_tiny(isa, payload, sealed);
     let data = isa.reflect(isa.with_first(sealed, least.block(&frame.aad)));
     let end = End { data: [data], room: len + BLOCK <= head_len::<I>() };
-    Sealed { products: end.products(isa, key, &frame.lengths), mask: isa.lane(keystream) }
+    Sealed { products: end.products(isa, key, &frame.key.lengths(frame.len)), mask: isa.lane(keystream) }
 }
 
 /// A packet of N vectors.
 #[inline(always)]
 fn encrypt_short<I: Isa, const N: usize>(isa: I, frame: &mut Frame<'_>) -> Sealed<I::Vector> {
-    let mut states = Counters::new(isa, frame.key, &frame.nonce).batch::<I, N>(isa, 0);
+    let mut states = Counters::new(isa, frame.key, &frame.nonce()).batch::<I, N>(isa, 0);
     let last_key = rounds(isa, frame.key, &mut states, &mut Nothing);
     finish_short(isa, frame, states, last_key)
 }
@@ -129,9 +129,9 @@ fn finish_short<I: Isa, const N: usize>(
     last_key: I::Vector,
 ) -> Sealed<I::Vector> {
     let (least, key) = (isa.least(), frame.key);
-    let (head, rest) = frame.body.bytes.split_at_mut(head_len::<I>());
+    let (head, rest) = frame.bytes.split_at_mut(head_len::<I>());
     let (whole, rest) = rest.split_at_mut((N - 2) * vector_len::<I>());
-    let tail_len = frame.body.len - head_len::<I>() - (N - 2) * vector_len::<I>();
+    let tail_len = frame.len - head_len::<I>() - (N - 2) * vector_len::<I>();
 
     let mut data = states;
     let first = encrypt_head(isa, head, states[0], last_key);
@@ -148,7 +148,7 @@ fn finish_short<I: Isa, const N: usize>(
     data[N - 1] = isa.reflect(tail.with_keystream(isa, keystream));
 
     let end = End { data, room: tail.has_room::<I>() };
-    Sealed { products: end.products(isa, key, &frame.lengths), mask: isa.lane(first) }
+    Sealed { products: end.products(isa, key, &frame.key.lengths(frame.len)), mask: isa.lane(first) }
 }
 
 /// Encrypts what vector 0 has of the payload. The first lane of the result is the mask of the ICV.
@@ -169,9 +169,9 @@ fn encrypt_head<I: Isa>(isa: I, head: &mut [u8], state: I::Vector, last_key: I::
 #[inline(always)]
 fn encrypt_long<I: Isa>(isa: I, frame: &mut Frame<'_>) -> Sealed<I::Vector> {
     let (least, key) = (isa.least(), frame.key);
-    let counters = Counters::new(isa, key, &frame.nonce);
-    let mut left = frame.body.len - head_len::<I>() - (BATCH - 1) * vector_len::<I>();
-    let (head, rest) = frame.body.bytes.split_at_mut(head_len::<I>());
+    let counters = Counters::new(isa, key, &frame.nonce());
+    let mut left = frame.len - head_len::<I>() - (BATCH - 1) * vector_len::<I>();
+    let (head, rest) = frame.bytes.split_at_mut(head_len::<I>());
     let (others, rest) = rest.split_at_mut((BATCH - 1) * vector_len::<I>());
 
     let mut states = counters.batch::<I, BATCH>(isa, 0);
@@ -208,7 +208,8 @@ fn encrypt_long<I: Isa>(isa: I, frame: &mut Frame<'_>) -> Sealed<I::Vector> {
         left -= BATCH * vector_len::<I>();
     }
 
-    let last = Last { key, counters, vector, sum, first, others, mask, lengths: &frame.lengths };
+    let last =
+        Last { key, counters, vector, sum, first, others, mask, lengths: frame.key.lengths(frame.len) };
     match left.div_ceil(vector_len::<I>()) {
         0 | 1 => last.encrypt::<1>(isa, rest, left),
         2 => last.encrypt::<2>(isa, rest, left),
@@ -231,7 +232,7 @@ struct Last<'p, I: Isa> {
     first: I::Vector,
     others: &'p [I::Bytes],
     mask: __m128i,
-    lengths: &'p Block,
+    lengths: Block,
 }
 
 impl<I: Isa> Last<'_, I> {
@@ -255,6 +256,6 @@ impl<I: Isa> Last<'_, I> {
         data[N - 1] = isa.reflect(tail.with_keystream(isa, keystream));
         data[0] = isa.xor(data[0], hash.sum());
         let end = End { data, room: tail.has_room::<I>() };
-        Sealed { products: end.products(isa, self.key, self.lengths), mask: self.mask }
+        Sealed { products: end.products(isa, self.key, &self.lengths), mask: self.mask }
     }
 }
