@@ -62,24 +62,23 @@ pub(super) struct Pieces {
 }
 
 impl Worker {
-    /// Checks what does not depend on the sequence number: SA, route, lifetime, size. What it returns is of all packets of
-    /// the queue, in order.
+    /// Checks what does not depend on the sequence number: SA, route, lifetime, size. `admitted` gets what comes of all packets
+    /// of the queue, in order.
     #[inline]
     pub(super) fn admit_all(
         &mut self,
         queue: &mut SealQueue,
         now: u64,
         last: &mut LastWay,
+        admitted: &mut ArrayVec<Admitted, BURST>,
         pieces: &mut Pieces,
-    ) -> ArrayVec<Admitted, BURST> {
-        let mut admitted = ArrayVec::new();
+    ) {
         let mut rest = &mut queue.works[..];
         for &Run { tunnel, len } in &queue.runs {
             let Some((works, behind)) = mem::take(&mut rest).split_at_mut_checked(len.into()) else { break };
             rest = behind;
-            self.admit_run(tunnel, works, now, last, &mut admitted, pieces);
+            self.admit_run(tunnel, works, now, last, admitted, pieces);
         }
-        admitted
     }
 
     #[inline]

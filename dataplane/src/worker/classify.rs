@@ -53,7 +53,7 @@ impl Worker {
             }
         }
         let epoch = self.epoch();
-        for destination in destinations {
+        for &destination in &destinations {
             if !destination.to_v4().is_some_and(|destination| self.decisions.know(destination, epoch)) {
                 tables.spd.prefetch(destination);
             }

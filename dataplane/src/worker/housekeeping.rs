@@ -43,7 +43,7 @@ impl Worker {
         self.check_outbound(now, &mut visited);
         // One worker is enough: the SA's sequence number shows what any of them sends.
         if self.index == 0 && self.reception != Reception::Draining {
-            for tunnel in visited {
+            for &tunnel in &visited {
                 self.break_silence(tunnel, now);
             }
         }

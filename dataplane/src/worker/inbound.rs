@@ -301,7 +301,8 @@ fn claim(sa: &InboundSa, run: &[Opening], verdicts: &mut [Verdict]) {
     let number =
         |index: usize| run.get(index).filter(|_| verdicts.get(index) == Some(&Ok(()))).map(|work| work.seq);
     window.accept_run(run.len(), number, |index, reason| refused.push((index, reason)));
-    for (index, reason) in refused {
+    // By reference: by value all of its room would be copied, for every run.
+    for &(index, reason) in &refused {
         if let Some(verdict) = verdicts.get_mut(index) {
             *verdict = Err(reason);
         }

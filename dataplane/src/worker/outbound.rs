@@ -183,7 +183,8 @@ impl Worker {
         self.summon(queue);
         let mut last = LastWay::default();
         let mut pieces = Pieces::default();
-        let admitted = self.admit_all(queue, now, &mut last, &mut pieces);
+        let mut admitted = ArrayVec::new();
+        self.admit_all(queue, now, &mut last, &mut admitted, &mut pieces);
         self.passed(Stage::Admit);
         self.send_admitted(&mut queue.works, &admitted, now, &mut last);
         queue.clear();
@@ -330,7 +331,7 @@ impl Worker {
         }
         drop(jobs);
         self.passed(Stage::Seal);
-        for (place, reason) in refused {
+        for &(place, reason) in &refused {
             if let Some(work) = works.get_mut(usize::from(place))
                 && work.packet.take().is_some()
             {
