@@ -298,8 +298,9 @@ impl Crypto {
         let cbc_hmac = match choice {
             EngineChoice::AwsLc => None,
             EngineChoice::AesNi => CbcHmac::sha_ni().ok(),
-            EngineChoice::VaesAvx2 => CbcHmac::avx2().ok(),
-            EngineChoice::Auto | EngineChoice::Vaes | EngineChoice::VaesAvx512 => CbcHmac::new().ok(),
+            EngineChoice::Auto | EngineChoice::Vaes | EngineChoice::VaesAvx512 | EngineChoice::VaesAvx2 => {
+                CbcHmac::new().ok()
+            }
         };
         if let Some(cbc_hmac) = &cbc_hmac {
             cbc_hmac.prove(&aws_lc)?;

@@ -23,14 +23,6 @@ impl CbcHmac {
     ///
     /// # Errors
     /// Always.
-    pub fn avx2() -> Result<Self, String> {
-        Self::new()
-    }
-
-    /// Why not.
-    ///
-    /// # Errors
-    /// Always.
     pub fn sha_ni() -> Result<Self, String> {
         Self::new()
     }

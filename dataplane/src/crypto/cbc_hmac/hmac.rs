@@ -19,14 +19,6 @@ pub struct Message<'p> {
     pub tag: &'p mut [u8; DIGEST],
 }
 
-impl Message<'_> {
-    /// Steps that it takes, the outer hash included, or one less.
-    #[inline]
-    pub fn blocks(&self) -> usize {
-        self.data.len() / BLOCK + 2
-    }
-}
-
 /// Works out the tags of all messages.
 #[inline]
 pub fn tags<S: Sha256<LANES>, const LANES: usize>(sha256: S, messages: &mut [Message<'_>]) {

@@ -5,9 +5,9 @@
 //! without the cipher.
 //!
 //! SHA-256 needs the SHA extensions (Zen, Ice Lake, Goldmont and later; four lanes) or AVX-512 (sixteen), which Skylake-X and
-//! Cascade Lake have without them. A CPU with both hashes with AVX-512 what fills the lanes, and with SHA extensions the
-//! rest (`hashes`). A few packets through sixteen lanes take longer than one by one would; where there is nothing else they go
-//! there all the same. CPUs with neither would need eight hashes side by side in AVX2 registers; there aws-lc-rs stays.
+//! Cascade Lake have without them; a CPU with both takes the extensions (`hashes`). A few packets through sixteen lanes take
+//! longer than one by one would, and go there all the same. CPUs with neither would need eight hashes side by side in AVX2
+//! registers; there aws-lc-rs stays.
 //!
 //! AES-CBC goes through eight lanes of AES-NI, and packets of one key through sixteen of VAES where the CPU has it (`ciphers`).
 //!
@@ -63,15 +63,7 @@ impl CbcHmac {
         Ok(Self { ciphers: Ciphers::detect()?, hashes: Hashes::detect()? })
     }
 
-    /// The engine without AVX-512.
-    ///
-    /// # Errors
-    /// What the CPU misses, or the operating system did not turn on.
-    pub fn avx2() -> Result<Self, String> {
-        Ok(Self { ciphers: Ciphers::detect()?, hashes: Hashes::ShaNi(ShaNi::detect()?) })
-    }
-
-    /// The engine without AVX-512 and VAES.
+    /// The engine with SHA extensions and without VAES.
     ///
     /// # Errors
     /// What the CPU misses, or the operating system did not turn on.

@@ -47,7 +47,6 @@ macro_rules! engine_tests {
 }
 
 engine_tests!(all, CbcHmac::new());
-engine_tests!(avx2, CbcHmac::avx2());
 engine_tests!(sha_ni, CbcHmac::sha_ni());
 engine_tests!(avx512, CbcHmac::avx512());
 

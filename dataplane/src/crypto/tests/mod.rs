@@ -171,7 +171,6 @@ macro_rules! cbc_tests {
 
 engine_tests!(aws_lc, Ok(AwsLc::new()));
 engine_tests!(cbc_hmac, CbcHmac::new());
-engine_tests!(cbc_hmac_avx2, CbcHmac::avx2());
 engine_tests!(cbc_hmac_sha_ni, CbcHmac::sha_ni());
 engine_tests!(cbc_hmac_avx512, CbcHmac::avx512());
 engine_tests!(vaes_avx512, Vaes::<Avx512>::new());
@@ -185,6 +184,5 @@ aead_tests!(aes_ni_aead, Vaes::<AesNi>::new());
 
 cbc_tests!(aws_lc_cbc, Ok(AwsLc::new()));
 cbc_tests!(cbc_hmac_cbc, CbcHmac::new());
-cbc_tests!(cbc_hmac_avx2_cbc, CbcHmac::avx2());
 cbc_tests!(cbc_hmac_sha_ni_cbc, CbcHmac::sha_ni());
 cbc_tests!(cbc_hmac_avx512_cbc, CbcHmac::avx512());
