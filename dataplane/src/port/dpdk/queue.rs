@@ -169,10 +169,7 @@ impl Port for DpdkPort {
             }
         };
         self.counters.tx_packets += u64::from(sent);
-        for (at, &mbuf) in mbufs.iter().enumerate() {
-            if at < sent.into() {
-                continue;
-            }
+        for &mbuf in mbufs.iter().skip(sent.into()) {
             // SAFETY: not taken, so still ours.
             if let Ok(packet) = unsafe { self.lend(mbuf) } {
                 bytes -= packet.len() as u64;
@@ -180,7 +177,8 @@ impl Port for DpdkPort {
             }
         }
         self.counters.tx_bytes += bytes;
-        burst.extend(kept);
+        // Seldom any. By value all of its room would be copied.
+        burst.extend(kept.drain(..));
     }
 
     /// DPDK's drivers are polled. A worker that sleeps looks at them every millisecond.

@@ -46,6 +46,8 @@ struct Opened {
     mask: __m128i,
     /// As it came.
     icv: __m128i,
+    /// Whether it did.
+    done: bool,
 }
 
 impl Opened {
@@ -53,7 +55,7 @@ impl Opened {
     #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
     fn nothing() -> Self {
         let zero = _mm_setzero_si128();
-        Self { products: Products::none(), mask: zero, icv: zero }
+        Self { products: Products::none(), mask: zero, icv: zero, done: false }
     }
 }
 
@@ -83,7 +85,7 @@ fn open_short(frames: &mut [Frame<'_>]) {
     let icvs =
         icvs(&[(a.products, a.mask), (b.products, b.mask), (c.products, c.mask), (d.products, d.mask)]);
     for (frame, (icv, slot)) in frames.iter_mut().zip(icvs.into_iter().zip(&slots)) {
-        *frame.ok = equal(icv, slot.icv, frame.key.icv_len());
+        *frame.ok = slot.done & equal(icv, slot.icv, frame.key.icv_len());
     }
 }
 
@@ -142,6 +144,7 @@ fn decrypt<const N: usize, const Q: usize>(frames: [&mut Frame<'_>; Q]) -> [Open
         ($($q:literal)*) => {$(
             if $q < Q && let Some(mut text) = Text::<N, BLOCK>::new(frames[$q].payload()) {
                 opened[$q].mask = finish_unit(&mut text, states[$q], last_keys[$q]);
+                opened[$q].done = true;
             }
         )*};
     }
@@ -197,7 +200,7 @@ fn decrypt_long(frame: &mut Frame<'_>) -> bool {
     let payload = &mut frame.bytes[..frame.len];
     let (head, rest) = payload.split_at_mut((vectors * VECTOR - BLOCK).min(frame.len));
     let first = First { key: frame.key, counters, aad: &frame.aad };
-    let (mask, mut sum, mut last) = match vectors {
+    let begun = match vectors {
         2 => first.decrypt::<2>(head),
         3 => first.decrypt::<3>(head),
         4 => first.decrypt::<4>(head),
@@ -207,6 +210,7 @@ fn decrypt_long(frame: &mut Frame<'_>) -> bool {
         8 => first.decrypt::<8>(head),
         _ => first.decrypt::<9>(head),
     };
+    let Some((mask, mut sum, mut last)) = begun else { return false };
     let mut vector = vectors;
     for bytes in rest.chunks_mut(BATCH * VECTOR) {
         let Some(mut text) = Text::<BATCH, 0>::new(bytes) else { return false };
@@ -245,10 +249,9 @@ impl First<'_> {
     /// Decrypts its N vectors. Gives the mask of the ICV, the sum of the hash, and the vector that is not yet in it.
     #[inline]
     #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-    fn decrypt<const N: usize>(self, head: &mut [u8]) -> (__m128i, Option<__m512i>, __m512i) {
-        let zero = _mm512_setzero_si512();
-        let Some(mut text) = Text::<N, BLOCK>::new(head) else { return (_mm_setzero_si128(), None, zero) };
-        let mut vectors = [zero; N];
+    fn decrypt<const N: usize>(self, head: &mut [u8]) -> Option<(__m128i, Option<__m512i>, __m512i)> {
+        let mut text = Text::<N, BLOCK>::new(head)?;
+        let mut vectors = [_mm512_setzero_si512(); N];
         for n in 0..N {
             vectors[n] = for_hash(&text, n, (n == 0).then_some(self.aad));
         }
@@ -261,6 +264,6 @@ impl First<'_> {
             };
         }
         let [last_key] = rounds!([self.key], states, step);
-        (finish_unit(&mut text, states[0], last_key), running.sum, last)
+        Some((finish_unit(&mut text, states[0], last_key), running.sum, last))
     }
 }

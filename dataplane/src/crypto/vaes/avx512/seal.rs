@@ -42,6 +42,16 @@ struct Sealed {
     products: Products,
     /// What it is masked with.
     mask: __m128i,
+    /// Whether it did.
+    done: bool,
+}
+
+impl Sealed {
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+    fn nothing() -> Self {
+        Self { products: Products::none(), mask: _mm_setzero_si128(), done: false }
+    }
 }
 
 /// Seals up to four packets.
@@ -54,7 +64,7 @@ fn seal_short(frames: &mut [Frame<'_>]) {
         Some((four, 3)) => encrypt_four::<3>(four),
         Some((four, _)) => encrypt_four::<4>(four),
         None => {
-            let mut slots = [Sealed { products: Products::none(), mask: _mm_setzero_si128() }; 4];
+            let mut slots = [Sealed::nothing(); 4];
             for (frame, slot) in frames.iter_mut().zip(&mut slots) {
                 [*slot] = match frame.vectors() {
                     1 => encrypt::<1, 1>([frame]),
@@ -69,9 +79,9 @@ fn seal_short(frames: &mut [Frame<'_>]) {
     let [a, b, c, d] = &slots;
     let icvs =
         icvs(&[(a.products, a.mask), (b.products, b.mask), (c.products, c.mask), (d.products, d.mask)]);
-    for (frame, icv) in frames.iter_mut().zip(icvs) {
+    for (frame, (icv, slot)) in frames.iter_mut().zip(icvs.into_iter().zip(&slots)) {
         store_block(frame.icv(), icv);
-        *frame.ok = true;
+        *frame.ok = slot.done;
     }
 }
 
@@ -96,7 +106,7 @@ fn encrypt<const N: usize, const Q: usize>(frames: [&mut Frame<'_>; Q]) -> [Seal
         states[q] = Counters::new(keys[q], &frames[q].nonce()).batch::<N>(0);
     }
     let last_keys = rounds!(keys, states);
-    let mut sealed = [Sealed { products: Products::none(), mask: _mm_setzero_si128() }; Q];
+    let mut sealed = [Sealed::nothing(); Q];
     // Written out, since the compiler leaves a loop of so much a loop, and vectors in memory.
     macro_rules! finish {
         ($($q:literal)*) => {$(
@@ -105,7 +115,8 @@ fn encrypt<const N: usize, const Q: usize>(frames: [&mut Frame<'_>; Q]) -> [Seal
                 let (ending, lengths, aad) = (Ending::of(frame), frame.key.lengths(frame.len), frame.aad);
                 if let Some(mut text) = Text::<N, BLOCK>::new(frame.payload()) {
                     let (mask, data) = finish_unit(&mut text, states[$q], last_keys[$q], Some(&aad));
-                    sealed[$q] = Sealed { products: hash::short(keys[$q], data, ending, &lengths), mask };
+                    let products = hash::short(keys[$q], data, ending, &lengths);
+                    sealed[$q] = Sealed { products, mask, done: true };
                 }
             }
         )*};
@@ -204,7 +215,6 @@ impl Waiting<'_> {
 fn encrypt_long<'p>(frame: &'p mut Frame<'_>, waiting: &mut Waiting<'p>) {
     // Batches are counted from the end, so that only the first may have fewer vectors, or one more.
     let vectors = (frame.vectors() - 2) % BATCH + 2;
-    *frame.ok = true;
     let ending = Ending::of(frame);
     let key = frame.key;
     let counters = Counters::new(key, &frame.nonce());
@@ -212,7 +222,7 @@ fn encrypt_long<'p>(frame: &'p mut Frame<'_>, waiting: &mut Waiting<'p>) {
     let (payload, icv) = frame.bytes.split_at_mut(frame.len);
     let (head, rest) = payload.split_at_mut((vectors * VECTOR - BLOCK).min(frame.len));
     let first = First { key, counters, aad: &frame.aad };
-    let (mask, (mut data, mut last)) = match vectors {
+    let begun = match vectors {
         2 => first.encrypt::<2>(head, waiting),
         3 => first.encrypt::<3>(head, waiting),
         4 => first.encrypt::<4>(head, waiting),
@@ -222,6 +232,7 @@ fn encrypt_long<'p>(frame: &'p mut Frame<'_>, waiting: &mut Waiting<'p>) {
         8 => first.encrypt::<8>(head, waiting),
         _ => first.encrypt::<9>(head, waiting),
     };
+    let Some((mask, (mut data, mut last))) = begun else { return };
     let mut sum = None;
     let mut empty = BATCH + 1 - vectors;
     let mut vector = vectors;
@@ -258,6 +269,7 @@ fn encrypt_long<'p>(frame: &'p mut Frame<'_>, waiting: &mut Waiting<'p>) {
     waiting.ending = ending;
     waiting.mask = mask;
     waiting.icv = icv;
+    *frame.ok = true;
 }
 
 /// The first batch of a longer packet.
@@ -276,10 +288,8 @@ impl First<'_> {
         self,
         head: &mut [u8],
         waiting: &mut Waiting<'_>,
-    ) -> (__m128i, ([__m512i; BATCH], __m512i)) {
-        let Some(mut text) = Text::<N, BLOCK>::new(head) else {
-            return (_mm_setzero_si128(), first_of([_mm512_setzero_si512()]));
-        };
+    ) -> Option<(__m128i, ([__m512i; BATCH], __m512i))> {
+        let mut text = Text::<N, BLOCK>::new(head)?;
         let mut states = [self.counters.batch::<N>(0)];
         let last_key = if let Some((key, lengths)) = waiting.of {
             let mut running = Running::new(waiting.sum);
@@ -296,6 +306,6 @@ impl First<'_> {
             last_key
         };
         let (mask, vectors) = finish_unit(&mut text, states[0], last_key, Some(self.aad));
-        (mask, first_of(vectors))
+        Some((mask, first_of(vectors)))
     }
 }
