@@ -13,7 +13,7 @@ use dataplane::buffer::BURST;
 use dataplane::crypto::Suite;
 use libloading::Library;
 
-use crate::engine_case::Work;
+use crate::engine_case::{Work, frame};
 use crate::measure::{Case, Round};
 use crate::traffic::{Order, SMALLEST, Size, Stream};
 
@@ -147,8 +147,7 @@ impl IpsecMb {
 pub fn bare<'a>(work: &Work, order: Order) -> anyhow::Result<Option<Case<'a>>> {
     let Some(peer) = IpsecMb::load(work.suite)? else { return Ok(None) };
     let keys: Vec<_> = (0..work.keys).map(|number| peer.key(number)).collect();
-    let mut packets: Vec<Vec<u8>> =
-        work.bodies.iter().cycle().take(BURST).map(|body| vec![0x5a; *body]).collect();
+    let mut packets: Vec<Vec<u8>> = work.bodies.iter().cycle().take(BURST).map(|body| frame(*body)).collect();
     let bursts = work.bursts;
     // Of a stream of packets only the tunnels count here.
     let mut stream = Stream::new(Size::Fixed(SMALLEST), work.keys, order);
