@@ -50,16 +50,36 @@ fn with_lone_lengths(key: &VaesKey, products: Products, ending: Ending, lengths:
     products.plus(Products::of(_mm512_zextsi128_si512(load_words(lengths)), key.consecutive(1, 0)))
 }
 
-/// The ICVs of four packets, from their hashes and what those are masked with.
+/// A short packet that went through AES, with its hash.
+#[derive(Clone, Copy)]
+pub struct Hashed {
+    /// The hash, not yet reduced.
+    pub products: Products,
+    /// What the ICV is masked with.
+    pub mask: __m128i,
+    /// Whether it did.
+    pub done: bool,
+}
+
+impl Hashed {
+    /// No packet, or one that did not.
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+    pub fn nothing() -> Self {
+        Self { products: Products::none(), mask: _mm_setzero_si128(), done: false }
+    }
+}
+
+/// The ICVs of four packets.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-pub fn icvs([a, b, c, d]: &[(Products, __m128i); 4]) -> [__m128i; 4] {
-    let hashes = reflect(reduce_four(&[a.0, b.0, c.0, d.0]));
+pub fn icvs([a, b, c, d]: [Hashed; 4]) -> [__m128i; 4] {
+    let hashes = reflect(reduce_four(&[a.products, b.products, c.products, d.products]));
     [
-        _mm_xor_si128(_mm512_castsi512_si128(hashes), a.1),
-        _mm_xor_si128(_mm512_extracti32x4_epi32::<1>(hashes), b.1),
-        _mm_xor_si128(_mm512_extracti32x4_epi32::<2>(hashes), c.1),
-        _mm_xor_si128(_mm512_extracti32x4_epi32::<3>(hashes), d.1),
+        _mm_xor_si128(_mm512_castsi512_si128(hashes), a.mask),
+        _mm_xor_si128(_mm512_extracti32x4_epi32::<1>(hashes), b.mask),
+        _mm_xor_si128(_mm512_extracti32x4_epi32::<2>(hashes), c.mask),
+        _mm_xor_si128(_mm512_extracti32x4_epi32::<3>(hashes), d.mask),
     ]
 }
 
@@ -69,7 +89,7 @@ pub struct Running {
     /// What the batches so far came to, if there were any.
     pub sum: Option<__m512i>,
     /// Of the steps of the batch so far.
-    pub products: Products,
+    products: Products,
 }
 
 impl Running {
@@ -79,29 +99,26 @@ impl Running {
     pub fn new(sum: Option<__m512i>) -> Self {
         Self { sum, products: Products::none() }
     }
-}
 
-/// A step, 1 to 9, of adding a batch to a [`Running`] hash, to be done beside the rounds of AES. `data` are eight vectors, of which
-/// the first `empty` are zero.
-macro_rules! batch_step {
-    ($running:ident, $key:expr, $data:expr, $empty:expr, $step:literal) => {
-        match $step {
+    /// Step 1, 2 to 8 or 9 of adding a batch. `data` are eight vectors, of which the first `empty` are zero.
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+    pub fn step(&mut self, key: &VaesKey, data: &[__m512i; BATCH], empty: usize, step: usize) {
+        match step {
             1 => {
-                if let Some(sum) = $running.sum {
-                    $running.products = Products::of(sum, $key.fourth(8));
+                if let Some(sum) = self.sum {
+                    self.products = Products::of(sum, key.fourth(8));
                 }
             }
-            9 => $running.sum = Some(_mm512_xor_si512($running.products.reduce(), $data[7])),
+            9 => self.sum = Some(_mm512_xor_si512(self.products.reduce(), data[7])),
             _ => {
-                if $step - 2 >= $empty {
-                    let product = Products::of($data[$step - 2], $key.fourth(9 - $step));
-                    $running.products = $running.products.plus(product);
+                if step - 2 >= empty {
+                    self.products = self.products.plus(Products::of(data[step - 2], key.fourth(9 - step)));
                 }
             }
         }
-    };
+    }
 }
-pub(super) use batch_step;
 
 /// The vectors of a packet's first batch that are to be hashed with it, zeros before them, and the one that is left to the next.
 #[inline]

@@ -6,10 +6,10 @@
 use std::arch::x86_64::*;
 
 use super::aes::{last_keys, rounds};
-use super::ghash::{Products, fold_lanes, reflect, reflect_block, with_first};
-use super::hash::{self, Running, batch_step, first_of, icvs, next_of};
+use super::ghash::{fold_lanes, reflect, reflect_block, with_first};
+use super::hash::{self, Hashed, Running, first_of, icvs, next_of};
 use super::lanes::{BATCH, BLOCK, Text, VECTOR, broadcast, equal, load_block, load_words};
-use super::stream::{Counters, Ending, SHORT, alike};
+use super::stream::{Counters, Ending, SHORT, alike, short_ones, side_by_side};
 use crate::crypto::vaes::frame::{Block, Frame};
 use crate::crypto::vaes::key::VaesKey;
 use crate::crypto::vaes::schedule::Rounds;
@@ -23,7 +23,7 @@ pub fn open(frames: &mut [Frame<'_>]) {
             *first.ok = decrypt_long(first);
             1
         } else {
-            let count = rest.iter().take(4).take_while(|frame| frame.vectors() <= SHORT).count();
+            let count = short_ones(rest);
             open_short(&mut rest[..count]);
             count
         };
@@ -37,75 +37,24 @@ pub fn open(frames: &mut [Frame<'_>]) {
     }
 }
 
-/// A packet that went through AES and waits for its verdict.
-#[derive(Clone, Copy)]
-struct Opened {
-    /// The hash, not yet reduced.
-    products: Products,
-    /// What it is masked with.
-    mask: __m128i,
-    /// As it came.
-    icv: __m128i,
-    /// Whether it did.
-    done: bool,
-}
-
-impl Opened {
-    #[inline]
-    #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-    fn nothing() -> Self {
-        let zero = _mm_setzero_si128();
-        Self { products: Products::none(), mask: zero, icv: zero, done: false }
-    }
-}
-
 /// Up to four packets.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
 fn open_short(frames: &mut [Frame<'_>]) {
-    let slots = match alike(frames) {
-        Some((four, 1)) => decrypt_four::<1>(four),
-        Some((four, 2)) => decrypt_four::<2>(four),
-        Some((four, 3)) => decrypt_four::<3>(four),
-        Some((four, _)) => decrypt_four::<4>(four),
-        None => {
-            let mut slots = [Opened::nothing(); 4];
-            for (frame, slot) in frames.iter_mut().zip(&mut slots) {
-                [*slot] = match frame.vectors() {
-                    1 => decrypt::<1, 1>([frame]),
-                    2 => decrypt::<2, 1>([frame]),
-                    3 => decrypt::<3, 1>([frame]),
-                    _ => decrypt::<4, 1>([frame]),
-                };
-            }
-            slots
-        }
-    };
-    let [a, b, c, d] = &slots;
-    let icvs =
-        icvs(&[(a.products, a.mask), (b.products, b.mask), (c.products, c.mask), (d.products, d.mask)]);
-    for (frame, (icv, slot)) in frames.iter_mut().zip(icvs.into_iter().zip(&slots)) {
-        *frame.ok = slot.done & equal(icv, slot.icv, frame.key.icv_len());
+    let slots = side_by_side!(decrypt, frames);
+    let done = [slots[0].done, slots[1].done, slots[2].done, slots[3].done];
+    for (frame, (difference, done)) in frames.iter_mut().zip(icvs(slots).into_iter().zip(done)) {
+        *frame.ok = done & equal(difference, _mm_setzero_si128(), frame.key.icv_len());
     }
 }
 
-/// Decrypts four packets of N vectors.
+/// Decrypts Q packets of N vectors, whose keys have as many rounds, side by side. Their masks have the ICVs in them that came, so
+/// that where one is right nothing is left of it.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-fn decrypt_four<const N: usize>([a, b, c, d]: &mut [Frame<'_>; 4]) -> [Opened; 4] {
-    if N <= 2 {
-        return decrypt::<N, 4>([a, b, c, d]);
-    }
-    let ([a, b], [c, d]) = (decrypt::<N, 2>([a, b]), decrypt::<N, 2>([c, d]));
-    [a, b, c, d]
-}
-
-/// Decrypts Q packets of N vectors, whose keys have as many rounds, side by side.
-#[inline]
-#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-fn decrypt<const N: usize, const Q: usize>(frames: [&mut Frame<'_>; Q]) -> [Opened; Q] {
+fn decrypt<const N: usize, const Q: usize>(frames: [&mut Frame<'_>; Q]) -> [Hashed; Q] {
     let keys: [&VaesKey; Q] = std::array::from_fn(|q| frames[q].key);
-    let mut opened = [Opened::nothing(); Q];
+    let mut opened = [Hashed::nothing(); Q];
     let mut states = [[_mm512_setzero_si512(); N]; Q];
     for q in 0..Q {
         states[q] = Counters::new(keys[q], &frames[q].nonce()).batch::<N>(0);
@@ -123,7 +72,7 @@ fn decrypt<const N: usize, const Q: usize>(frames: [&mut Frame<'_>; Q]) -> [Open
                     }
                     opened[$q].products = hash::short(keys[$q], data, ending, &lengths);
                     // Before what stands beside it is written.
-                    opened[$q].icv = load_block(frame.icv());
+                    opened[$q].mask = load_block(frame.icv());
                 }
             }
         };
@@ -143,7 +92,8 @@ fn decrypt<const N: usize, const Q: usize>(frames: [&mut Frame<'_>; Q]) -> [Open
     macro_rules! finish {
         ($($q:literal)*) => {$(
             if $q < Q && let Some(mut text) = Text::<N, BLOCK>::new(frames[$q].payload()) {
-                opened[$q].mask = finish_unit(&mut text, states[$q], last_keys[$q]);
+                let mask = finish_unit(&mut text, states[$q], last_keys[$q]);
+                opened[$q].mask = _mm_xor_si128(opened[$q].mask, mask);
                 opened[$q].done = true;
             }
         )*};
@@ -224,7 +174,7 @@ fn decrypt_long(frame: &mut Frame<'_>) -> bool {
         let mut running = Running::new(sum);
         macro_rules! step {
             ($step:literal) => {
-                batch_step!(running, frame.key, data, 0, $step)
+                running.step(frame.key, &data, 0, $step)
             };
         }
         let [last_key] = rounds!([frame.key], states, step);
@@ -260,7 +210,7 @@ impl First<'_> {
         let mut running = Running::new(None);
         macro_rules! step {
             ($step:literal) => {
-                batch_step!(running, self.key, data, BATCH + 1 - N, $step)
+                running.step(self.key, &data, BATCH + 1 - N, $step)
             };
         }
         let [last_key] = rounds!([self.key], states, step);

@@ -7,10 +7,10 @@
 use std::arch::x86_64::*;
 
 use super::aes::{last_keys, rounds};
-use super::ghash::{Products, fold_lanes, reflect, reflect_block, with_first};
-use super::hash::{self, Running, batch_step, first_of, icvs, next_of};
+use super::ghash::{fold_lanes, reflect, reflect_block, with_first};
+use super::hash::{self, Hashed, Running, first_of, icvs, next_of};
 use super::lanes::{BATCH, BLOCK, Text, VECTOR, broadcast, load_words, store_block};
-use super::stream::{Counters, Ending, SHORT, alike};
+use super::stream::{Counters, Ending, SHORT, alike, short_ones, side_by_side};
 use crate::crypto::vaes::frame::{Block, Frame};
 use crate::crypto::vaes::key::VaesKey;
 use crate::crypto::vaes::schedule::Rounds;
@@ -26,7 +26,7 @@ pub fn seal(frames: &mut [Frame<'_>]) {
             rest = behind;
             encrypt_long(first, &mut waiting);
         } else {
-            let count = rest.iter().take(4).take_while(|frame| frame.vectors() <= SHORT).count();
+            let count = short_ones(rest);
             let (four, behind) = std::mem::take(&mut rest).split_at_mut(count);
             rest = behind;
             seal_short(four);
@@ -35,78 +35,29 @@ pub fn seal(frames: &mut [Frame<'_>]) {
     waiting.finish_alone();
 }
 
-/// A packet that went through AES and waits for its ICV.
-#[derive(Clone, Copy)]
-struct Sealed {
-    /// The hash, not yet reduced.
-    products: Products,
-    /// What it is masked with.
-    mask: __m128i,
-    /// Whether it did.
-    done: bool,
-}
-
-impl Sealed {
-    #[inline]
-    #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-    fn nothing() -> Self {
-        Self { products: Products::none(), mask: _mm_setzero_si128(), done: false }
-    }
-}
-
 /// Seals up to four packets.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
 fn seal_short(frames: &mut [Frame<'_>]) {
-    let slots = match alike(frames) {
-        Some((four, 1)) => encrypt_four::<1>(four),
-        Some((four, 2)) => encrypt_four::<2>(four),
-        Some((four, 3)) => encrypt_four::<3>(four),
-        Some((four, _)) => encrypt_four::<4>(four),
-        None => {
-            let mut slots = [Sealed::nothing(); 4];
-            for (frame, slot) in frames.iter_mut().zip(&mut slots) {
-                [*slot] = match frame.vectors() {
-                    1 => encrypt::<1, 1>([frame]),
-                    2 => encrypt::<2, 1>([frame]),
-                    3 => encrypt::<3, 1>([frame]),
-                    _ => encrypt::<4, 1>([frame]),
-                };
-            }
-            slots
-        }
-    };
-    let [a, b, c, d] = &slots;
-    let icvs =
-        icvs(&[(a.products, a.mask), (b.products, b.mask), (c.products, c.mask), (d.products, d.mask)]);
-    for (frame, (icv, slot)) in frames.iter_mut().zip(icvs.into_iter().zip(&slots)) {
+    let slots = side_by_side!(encrypt, frames);
+    let done = [slots[0].done, slots[1].done, slots[2].done, slots[3].done];
+    for (frame, (icv, done)) in frames.iter_mut().zip(icvs(slots).into_iter().zip(done)) {
         store_block(frame.icv(), icv);
-        *frame.ok = slot.done;
+        *frame.ok = done;
     }
-}
-
-/// Encrypts four packets of N vectors.
-#[inline]
-#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-fn encrypt_four<const N: usize>([a, b, c, d]: &mut [Frame<'_>; 4]) -> [Sealed; 4] {
-    if N <= 2 {
-        return encrypt::<N, 4>([a, b, c, d]);
-    }
-    let ([a, b], [c, d]) = (encrypt::<N, 2>([a, b]), encrypt::<N, 2>([c, d]));
-    [a, b, c, d]
 }
 
 /// Encrypts Q packets of N vectors, whose keys have as many rounds, side by side.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-fn encrypt<const N: usize, const Q: usize>(frames: [&mut Frame<'_>; Q]) -> [Sealed; Q] {
+fn encrypt<const N: usize, const Q: usize>(frames: [&mut Frame<'_>; Q]) -> [Hashed; Q] {
     let keys: [&VaesKey; Q] = std::array::from_fn(|q| frames[q].key);
     let mut states = [[_mm512_setzero_si512(); N]; Q];
     for q in 0..Q {
         states[q] = Counters::new(keys[q], &frames[q].nonce()).batch::<N>(0);
     }
     let last_keys = rounds!(keys, states);
-    let mut sealed = [Sealed::nothing(); Q];
+    let mut sealed = [Hashed::nothing(); Q];
     // Written out, since the compiler leaves a loop of so much a loop, and vectors in memory.
     macro_rules! finish {
         ($($q:literal)*) => {$(
@@ -116,7 +67,7 @@ fn encrypt<const N: usize, const Q: usize>(frames: [&mut Frame<'_>; Q]) -> [Seal
                 if let Some(mut text) = Text::<N, BLOCK>::new(frame.payload()) {
                     let (mask, data) = finish_unit(&mut text, states[$q], last_keys[$q], Some(&aad));
                     let products = hash::short(keys[$q], data, ending, &lengths);
-                    sealed[$q] = Sealed { products, mask, done: true };
+                    sealed[$q] = Hashed { products, mask, done: true };
                 }
             }
         )*};
@@ -199,12 +150,9 @@ impl Waiting<'_> {
     fn finish_alone(mut self) {
         let Some((key, lengths)) = self.of else { return };
         let mut running = Running::new(self.sum);
-        macro_rules! steps {
-            ($($step:literal)*) => {$(
-                batch_step!(running, key, self.data, self.empty, $step);
-            )*};
+        for step in 1..=9 {
+            running.step(key, &self.data, self.empty, step);
         }
-        steps!(1 2 3 4 5 6 7 8 9);
         self.finish(key, lengths, running.sum);
     }
 }
@@ -243,7 +191,7 @@ fn encrypt_long<'p>(frame: &'p mut Frame<'_>, waiting: &mut Waiting<'p>) {
             let mut running = Running::new(sum);
             macro_rules! step {
                 ($step:literal) => {
-                    batch_step!(running, key, data, $empty, $step)
+                    running.step(key, &data, $empty, $step)
                 };
             }
             let [last_key] = rounds!([key], states, step);
@@ -295,7 +243,7 @@ impl First<'_> {
             let mut running = Running::new(waiting.sum);
             macro_rules! step {
                 ($step:literal) => {
-                    batch_step!(running, key, waiting.data, waiting.empty, $step)
+                    running.step(key, &waiting.data, waiting.empty, $step)
                 };
             }
             let [last_key] = rounds!([self.key], states, step);

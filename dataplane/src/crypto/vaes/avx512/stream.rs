@@ -18,6 +18,12 @@ impl Frame<'_> {
 /// Most vectors of a packet that is hashed in one piece.
 pub const SHORT: usize = 4;
 
+/// How many short packets stand at the front, four at most.
+#[inline]
+pub fn short_ones(frames: &[Frame<'_>]) -> usize {
+    frames.iter().take(4).take_while(|frame| frame.vectors() <= SHORT).count()
+}
+
 /// Four short packets that can go through AES side by side, and their vectors: as many, and keys with as many rounds.
 #[inline]
 pub fn alike<'f, 'p>(frames: &'f mut [Frame<'p>]) -> Option<(&'f mut [Frame<'p>; 4], usize)> {
@@ -26,6 +32,38 @@ pub fn alike<'f, 'p>(frames: &'f mut [Frame<'p>]) -> Option<(&'f mut [Frame<'p>;
     let first = form(&four[0]);
     four.iter().all(|frame| form(frame) == first).then_some((four, first.0))
 }
+
+/// Puts up to four short packets through `kernel::<vectors, packets>`, as many side by side as fill the units: what became of
+/// each. A macro, since the kernel's instructions must be enabled around it.
+macro_rules! side_by_side {
+    ($kernel:ident, $frames:ident) => {
+        match alike($frames) {
+            Some(([a, b, c, d], 1)) => $kernel::<1, 4>([a, b, c, d]),
+            Some(([a, b, c, d], 2)) => $kernel::<2, 4>([a, b, c, d]),
+            Some(([a, b, c, d], 3)) => {
+                let ([a, b], [c, d]) = ($kernel::<3, 2>([a, b]), $kernel::<3, 2>([c, d]));
+                [a, b, c, d]
+            }
+            Some(([a, b, c, d], _)) => {
+                let ([a, b], [c, d]) = ($kernel::<4, 2>([a, b]), $kernel::<4, 2>([c, d]));
+                [a, b, c, d]
+            }
+            None => {
+                let mut slots = [Hashed::nothing(); 4];
+                for (frame, slot) in $frames.iter_mut().zip(&mut slots) {
+                    [*slot] = match frame.vectors() {
+                        1 => $kernel::<1, 1>([frame]),
+                        2 => $kernel::<2, 1>([frame]),
+                        3 => $kernel::<3, 1>([frame]),
+                        _ => $kernel::<4, 1>([frame]),
+                    };
+                }
+                slots
+            }
+        }
+    };
+}
+pub(super) use side_by_side;
 
 /// How the stream of a packet ends.
 #[derive(Clone, Copy, Default)]
@@ -38,7 +76,7 @@ impl Ending {
     /// Of a packet.
     #[inline]
     pub fn of(frame: &Frame<'_>) -> Self {
-        Self { occupied: (frame.len + BLOCK).div_ceil(BLOCK).wrapping_sub(1) % 4 + 1 }
+        Self { occupied: frame.len.div_ceil(BLOCK) % 4 + 1 }
     }
 
     /// Whether the last vector has a lane left for the length block.
